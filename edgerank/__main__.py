@@ -1,0 +1,5 @@
+"""``python -m edgerank``"""
+
+from edgerank.cli import main
+
+main()

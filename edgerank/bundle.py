@@ -1,0 +1,210 @@
+"""The bundle: a directory with a graph, its weights, a tokenizer and a manifest that explains them.
+
+The manifest, ``edgerank.json``, says everything about behaviour: how text becomes tokens, what is
+cut when it is too long, how the graph's output becomes a score. A model family is data here and
+nowhere a condition in the runtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgerank.errors import BundleError
+
+MANIFEST_NAME = "edgerank.json"
+FORMAT_VERSION = 1
+READ_BYTES = 1 << 20
+
+
+class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A piece of the prompt, tokenised by itself; it may hold {query} or {document}."""
+
+    text: str
+    token_type: int = 0
+
+
+class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a query and a document become tokens; pieces are concatenated as token ids."""
+
+    query: tuple[Piece, ...]  # up to the document: what all documents of a query share
+    document: tuple[Piece, ...]
+    instruction: str | None = None  # put before the query piece's text; None: takes none
+
+
+class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is cut when query, document and ``reserved`` tokens exceed the maximum length.
+
+    * document: the query to ``query_share`` of the length, then the document to what is left
+    * longest: the longer of query and document first
+    * each: query and document are sequences of their own, each cut to the length
+    """
+
+    rule: Literal["document", "longest", "each"]
+    reserved: int  # tokens of the maximum length that the fixed pieces take
+    query_share: tuple[int, int] = (1, 1)  # numerator, denominator
+
+
+class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the graph's output becomes a score.
+
+    * logit: one number per query-document pair, through ``activation``
+    * similarity: the cosine of two unit vectors
+    """
+
+    rule: Literal["logit", "similarity"]
+    activation: Literal["identity", "sigmoid"] = "identity"
+    normalize_offset: float = 0.0  # a normalised logit is sigmoid(logit - offset)
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights came from."""
+
+    model: str
+    revision: str | None = None
+    license: str | None = None
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file of the bundle must be."""
+
+    size: int  # bytes
+    sha256: str  # hexadecimal
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of edgerank.json."""
+
+    format_version: int
+    source: Source
+    family: str
+    architecture: str
+    precision: str
+    recipe: str  # how the weights were rounded, for people
+    max_length: int  # tokens, as the truncation rule counts them
+    max_length_limit: int  # the most that max_length may be set to
+    prompt: Prompt
+    truncation: Truncation
+    scoring: Scoring
+    model: str  # file name of the graph
+    tokenizer: str  # file name
+    files: dict[str, File]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its directory and what its manifest says."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        return self.directory / self.manifest.model
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.directory / self.manifest.tokenizer
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.manifest.files.values())
+
+
+def read_bundle(directory: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle's manifest and check that every file is there at its full size.
+
+    :raises BundleError: the bundle is missing, incomplete, malformed or of a newer format
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror or error}; a bundle is a directory that `edgerank quantize`"
+            " made"
+        ) from error
+    manifest = _decode(path, content)
+    for name in (manifest.model, manifest.tokenizer):
+        if name not in manifest.files:
+            raise BundleError(f"{path}: {name!r} is not among the bundle's files")
+    for name, file in manifest.files.items():
+        _check_size(directory, name, file.size)
+    return Bundle(directory, manifest)
+
+
+def verify_bundle(bundle: Bundle) -> Iterator[str]:
+    """Compare every file with its sha256, yielding each name once it has been found intact.
+
+    :raises BundleError: a file was altered
+    """
+    for name, file in bundle.manifest.files.items():
+        if sha256_of(bundle.directory / name) != file.sha256:
+            raise BundleError(
+                f"{bundle.directory / name}: altered: its sha256 is not the manifest's; copy the"
+                " bundle again"
+            )
+        yield name
+
+
+def describe_files(directory: Path) -> dict[str, File]:
+    """Return size and sha256 of every file in a directory, by name."""
+    return {
+        path.name: File(path.stat().st_size, sha256_of(path))
+        for path in sorted(directory.iterdir())
+    }
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write edgerank.json; a bundle is complete once it is there."""
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (directory / MANIFEST_NAME).write_bytes(encoded + b"\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file without holding it in memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class _Versioned(msgspec.Struct):
+    format_version: int
+
+
+def _decode(path: Path, content: bytes) -> Manifest:
+    """Decode the manifest, its version first: a newer format may differ in everything else."""
+    try:
+        version = msgspec.json.decode(content, type=_Versioned).format_version
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"{path}: the bundle has format {version}, this edgerank reads up to"
+                f" {FORMAT_VERSION}; upgrade edgerank"
+            )
+        return msgspec.json.decode(content, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{path}: not a valid manifest: {error}") from error
+
+
+def _check_size(directory: Path, name: str, size: int) -> None:
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        raise BundleError(f"{directory / MANIFEST_NAME}: {name!r} points outside the bundle")
+    path = directory / name
+    try:
+        actual = path.stat().st_size
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error
+    if actual != size:
+        raise BundleError(
+            f"{path}: {actual} bytes instead of {size}; the copy is incomplete or altered"
+        )

@@ -1,0 +1,49 @@
+"""The command line: ``edgerank quantize | rerank | inspect | verify``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+import edgerank
+from edgerank.cli.inspect import inspect, verify
+from edgerank.cli.quantize import quantize
+from edgerank.cli.rerank import rerank
+from edgerank.errors import EdgerankError
+
+BAD_INPUT = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(edgerank.__version__)
+def cli() -> None:
+    """Rerank documents on plain CPUs with int8 models, offline."""
+
+
+for command in (quantize, rerank, inspect, verify):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit status 2."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        sys.exit(BAD_INPUT)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except EdgerankError as error:
+        _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader has gone, as in `edgerank rerank ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"edgerank: error: {' '.join(message.split())}", err=True)
+    sys.exit(BAD_INPUT)

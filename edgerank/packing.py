@@ -1,0 +1,214 @@
+"""Sequences into micro-batches on one flat token axis, without padding.
+
+A micro-batch is a list of segments laid end to end. For attention each segment also has leading
+keys: the shared prefix, or the earlier chunks of a long document. Rows are counted over
+past ++ flat axis, the past being what was cached from earlier micro-batches.
+
+A decoder's prefix rides in the first micro-batch of its query and is cached for the others, so it
+costs no run of its own; small queries share a micro-batch. A document longer than a micro-batch
+goes through in chunks, each with everything before it as past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgerank.kernels import attention_grid
+
+Ids = NDArray[np.int64]
+
+UNSCORED = -1
+MAX_GRID_CELLS = 1 << 20  # query slots x key slots of a micro-batch: bounds attention's memory
+MIN_CHUNK = 64  # tokens; chunks shrink as their past grows, but not below this
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A piece of tokenised text."""
+
+    ids: Ids  # int64 [n]
+    types: Ids  # int64 [n], BERT's segment of each token
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, part: slice) -> Tokens:
+        return Tokens(self.ids[part], self.types[part])
+
+
+EMPTY = Tokens(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The sequences of one query and the prefix that they share."""
+
+    prefix: Tokens  # empty for encoders
+    sequences: Sequence[Tokens]
+    score_ids: Sequence[int]  # for each sequence, where its score belongs
+
+    def __len__(self) -> int:
+        """Tokens of the group, the prefix counted once."""
+        return len(self.prefix) + sum(map(len, self.sequences))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tokens of one sequence within a micro-batch."""
+
+    tokens: Tokens
+    lead_start: int  # first of the rows of past ++ flat axis that come before the segment as keys
+    lead_length: int  # how many they are, and the position of the segment's first token
+    score_id: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: the arrays are inputs of the graph, named alike."""
+
+    token_ids: Ids  # int64 [T]
+    token_types: Ids  # int64 [T]
+    positions: Ids  # int64 [T]
+    query_rows: Ids  # int64 [B, L]
+    key_rows: Ids  # int64 [B, S]
+    slots: Ids  # int64 [T]
+    visible: Ids  # int64 [B, L]
+    scored_rows: Ids  # int64 [B], each segment's last row, or its first for encoders
+    cache_rows: Ids  # int64 [C], rows whose keys and values later micro-batches need
+    past_length: int  # leading rows of the cache that this micro-batch sees
+    score_ids: Ids  # int64 [B], UNSCORED for prefixes and unfinished chunks
+
+
+def pack(groups: Iterable[Group], *, max_tokens: int, causal: bool) -> Iterator[Batch]:
+    """Lay out groups as micro-batches of at most ``max_tokens`` tokens, longest sequence first.
+
+    ``causal`` is for decoders. An encoder's sequence that exceeds the budget has a micro-batch of
+    its own. Micro-batches must run in this order: one may read what an earlier one cached.
+    """
+    if not causal:
+        groups = list(groups)
+        everything = Group(
+            EMPTY,
+            [sequence for group in groups for sequence in group.sequences],
+            [score_id for group in groups for score_id in group.score_ids],
+        )
+        for batch in _fill(_longest_first(everything), max_tokens, max_tokens, lead_length=0):
+            yield _build(
+                [Segment(tokens, 0, 0, score_id) for tokens, score_id in batch], 0, 0, False
+            )
+        return
+    shared: list[Group] = []
+    for group in groups:
+        if not group.sequences:
+            continue
+        if len(group) > max_tokens:
+            yield from _pack_large(group, max_tokens)
+            continue
+        if sum(map(len, shared)) + len(group) > max_tokens:
+            yield _share(shared)
+            shared = []
+        shared.append(group)
+    if shared:
+        yield _share(shared)
+
+
+def _share(groups: list[Group]) -> Batch:
+    """Lay whole groups into one micro-batch, each prefix before its sequences."""
+    segments: list[Segment] = []
+    start = 0
+    for group in groups:
+        if len(group.prefix):
+            segments.append(Segment(group.prefix, 0, 0, UNSCORED))
+        for tokens, score_id in _longest_first(group):
+            segments.append(Segment(tokens, start, len(group.prefix), score_id))
+        start += len(group)
+    return _build(segments, 0, 0, True)
+
+
+def _pack_large(group: Group, max_tokens: int) -> Iterator[Batch]:
+    """Lay out a group that needs several micro-batches."""
+    prefix_length = len(group.prefix)
+    is_long = [
+        len(tokens) > max_tokens or len(tokens) * (prefix_length + len(tokens)) > MAX_GRID_CELLS
+        for tokens in group.sequences
+    ]
+    ordered = _longest_first(group)
+    long, short = ordered[: sum(is_long)], ordered[sum(is_long) :]
+
+    rides = not long and prefix_length <= max_tokens // 2
+    if not rides:
+        yield from _chunks(group.prefix, 0, max_tokens, UNSCORED)
+    for tokens, score_id in long:
+        yield from _chunks(tokens, prefix_length, max_tokens, score_id)
+    first_budget = max_tokens - prefix_length if rides else max_tokens
+    for number, batch in enumerate(_fill(short, first_budget, max_tokens, prefix_length)):
+        segments = [Segment(tokens, 0, prefix_length, score_id) for tokens, score_id in batch]
+        if rides and number == 0:
+            head = Segment(group.prefix, 0, 0, UNSCORED)
+            yield _build([head, *segments], 0, prefix_length, True)
+        else:
+            yield _build(segments, prefix_length, 0, True)
+
+
+def _chunks(tokens: Tokens, past_length: int, max_tokens: int, score_id: int) -> Iterator[Batch]:
+    """Lay out one long sequence as consecutive chunks, each cached for the next."""
+    start = 0
+    while start < len(tokens):
+        past = past_length + start
+        size = min(max_tokens, max(MIN_CHUNK, MAX_GRID_CELLS // (past + max_tokens)))
+        chunk = tokens[start : start + size]
+        start += size
+        belongs = score_id if start >= len(tokens) else UNSCORED
+        yield _build([Segment(chunk, 0, past, belongs)], past, len(chunk), True)
+
+
+def _longest_first(group: Group) -> list[tuple[Tokens, int]]:
+    """Pair sequences with their score ids, longest first, ties in input order."""
+    order = sorted(range(len(group.sequences)), key=lambda i: -len(group.sequences[i]))
+    return [(group.sequences[i], group.score_ids[i]) for i in order]
+
+
+def _fill(
+    ordered: list[tuple[Tokens, int]], first_budget: int, budget: int, lead_length: int
+) -> Iterator[list[tuple[Tokens, int]]]:
+    """Cut sequences, longest first, into runs within a budget of tokens and of grid cells."""
+    batch: list[tuple[Tokens, int]] = []
+    total, limit = 0, first_budget
+    for tokens, score_id in ordered:
+        longest = len(batch[0][0]) if batch else len(tokens)
+        cells = (len(batch) + 1) * longest * (lead_length + longest)
+        if batch and (total + len(tokens) > limit or cells > MAX_GRID_CELLS):
+            yield batch
+            batch, total, limit = [], 0, budget
+        batch.append((tokens, score_id))
+        total += len(tokens)
+    if batch:
+        yield batch
+
+
+def _build(segments: list[Segment], past_length: int, num_cached: int, causal: bool) -> Batch:
+    """Concatenate segments; the first ``num_cached`` rows of the flat axis are to be cached."""
+    lengths = np.array([len(segment.tokens) for segment in segments], np.int64)
+    lead_lengths = np.array([segment.lead_length for segment in segments], np.int64)
+    lead_starts = np.array([segment.lead_start for segment in segments], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    query_rows, key_rows, visible, slots, positions = attention_grid(
+        lengths, lead_starts, lead_lengths, past_length, causal
+    )
+    return Batch(
+        token_ids=np.concatenate([segment.tokens.ids for segment in segments]),
+        token_types=np.concatenate([segment.tokens.types for segment in segments]),
+        positions=positions,
+        query_rows=query_rows,
+        key_rows=key_rows,
+        slots=slots,
+        visible=visible,
+        scored_rows=starts + lengths - 1 if causal else starts,
+        cache_rows=np.arange(num_cached, dtype=np.int64),
+        past_length=past_length,
+        score_ids=np.array([segment.score_id for segment in segments], np.int64),
+    )

@@ -1,0 +1,191 @@
+"""Text into tokens.
+
+Pieces of the prompt are tokenised one by one and concatenated as ids, never as strings: at a seam
+a tokenizer may merge characters of two pieces into one token, and the references do not.
+Text that spells a special token, such as "<|im_end|>", becomes that token, as in the references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from edgerank.bundle import Bundle, Piece
+from edgerank.errors import BundleError, InputError
+from edgerank.packing import EMPTY, Ids, Tokens
+
+Document = str | Mapping[str, str]
+LongDocuments = Literal["truncate", "split", "refuse"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A query and its documents as tokens."""
+
+    query: Tokens  # the shared prefix or the query's own sequence; empty if it is in each sequence
+    sequences: list[Tokens]  # one or more a document
+    owners: list[int]  # for each sequence, the index of its document
+
+
+class PromptEncoder:
+    """A bundle's prompt and tokenizer; safe to share between threads."""
+
+    def __init__(self, bundle: Bundle, max_length: int) -> None:
+        """Load the tokenizer and tokenise the pieces that never change.
+
+        :param max_length: tokens, as the bundle's truncation rule counts them
+        :raises BundleError: tokenizer.json cannot be read
+        """
+        self._prompt = bundle.manifest.prompt
+        self._truncation = bundle.manifest.truncation
+        self._max_length = max_length
+        try:
+            self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
+        except Exception as error:  # the library raises bare Exception
+            raise BundleError(f"{bundle.tokenizer_path}: not a tokenizer: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        pieces = [piece for piece in self._prompt.query + self._prompt.document if _is_fixed(piece)]
+        self._fixed = dict(zip(pieces, self._tokenize(p.text for p in pieces), strict=True))
+
+    def encode(
+        self,
+        query: str,
+        documents: Mapping[str, str],
+        instruction: str | None = None,
+        long_documents: LongDocuments = "truncate",
+    ) -> Encoded:
+        """Turn a query and its documents into tokens.
+
+        :param documents: distinct texts, each with its name for errors
+        :param long_documents: a document over the maximum length is cut ("truncate"), becomes
+            several sequences ("split"), or is an error ("refuse")
+        :raises InputError: the family takes no instruction, or a document is refused
+        """
+        query_ids = self._query_ids(query, instruction)
+        template = next(piece.text for piece in self._prompt.document if not _is_fixed(piece))
+        document_ids = self._tokenize(template.replace("{document}", text) for text in documents)
+        rule = self._truncation.rule
+        room = self._max_length - self._truncation.reserved
+        if rule == "document":
+            share, whole = self._truncation.query_share
+            query_ids = query_ids[: self._max_length * share // whole]
+        elif rule == "each":
+            query_ids = query_ids[:room]
+        prefix = EMPTY if rule == "longest" else self._assemble(self._prompt.query, query_ids)
+        width = room - len(query_ids) if rule == "document" else room
+
+        head = EMPTY
+        sequences: list[Tokens] = []
+        owners: list[int] = []
+        for index, (ids, name) in enumerate(zip(document_ids, documents.values(), strict=True)):
+            if rule == "longest":
+                kept, width = _shares(len(query_ids), len(ids), room, long_documents)
+                head = self._assemble(self._prompt.query, query_ids[:kept])
+            if long_documents == "refuse" and len(ids) > width:
+                raise InputError(
+                    f"{name}: it has {len(ids)} tokens and {width} fit beside the query;"
+                    " shorten it, or pass long_documents='truncate' or 'split'"
+                )
+            for window in _windows(ids, width, long_documents):
+                sequences.append(_join([head, self._assemble(self._prompt.document, window)]))
+                owners.append(index)
+        return Encoded(prefix, sequences, owners)
+
+    def _query_ids(self, query: str, instruction: str | None) -> Ids:
+        template = next(piece.text for piece in self._prompt.query if not _is_fixed(piece))
+        if instruction:
+            if self._prompt.instruction is None:
+                raise InputError("instruction: this model's family takes none; leave it out")
+            template = self._prompt.instruction.replace("{instruction}", instruction) + template
+        return self._tokenize([template.replace("{query}", query)])[0]
+
+    def _assemble(self, pieces: Sequence[Piece], variable: Ids) -> Tokens:
+        """Lay pieces end to end, ``variable`` in the place of the one with a placeholder."""
+        parts = [self._fixed.get(piece, variable) for piece in pieces]
+        types = [
+            np.full(len(ids), piece.token_type) for piece, ids in zip(pieces, parts, strict=True)
+        ]
+        return Tokens(np.concatenate(parts), np.concatenate(types))
+
+    def _tokenize(self, texts: Iterable[str]) -> list[Ids]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+
+
+def document_text(document: object, name: str) -> str:
+    """Return a document as text: a mapping as one "field: value" a line.
+
+    :raises InputError: it is neither a string nor a mapping of strings, or cannot be encoded
+    """
+    if isinstance(document, Mapping):
+        for field, value in document.items():
+            check_text(field, f"a field name of {name}")
+            check_text(value, f"{name}[{field!r}]")
+        return "\n".join(f"{field}: {value}" for field, value in document.items())
+    return check_text(document, name)
+
+
+def check_text(text: object, name: str) -> str:
+    """Return ``text`` if it is a string that can be encoded as UTF-8.
+
+    :raises InputError: it is not; ``name`` says which text it is
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{name}: expected a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name}: character {error.start} is a lone surrogate (U+{ord(text[error.start]):04X}),"
+            " not text; decode the source as UTF-8 with errors='replace'"
+        ) from error
+    return text
+
+
+def check_long_documents(value: str) -> None:
+    """Raise InputError unless ``value`` names a way to treat long documents."""
+    if value not in get_args(LongDocuments):
+        raise InputError(
+            f"long_documents: {value!r} is unknown; choose {', '.join(get_args(LongDocuments))}"
+        )
+
+
+def _is_fixed(piece: Piece) -> bool:
+    return "{query}" not in piece.text and "{document}" not in piece.text
+
+
+def _join(parts: Sequence[Tokens]) -> Tokens:
+    return Tokens(
+        np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts])
+    )
+
+
+def _windows(ids: Ids, width: int, long_documents: LongDocuments) -> list[Ids]:
+    if long_documents == "split" and len(ids) > width:
+        return [ids[start : start + width] for start in range(0, len(ids), width)]
+    return [ids[:width]]
+
+
+def _shares(
+    num_query: int, num_document: int, room: int, long_documents: LongDocuments
+) -> tuple[int, int]:
+    """Return how many tokens query and document may keep when the longer is cut first.
+
+    The arithmetic is that of the tokenizers library, ``truncate_encodings``. A document that is not
+    to be cut leaves the query whole, up to half of the room.
+    """
+    if num_query + num_document <= room:
+        return num_query, num_document
+    if long_documents != "truncate":
+        kept = min(num_query, room // 2)
+        return kept, room - kept
+    shorter = min(num_query, num_document)
+    longer = max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter, longer = room // 2, room - room // 2
+    return (longer, shorter) if num_query > num_document else (shorter, longer)

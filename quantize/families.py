@@ -1,0 +1,220 @@
+"""Families: what a checkpoint's files say about how it is to be asked and read.
+
+A family is recognised from the checkpoint's own files and becomes data in the bundle's manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+
+from edgerank.bundle import Piece, Prompt, Scoring, Truncation
+from quantize.architectures import bert, qwen2
+from quantize.checkpoint import Checkpoint
+from quantize.errors import QuantizeError
+from quantize.graph import Graph
+from quantize.precision import Precision
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a checkpoint is prompted, cut, scored and written as a graph."""
+
+    name: str
+    architecture: str
+    max_length: int
+    max_length_limit: int
+    prompt: Prompt
+    truncation: Truncation
+    scoring: Scoring
+    write: Callable[[Graph, Checkpoint, Precision], None]
+
+
+def recognize(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    """Tell a checkpoint's family from its files.
+
+    :raises QuantizeError: no family fits, or the checkpoint lacks what its family needs
+    """
+    architectures = checkpoint.config.get("architectures") or ["none named"]
+    has_pooling = checkpoint.json("modules.json") is not None
+    for architecture, needs_pooling, describe in RECOGNIZED:
+        if architecture in architectures and needs_pooling == has_pooling:
+            return describe(checkpoint, tokenizer)
+    supported = ", ".join(
+        f"{name} with modules.json" if pooling else name for name, pooling, _ in RECOGNIZED
+    )
+    raise QuantizeError(
+        f"{checkpoint.directory / 'config.json'}: architecture {architectures[0]}"
+        f"{' with modules.json' if has_pooling else ''} is not supported; supported: {supported}"
+    )
+
+
+def _mxbai_rerank_v2(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    """mxbai-rerank v2: the PyPI package mxbai-rerank, ``mxbai_rerank_v2.py``."""
+    config = qwen2.read_config(checkpoint)
+    prompt = Prompt(
+        query=(
+            Piece(
+                "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful"
+                " assistant.<|im_end|>\n<|im_start|>user\n"
+            ),
+            Piece("query: {query}"),
+            Piece("\n"),
+        ),
+        document=(
+            Piece("document: {document}"),
+            Piece("\n"),
+            Piece(
+                "You are a search relevance expert who evaluates how well documents match search"
+                " queries. For each query-document pair, carefully analyze the semantic"
+                " relationship between them, then provide your binary relevance judgment (0 for"
+                " not relevant, 1 for relevant).\nRelevance:"
+            ),
+            Piece("<|im_end|>\n<|im_start|>assistant\n"),
+        ),
+        instruction="instruction: {instruction}\n",
+    )
+    fixed = sum(_count(tokenizer, piece) for piece in prompt.query + prompt.document)
+    separator = _count(tokenizer, Piece("\n"))
+    positive, negative = (_only_token(checkpoint, tokenizer, digit) for digit in "10")
+    limit = config.max_position_embeddings - (fixed - separator)
+    estimated_max = 9.0 if config.hidden_size == 896 else 12.0  # base, large
+
+    def write(g: Graph, checkpoint: Checkpoint, precision: Precision) -> None:
+        qwen2.write(g, checkpoint, precision, (positive, negative))
+
+    return Family(
+        name="mxbai-rerank-v2",
+        architecture="qwen2",
+        max_length=min(8192, limit),
+        max_length_limit=limit,
+        prompt=prompt,
+        truncation=Truncation("document", reserved=separator, query_share=(3, 4)),
+        scoring=Scoring("logit", normalize_offset=estimated_max / 2),
+        write=write,
+    )
+
+
+def _bert_cross_encoder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    """One logit for a pair, as sentence-transformers' CrossEncoder reads it."""
+    config = bert.read_config(checkpoint)
+    for token in ("[CLS]", "[SEP]"):
+        _only_token(checkpoint, tokenizer, token)
+    limit = config.max_position_embeddings
+    return Family(
+        name="bert-cross-encoder",
+        architecture="bert",
+        max_length=min(_tokenizer_max_length(checkpoint) or limit, limit),
+        max_length_limit=limit,
+        prompt=Prompt(
+            query=(Piece("[CLS]"), Piece("{query}"), Piece("[SEP]")),
+            document=(Piece("{document}", token_type=1), Piece("[SEP]", token_type=1)),
+        ),
+        truncation=Truncation("longest", reserved=3),
+        scoring=Scoring("logit", activation=_cross_encoder_activation(checkpoint)),
+        write=_bert_writer("classifier"),
+    )
+
+
+def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    """A sentence-transformers embedding model: the score is a cosine."""
+    config = bert.read_config(checkpoint)
+    for token in ("[CLS]", "[SEP]"):
+        _only_token(checkpoint, tokenizer, token)
+    limit = config.max_position_embeddings
+    settings = checkpoint.json("sentence_bert_config.json") or {}
+    wanted = settings.get("max_seq_length") or _tokenizer_max_length(checkpoint) or limit
+    return Family(
+        name="bert-embedding",
+        architecture="bert",
+        max_length=min(wanted, limit),
+        max_length_limit=limit,
+        prompt=Prompt(
+            query=(Piece("[CLS]"), Piece("{query}"), Piece("[SEP]")),
+            document=(Piece("[CLS]"), Piece("{document}"), Piece("[SEP]")),
+        ),
+        truncation=Truncation("each", reserved=2),
+        scoring=Scoring("similarity"),
+        write=_bert_writer(_pooling(checkpoint)),
+    )
+
+
+RECOGNIZED: tuple[tuple[str, bool, Callable[[Checkpoint, Tokenizer], Family]], ...] = (
+    ("Qwen2ForCausalLM", False, _mxbai_rerank_v2),
+    ("BertForSequenceClassification", False, _bert_cross_encoder),
+    ("BertModel", True, _bert_embedding),
+)
+
+
+def _bert_writer(head: bert.Head) -> Callable[[Graph, Checkpoint, Precision], None]:
+    def write(g: Graph, checkpoint: Checkpoint, precision: Precision) -> None:
+        bert.write(g, checkpoint, precision, head)
+
+    return write
+
+
+def _count(tokenizer: Tokenizer, piece: Piece) -> int:
+    """Count the tokens of a piece without placeholders; a piece with one counts as none."""
+    if "{" in piece.text:
+        return 0
+    return len(tokenizer.encode(piece.text, add_special_tokens=False))
+
+
+def _only_token(checkpoint: Checkpoint, tokenizer: Tokenizer, text: str) -> int:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    if len(ids) != 1:
+        raise QuantizeError(
+            f"{checkpoint.tokenizer_path}: {text!r} is not one token; is this the checkpoint's"
+            " own tokenizer?"
+        )
+    return ids[0]
+
+
+def _tokenizer_max_length(checkpoint: Checkpoint) -> int | None:
+    settings = checkpoint.json("tokenizer_config.json") or {}
+    length = settings.get("model_max_length")
+    return int(length) if length and length < 1e9 else None  # transformers writes 1e30 for none
+
+
+def _cross_encoder_activation(checkpoint: Checkpoint) -> Literal["identity", "sigmoid"]:
+    """Read which activation sentence-transformers applies; a sigmoid unless the config says."""
+    settings: dict[str, Any] = checkpoint.config.get("sentence_transformers") or {}
+    name = settings.get("activation_fn") or checkpoint.config.get(
+        "sbert_ce_default_activation_function", "torch.nn.modules.activation.Sigmoid"
+    )
+    activations: dict[str, Literal["identity", "sigmoid"]] = {
+        "torch.nn.modules.linear.Identity": "identity",
+        "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    }
+    if name not in activations:
+        raise QuantizeError(
+            f"{checkpoint.directory / 'config.json'}: activation {name!r} is not supported;"
+            f" supported: {', '.join(activations)}"
+        )
+    return activations[name]
+
+
+def _pooling(checkpoint: Checkpoint) -> Literal["mean", "cls"]:
+    modules = [module.get("type", "").split(".")[-1] for module in checkpoint.json("modules.json")]
+    if any(module not in ("Transformer", "Pooling", "Normalize") for module in modules):
+        raise QuantizeError(
+            f"{checkpoint.directory / 'modules.json'}: modules {', '.join(modules)} are not"
+            " supported; supported: Transformer, Pooling, Normalize"
+        )
+    settings = checkpoint.json("1_Pooling/config.json") or {}
+    mode: str = settings.get("pooling_mode") or ", ".join(
+        name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for name, is_on in settings.items()  # one flag a mode before sentence-transformers 5.3
+        if name.startswith("pooling_mode_") and is_on
+    )
+    if mode == "mean":
+        return "mean"
+    if mode == "cls":
+        return "cls"
+    raise QuantizeError(
+        f"{checkpoint.directory / '1_Pooling/config.json'}: pooling mode {mode or 'none'!r} is not"
+        " supported; supported: mean, cls"
+    )

@@ -1,0 +1,123 @@
+"""A small ONNX graph writer: nodes in memory, large weights streamed to an external data file.
+
+Written rather than traced: no torch, one tensor in memory at a time, and the graph holds exactly
+what reranking needs. Weights lie page-aligned in ``<model>.data`` so that ONNX Runtime maps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 23  # first with Attention, RMSNormalization and RotaryEmbedding
+CONTRIB = "com.microsoft"
+PAGE_BYTES = 4096  # external tensors start on a page, or they cannot be memory-mapped
+INLINE_BYTES = 4096  # smaller initializers live inside the .onnx file
+
+Dimension = int | str
+
+
+class Graph:
+    """An ONNX graph under construction; values are named by the strings that ``op`` returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path`` for the graph and ``path`` + ".data" for its weights; see ``save``."""
+        self.path = path
+        self.data_path = path.with_name(path.name + ".data")
+        self.scope = ""
+        self._data = self.data_path.open("wb")
+        self._nodes: list[onnx.NodeProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def input(self, name: str, dtype: int, shape: Sequence[Dimension]) -> str:
+        """Declare a graph input; ``dtype`` is a ``TensorProto`` type."""
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
+        return name
+
+    def output(self, name: str, value: str, shape: Sequence[Dimension]) -> None:
+        """Expose the float32 ``value`` as the graph output ``name``."""
+        self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output/{name}"))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+
+    def constant(self, value: NDArray[Any] | float | Iterable[int]) -> str:
+        """Embed a small array: a float as float32, integers as int64, arrays as they are."""
+        if isinstance(value, float):
+            array = np.float32(value)
+        elif isinstance(value, np.ndarray | np.generic):
+            array = np.asarray(value)
+        else:
+            array = np.asarray(list(value), np.int64)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._constants[key] = name
+            self._initializers[name] = numpy_helper.from_array(np.asarray(array), name)
+        return self._constants[key]
+
+    def weight(self, name: str, array: NDArray[Any]) -> str:
+        """Add an initializer under its own name, streamed to the data file if it is large."""
+        if name in self._initializers:
+            raise ValueError(f"two weights are named {name}")
+        if array.nbytes <= INLINE_BYTES:
+            self._initializers[name] = numpy_helper.from_array(array, name)
+            return name
+        self._data.seek(-self._data.tell() % PAGE_BYTES, 1)
+        tensor = onnx.TensorProto(
+            name=name,
+            dims=array.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_location=TensorProto.EXTERNAL,
+        )
+        location = {
+            "location": self.data_path.name,
+            "offset": self._data.tell(),
+            "length": array.nbytes,
+        }
+        for key, value in location.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._data.write(np.ascontiguousarray(array).data)
+        self._initializers[name] = tensor
+        return name
+
+    def op(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Append a node with one output and return the name of that output."""
+        return self.ops(op_type, *inputs, domain=domain, count=1, **attributes)[0]
+
+    def ops(
+        self, op_type: str, *inputs: str, count: int, domain: str = "", **attributes: Any
+    ) -> list[str]:
+        """Append a node with ``count`` outputs and return their names."""
+        name = f"{self.scope}/{op_type}_{len(self._nodes)}".lstrip("/")
+        outputs = [name if i == 0 else f"{name}:{i}" for i in range(count)]
+        self._nodes.append(
+            helper.make_node(op_type, list(inputs), outputs, name=name, domain=domain, **attributes)
+        )
+        return outputs
+
+    def save(self) -> None:
+        """Write the graph beside its weights.
+
+        The data file always exists, so that a bundle has the same files whatever the model's size.
+        """
+        self.close()
+        graph = helper.make_graph(
+            self._nodes, "edgerank", self._inputs, self._outputs, list(self._initializers.values())
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=11, producer_name="edgerank"
+        )
+        self.path.write_bytes(model.SerializeToString())
+
+    def close(self) -> None:
+        """Release the data file."""
+        self._data.close()

@@ -1,0 +1,167 @@
+"""Tiny checkpoints made with transformers itself, and the bundles quantized from them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2TokenizerFast,
+)
+
+from quantize import quantize
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("EDGERANK_SHARED", ROOT.parent / "shared"))
+
+TEXT = (
+    "A reranker reads a query and a list of documents and gives each document a relevance score.\n"
+    "instruction: You are a search relevance expert who evaluates how well documents match.\n"
+    "query: what is the capital of France? document: Paris, since 987. Relevance: 0 or 1.\n"
+    "Dune was written by Frank Herbert in 1965; der Fluß fließt, 数は力 и слово.\n"
+)
+
+
+def shared(name: str) -> Path:
+    """Return a path under the shared data, or skip the test where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is absent; set EDGERANK_SHARED to the shared data")
+    return path
+
+
+def bpe_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer of Qwen's kind, small enough to make in a blink."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    return tokenizer
+
+
+def wordpiece_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer of BERT's kind."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([TEXT], trainer)
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    return tokenizer
+
+
+def save_qwen2(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
+    """Save a random mxbai-rerank v2 checkpoint."""
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.08,
+    }
+    _save(Qwen2ForCausalLM(Qwen2Config(**{**settings, **config})), directory)
+    Qwen2TokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>").save_pretrained(
+        directory
+    )
+    return directory
+
+
+def save_cross_encoder(directory: Path, **config: object) -> Path:
+    """Save a random BERT cross-encoder checkpoint with one logit."""
+    torch.manual_seed(0)
+    tokenizer = wordpiece_tokenizer()
+    _save(BertForSequenceClassification(_bert_config(tokenizer, num_labels=1, **config)), directory)
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(directory)
+    return directory
+
+
+def save_embedding(directory: Path, pooling: str = "mean") -> Path:
+    """Save a random BERT embedding model as sentence-transformers does."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    torch.manual_seed(0)
+    tokenizer = wordpiece_tokenizer()
+    backbone = directory.with_name(directory.name + "-backbone")
+    _save(BertModel(_bert_config(tokenizer)), backbone)
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(backbone)
+    transformer = Transformer(str(backbone), max_seq_length=96)
+    modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(directory))
+    return directory
+
+
+def _bert_config(tokenizer: Tokenizer, **config: object) -> BertConfig:
+    return BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.08,
+        **config,
+    )
+
+
+def _save(model: PreTrainedModel, directory: Path) -> None:
+    """Save a model whose norms and biases are not the trivial ones of initialisation."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random mxbai-rerank v2 checkpoint with a small tokenizer."""
+    return save_qwen2(tmp_path_factory.mktemp("checkpoints") / "qwen2", bpe_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT cross-encoder checkpoint."""
+    return save_cross_encoder(tmp_path_factory.mktemp("checkpoints") / "cross-encoder")
+
+
+@pytest.fixture(scope="session")
+def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT embedding checkpoint."""
+    return save_embedding(tmp_path_factory.mktemp("checkpoints") / "embedding")
+
+
+@pytest.fixture(scope="session")
+def bundles(
+    tmp_path_factory: pytest.TempPathFactory, qwen2: Path, cross_encoder: Path, embedding: Path
+) -> Path:
+    """A directory of bundles called <checkpoint>.<precision>."""
+    directory = tmp_path_factory.mktemp("bundles")
+    for checkpoint in (qwen2, cross_encoder, embedding):
+        for precision in ("fp32", "int8"):
+            quantize(checkpoint, directory / f"{checkpoint.name}.{precision}", precision=precision)
+    return directory
