@@ -21,11 +21,9 @@ from rich.text import Text
 from edgerank import Reranker
 from quantize import quantize
 
-MODULES = (
-    "bisect calendar collections csv datetime functools glob gzip heapq html itertools json math"
-    " os os.path pathlib random re shutil socket statistics string subprocess tempfile textwrap"
-    " threading time urllib.parse uuid zipfile"
-).split()
+MODULES = """bisect calendar collections csv datetime functools glob gzip heapq html itertools json
+math os os.path pathlib random re shutil socket statistics string subprocess tempfile textwrap
+threading time urllib.parse uuid zipfile"""
 QUERIES = (
     "delete a folder and everything in it",
     "how do I find the middle value of some numbers?",
@@ -39,7 +37,7 @@ ROUNDS = 3
 def standard_library() -> list[str]:
     """Describe every documented function and class of some modules: "name: first paragraph"."""
     documents = {}
-    for module_name in MODULES:
+    for module_name in MODULES.split():
         module = importlib.import_module(module_name)
         for name, member in sorted(vars(module).items()):
             if name.startswith("_") or not (inspect.isroutine(member) or inspect.isclass(member)):

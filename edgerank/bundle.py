@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -20,7 +20,11 @@ from edgerank.errors import BundleError
 
 MANIFEST_NAME = "edgerank.json"
 FORMAT_VERSION = 1
+MIN_LENGTH = 16  # tokens; less leaves no room for a query beside a document
 READ_BYTES = 1 << 20
+
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +41,11 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     document: tuple[Piece, ...]
     instruction: str | None = None  # put before the query piece's text; None: takes none
 
+    def __post_init__(self) -> None:
+        for pieces, placeholder in ((self.query, "{query}"), (self.document, "{document}")):
+            if sum(placeholder in piece.text for piece in pieces) != 1:
+                raise ValueError(f"exactly one piece must hold {placeholder}")
+
 
 class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is cut when query, document and ``reserved`` tokens exceed the maximum length.
@@ -48,7 +57,7 @@ class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     rule: Literal["document", "longest", "each"]
     reserved: int  # tokens of the maximum length that the fixed pieces take
-    query_share: tuple[int, int] = (1, 1)  # numerator, denominator
+    query_share: tuple[Positive, Positive] = (1, 1)  # numerator, denominator
 
 
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +90,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of edgerank.json."""
 
-    format_version: int
+    format_version: Positive
     source: Source
     family: str
     architecture: str
@@ -95,6 +104,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str  # file name of the graph
     tokenizer: str  # file name
     files: dict[str, File]
+
+    def __post_init__(self) -> None:
+        if not MIN_LENGTH <= self.max_length <= self.max_length_limit:
+            raise ValueError(
+                f"max_length is {self.max_length}, not from {MIN_LENGTH} to max_length_limit"
+            )
 
 
 @dataclass(frozen=True)
@@ -144,13 +159,17 @@ def read_bundle(directory: str | os.PathLike[str]) -> Bundle:
 def verify_bundle(bundle: Bundle) -> Iterator[str]:
     """Compare every file with its sha256, yielding each name once it has been found intact.
 
-    :raises BundleError: a file was altered
+    :raises BundleError: a file was altered, or cannot be read
     """
     for name, file in bundle.manifest.files.items():
-        if sha256_of(bundle.directory / name) != file.sha256:
+        path = bundle.directory / name
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror or error}") from error
+        if digest != file.sha256:
             raise BundleError(
-                f"{bundle.directory / name}: altered: its sha256 is not the manifest's; copy the"
-                " bundle again"
+                f"{path}: altered: its sha256 is not the manifest's; copy the bundle again"
             )
         yield name
 
@@ -179,7 +198,7 @@ def sha256_of(path: Path) -> str:
 
 
 class _Versioned(msgspec.Struct):
-    format_version: int
+    format_version: Positive
 
 
 def _decode(path: Path, content: bytes) -> Manifest:
@@ -192,18 +211,20 @@ def _decode(path: Path, content: bytes) -> Manifest:
                 f" {FORMAT_VERSION}; upgrade edgerank"
             )
         return msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: not a valid manifest: {error}") from error
 
 
 def _check_size(directory: Path, name: str, size: int) -> None:
-    if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
         raise BundleError(f"{directory / MANIFEST_NAME}: {name!r} points outside the bundle")
     path = directory / name
     try:
         actual = path.stat().st_size
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from error
+    if not path.is_file():
+        raise BundleError(f"{path}: not a file")
     if actual != size:
         raise BundleError(
             f"{path}: {actual} bytes instead of {size}; the copy is incomplete or altered"

@@ -57,6 +57,8 @@ class Engine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # no fusions: SkipLayerNormalization and BiasGelu are slower on the CPU than their parts
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
         try:
             self._session = ort.InferenceSession(

@@ -98,11 +98,12 @@ class PromptEncoder:
 
     def _query_ids(self, query: str, instruction: str | None) -> Ids:
         template = next(piece.text for piece in self._prompt.query if not _is_fixed(piece))
+        text = template.replace("{query}", query)
         if instruction:
             if self._prompt.instruction is None:
                 raise InputError("instruction: this model's family takes none; leave it out")
-            template = self._prompt.instruction.replace("{instruction}", instruction) + template
-        return self._tokenize([template.replace("{query}", query)])[0]
+            text = self._prompt.instruction.replace("{instruction}", instruction) + text
+        return self._tokenize([text])[0]
 
     def _assemble(self, pieces: Sequence[Piece], variable: Ids) -> Tokens:
         """Lay pieces end to end, ``variable`` in the place of the one with a placeholder."""

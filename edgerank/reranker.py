@@ -180,6 +180,8 @@ class Reranker:
         Pairs with the same query share its work wherever they stand. Parameters and errors are
         those of ``rank``.
         """
+        if not isinstance(pairs, Iterable):
+            raise InputError(f"pairs: expected a list of pairs, got {type(pairs).__name__}")
         checked = []
         for index, pair in enumerate(pairs):
             if not isinstance(pair, list | tuple) or len(pair) != 2:

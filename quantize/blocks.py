@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from quantize.graph import CONTRIB, Graph
+from quantize.graph import Graph
 from quantize.precision import Precision, Rows, scaled
 
 MASKED = -1e9  # added to the attention logit of a key that must not be seen; its weight becomes 0
@@ -144,19 +144,3 @@ def gather_rows(g: Graph, rows: Rows, indices: str) -> Rows:
 def split_columns(g: Graph, x: str, sizes: Sequence[int]) -> list[str]:
     """Cut float32 [T, sum(sizes)] along its columns."""
     return g.ops("Split", x, g.constant(sizes), count=len(sizes), axis=1)
-
-
-def skip_rms_norm(
-    g: Graph, x: str, residual: str, name: str, gain: NDArray[np.float32], epsilon: float
-) -> tuple[str, str]:
-    """Add ``x`` to the residual stream and normalise: the normalised rows and the new residual."""
-    outputs = g.ops(
-        "SkipSimplifiedLayerNormalization",
-        x,
-        residual,
-        g.weight(name, gain),
-        domain=CONTRIB,
-        count=4,
-        epsilon=epsilon,
-    )
-    return outputs[0], outputs[3]

@@ -68,17 +68,15 @@ class Checkpoint:
 
         :raises QuantizeError: a field is missing or has a value that the struct does not allow
         """
-        try:
-            return msgspec.convert(self.config, shape)
-        except msgspec.ValidationError as error:
-            raise QuantizeError(
-                f"{self.directory / 'config.json'}: not supported: {error}"
-            ) from error
+        return _convert(self.directory / "config.json", self.config, shape)
 
-    def json(self, name: str) -> Any:
-        """Read an optional JSON file; None where it is absent."""
+    def json_as(self, name: str, shape: type[T]) -> T | None:
+        """Read an optional JSON file as ``shape``; None where it is absent.
+
+        :raises QuantizeError: it is not JSON, or has a value that the shape does not allow
+        """
         path = self.directory / name
-        return read_json(path) if path.exists() else None
+        return _convert(path, read_json(path), shape) if path.exists() else None
 
     def tensor(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Load one tensor as float32.
@@ -112,7 +110,9 @@ class Checkpoint:
             stored.path, STORED_DTYPES[stored.dtype], "r", offset=stored.offset, shape=shape
         )
         values = _to_float32(mapped if indices is None else mapped[indices], stored.dtype)
-        if not np.isfinite(values.sum(dtype=np.float64)):  # NaN and infinity survive a sum
+        with np.errstate(invalid="ignore"):  # infinities of both signs add up to NaN
+            total = values.sum(dtype=np.float64)
+        if not np.isfinite(total):  # NaN and infinity survive a sum
             raise QuantizeError(
                 f"{stored.path}: tensor {name!r} holds NaN or infinity; the checkpoint is damaged"
             )
@@ -139,19 +139,31 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         raise QuantizeError(f"{config_path}: not a JSON object")
     tensors: dict[str, StoredTensor] = {}
     for path in _weight_files(directory):
-        tensors.update(_read_header(path))
+        try:
+            tensors.update(_read_header(path))
+        except OSError as error:
+            raise QuantizeError(f"{path}: {error.strerror or error}") from error
     return Checkpoint(directory, config, tensors)
 
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
-    :raises QuantizeError: it is not JSON
+    :raises QuantizeError: it cannot be read or is not JSON
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except OSError as error:
+        raise QuantizeError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise QuantizeError(f"{path}: not valid JSON: {error}") from error
+
+
+def _convert(path: Path, value: Any, shape: type[T]) -> T:
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise QuantizeError(f"{path}: not supported: {error}") from error
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -161,13 +173,13 @@ def _weight_files(directory: Path) -> list[Path]:
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict):
             raise QuantizeError(f"{index_path}: no weight_map")
-        files = [directory / str(name) for name in sorted(set(weight_map.values()))]
+        files = [directory / name for name in sorted({str(name) for name in weight_map.values()})]
     else:
         files = [directory / "model.safetensors"]
     for path in files:
         if path.parent != directory:
             raise QuantizeError(f"{index_path}: {path.name!r} lies outside the checkpoint")
-        if not path.exists():
+        if not path.is_file():
             raise QuantizeError(
                 f"{directory}: no {path.name}; weights in other formats must be saved as"
                 " safetensors first (model.save_pretrained(DIRECTORY))"
@@ -187,7 +199,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             entries = {
                 name: msgspec.json.decode(raw, type=_HeaderEntry) for name, raw in header.items()
             }
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise QuantizeError(f"{path}: broken safetensors header: {error}") from error
     tensors = {}
     for name, entry in entries.items():
@@ -195,7 +207,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             continue  # integer buffers such as position_ids; a weight among them is missed by name
         begin, end = entry.data_offsets
         expected = math.prod(entry.shape) * STORED_DTYPES[entry.dtype].itemsize
-        if end - begin != expected or 8 + length + end > size:
+        if begin < 0 or end - begin != expected or 8 + length + end > size:
             raise QuantizeError(f"{path}: tensor {name!r} is truncated")
         tensors[name] = StoredTensor(path, entry.dtype, entry.shape, 8 + length + begin)
     return tensors

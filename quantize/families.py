@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.bundle import Piece, Prompt, Scoring, Truncation
@@ -17,6 +18,41 @@ from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.graph import Graph
 from quantize.precision import Precision
+
+
+class _Config(msgspec.Struct):
+    """config.json, as far as it tells families apart."""
+
+    architectures: list[str] | None = None
+
+
+class _Module(msgspec.Struct):
+    """An entry of sentence-transformers' modules.json."""
+
+    type: str = ""
+
+
+class _TransformerSettings(msgspec.Struct):
+    """sentence-transformers' sentence_bert_config.json."""
+
+    max_seq_length: int | None = None
+
+
+class _TokenizerSettings(msgspec.Struct):
+    """tokenizer_config.json"""
+
+    model_max_length: float | None = None
+
+
+class _ActivationSettings(msgspec.Struct):
+    activation_fn: str | None = None
+
+
+class _CrossEncoderConfig(msgspec.Struct):
+    """What sentence-transformers keeps in config.json, and kept there before its version 4."""
+
+    sentence_transformers: _ActivationSettings | None = None
+    sbert_ce_default_activation_function: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +74,8 @@ def recognize(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
 
     :raises QuantizeError: no family fits, or the checkpoint lacks what its family needs
     """
-    architectures = checkpoint.config.get("architectures") or ["none named"]
-    has_pooling = checkpoint.json("modules.json") is not None
+    architectures = checkpoint.config_as(_Config).architectures or ["none named"]
+    has_pooling = checkpoint.json_as("modules.json", list[_Module]) is not None
     for architecture, needs_pooling, describe in RECOGNIZED:
         if architecture in architectures and needs_pooling == has_pooling:
             return describe(checkpoint, tokenizer)
@@ -125,8 +161,9 @@ def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
     for token in ("[CLS]", "[SEP]"):
         _only_token(checkpoint, tokenizer, token)
     limit = config.max_position_embeddings
-    settings = checkpoint.json("sentence_bert_config.json") or {}
-    wanted = settings.get("max_seq_length") or _tokenizer_max_length(checkpoint) or limit
+    settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
+    wanted = settings.max_seq_length if settings else None
+    wanted = wanted or _tokenizer_max_length(checkpoint) or limit
     return Family(
         name="bert-embedding",
         architecture="bert",
@@ -174,16 +211,19 @@ def _only_token(checkpoint: Checkpoint, tokenizer: Tokenizer, text: str) -> int:
 
 
 def _tokenizer_max_length(checkpoint: Checkpoint) -> int | None:
-    settings = checkpoint.json("tokenizer_config.json") or {}
-    length = settings.get("model_max_length")
+    settings = checkpoint.json_as("tokenizer_config.json", _TokenizerSettings)
+    length = settings.model_max_length if settings else None
     return int(length) if length and length < 1e9 else None  # transformers writes 1e30 for none
 
 
 def _cross_encoder_activation(checkpoint: Checkpoint) -> Literal["identity", "sigmoid"]:
     """Read which activation sentence-transformers applies; a sigmoid unless the config says."""
-    settings: dict[str, Any] = checkpoint.config.get("sentence_transformers") or {}
-    name = settings.get("activation_fn") or checkpoint.config.get(
-        "sbert_ce_default_activation_function", "torch.nn.modules.activation.Sigmoid"
+    config = checkpoint.config_as(_CrossEncoderConfig)
+    settings = config.sentence_transformers
+    name = (
+        (settings.activation_fn if settings else None)
+        or config.sbert_ce_default_activation_function
+        or "torch.nn.modules.activation.Sigmoid"
     )
     activations: dict[str, Literal["identity", "sigmoid"]] = {
         "torch.nn.modules.linear.Identity": "identity",
@@ -198,13 +238,14 @@ def _cross_encoder_activation(checkpoint: Checkpoint) -> Literal["identity", "si
 
 
 def _pooling(checkpoint: Checkpoint) -> Literal["mean", "cls"]:
-    modules = [module.get("type", "").split(".")[-1] for module in checkpoint.json("modules.json")]
+    entries = checkpoint.json_as("modules.json", list[_Module]) or []
+    modules = [module.type.split(".")[-1] for module in entries]
     if any(module not in ("Transformer", "Pooling", "Normalize") for module in modules):
         raise QuantizeError(
             f"{checkpoint.directory / 'modules.json'}: modules {', '.join(modules)} are not"
             " supported; supported: Transformer, Pooling, Normalize"
         )
-    settings = checkpoint.json("1_Pooling/config.json") or {}
+    settings = checkpoint.json_as("1_Pooling/config.json", dict[str, Any]) or {}
     mode: str = settings.get("pooling_mode") or ", ".join(
         name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for name, is_on in settings.items()  # one flag a mode before sentence-transformers 5.3

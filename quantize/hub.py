@@ -19,7 +19,7 @@ def locate(checkpoint: str | os.PathLike[str]) -> tuple[Source, Path]:
     :raises QuantizeError: there is no such directory and no such model can be fetched
     """
     directory = Path(checkpoint)
-    if directory.is_dir():
+    if os.path.isdir(directory):  # False too for a name that no directory can have
         return Source(directory.resolve().name, license=_license(directory)), directory
     if not HUB_ID.fullmatch(str(checkpoint)):
         raise QuantizeError(f"{checkpoint}: no such directory")
@@ -35,7 +35,7 @@ def _download(model_id: str) -> Path:
     try:
         return Path(snapshot_download(model_id, allow_patterns=FILES))
     except Exception as error:  # network, cache and authorisation errors share no base class
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise QuantizeError(
             f"{model_id}: no such directory, and the hub could not provide it ({reason}); to work"
             " offline, download the model elsewhere and pass its directory"
@@ -51,6 +51,6 @@ def _license(directory: Path) -> str | None:
         return None
     try:
         name = (metadata_load(card) or {}).get("license")
-    except ValueError:
+    except Exception:  # not UTF-8, not YAML, not a mapping: a card is written by hand
         return None
     return None if name is None else str(name)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from edgerank.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
+    MIN_LENGTH,
     Bundle,
     Manifest,
     describe_files,
@@ -59,6 +60,11 @@ def quantize(
     opened = open_checkpoint(directory)
     tokenizer = _load_tokenizer(opened)
     family = recognize(opened, tokenizer)
+    if family.max_length < MIN_LENGTH:
+        raise QuantizeError(
+            f"{directory}: config.json's max_position_embeddings and the tokenizer's settings leave"
+            f" {family.max_length} tokens for the texts; at least {MIN_LENGTH} are needed"
+        )
     with _atomic_directory(Path(bundle)) as staging:
         model = staging / f"model.{precision}.onnx"
         with _progress(opened, family, enabled=show_progress) as observed:
@@ -119,10 +125,12 @@ def _atomic_directory(target: Path) -> Iterator[Path]:
 
     :raises QuantizeError: ``target`` is something else than a bundle, or cannot be written
     """
-    if target.exists() and not (target / MANIFEST_NAME).exists():
-        raise QuantizeError(f"{target}: exists and is not a bundle; choose another name")
     staging: Path | None = None
+    made: list[Path] = []
     try:
+        if target.exists() and not (target / MANIFEST_NAME).exists():
+            raise QuantizeError(f"{target}: exists and is not a bundle; choose another name")
+        made += [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         staging.chmod(0o755)
@@ -136,3 +144,6 @@ def _atomic_directory(target: Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # they are not empty if all went well
+            for parent in made:
+                parent.rmdir()

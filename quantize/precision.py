@@ -108,7 +108,7 @@ class Int8:
         return g.op(
             "MatMulIntegerToFloat",
             rows.values,
-            g.weight(name, np.ascontiguousarray(values.T)),
+            g.weight(name, values),
             g.constant(1.0),
             g.weight(f"{name}.scales", scale / np.float32(INT8_MAX)),
             g.constant(np.uint8(128)),

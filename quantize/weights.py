@@ -7,47 +7,58 @@ neighbouring pair along K makes saturation impossible, so one file is right on e
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numba import njit, prange
 from numpy.typing import NDArray
 
 PAIR_BOUND = 128  # 255 * 128 = 32640 <= 32767, the largest int16
 INT8_MAX = 127
+BLOCK_CHANNELS = 64  # int8 of as many channels fill a cache line of the transposed result
 
 
 def quantize_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round each output channel to int8 with one scale, under the pair bound.
+    """Round each output channel to int8 with one scale, the smallest that keeps the pair bound.
+
+    Where rounding lifts a pair above the bound, the member that it lifted the most is lowered.
 
     :param weight: [N, K] float32, one output channel a row
-    :return: int8 [N, K] and scales float32 [N]; weight is about ``int8 * scale[:, None]``
+    :return: int8 [K, N], transposed for the product, and scales float32 [N]; the weight is about
+        ``(int8 * scale).T``
     """
-    pairs = pair_sums(np.abs(weight))
-    scale = np.maximum(
-        np.abs(weight).max(axis=1, initial=0) / INT8_MAX, pairs.max(axis=1, initial=0) / PAIR_BOUND
-    ).astype(np.float32)
-    scale[scale == 0] = 1
-    exact = weight / scale[:, None]
-    rounded = np.rint(exact)
-    _lower_overfull_pairs(rounded, exact)
-    return rounded.astype(np.int8), scale
+    weight = np.ascontiguousarray(weight)
+    values = np.empty(weight.shape[::-1], np.int8)
+    scales = np.empty(len(weight), np.float32)
+    _round_channels(weight, values, scales)
+    return values, scales
 
 
-def pair_sums(magnitudes: NDArray[Any]) -> NDArray[Any]:
-    """Add neighbours along K: [N, K] to [N, ceil(K / 2)]."""
-    if magnitudes.shape[1] % 2:
-        magnitudes = np.pad(magnitudes, ((0, 0), (0, 1)))
-    sums: NDArray[Any] = magnitudes[:, 0::2] + magnitudes[:, 1::2]
-    return sums
-
-
-def _lower_overfull_pairs(rounded: NDArray[np.float32], exact: NDArray[np.float32]) -> None:
-    """Take one from the member of each pair above the bound that rounding raised the most."""
-    rows, pairs = np.nonzero(pair_sums(np.abs(rounded)) > PAIR_BOUND)
-    left, right = 2 * pairs, 2 * pairs + 1
-    raised = np.abs(rounded) - np.abs(exact)
-    column = np.where(raised[rows, left] >= raised[rows, right], left, right)
-    rounded[rows, column] -= np.sign(rounded[rows, column])
+@njit(cache=True, parallel=True, error_model="numpy")
+def _round_channels(
+    weight: NDArray[np.float32], values: NDArray[np.int8], scales: NDArray[np.float32]
+) -> None:
+    num_channels, depth = weight.shape
+    for channel in prange(num_channels):
+        largest = np.float32(0)  # of single weights and of pairs, each against its bound
+        for k in range(0, depth, 2):
+            left = abs(weight[channel, k])
+            right = abs(weight[channel, k + 1]) if k + 1 < depth else np.float32(0)
+            largest = max(largest, max(left, right) / INT8_MAX, (left + right) / PAIR_BOUND)
+        scales[channel] = largest if largest > 0 else 1
+    for block in prange((num_channels + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS):
+        first = block * BLOCK_CHANNELS
+        for k in range(0, depth, 2):
+            for channel in range(first, min(first + BLOCK_CHANNELS, num_channels)):
+                left = weight[channel, k] / scales[channel]
+                right = weight[channel, k + 1] / scales[channel] if k + 1 < depth else left * 0
+                low, high = np.rint(left), np.rint(right)
+                if abs(low) + abs(high) > PAIR_BOUND:
+                    if abs(low) - abs(left) >= abs(high) - abs(right):
+                        low -= np.sign(low)
+                    else:
+                        high -= np.sign(high)
+                values[k, channel] = np.int8(low)
+                if k + 1 < depth:
+                    values[k + 1, channel] = np.int8(high)
 
 
 def quantize_rows_blockwise(

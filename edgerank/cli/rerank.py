@@ -88,7 +88,7 @@ def rerank(
     ranked = [(hit.score, lines[hit.index]) for hit in hits]
     if as_json:
         records = [{"id": line.id, "score": score, "text": line.text} for score, line in ranked]
-        click.echo(msgspec.json.encode(records).decode())
+        click.echo(msgspec.json.encode(records))  # bytes: UTF-8 whatever the terminal's encoding
     else:
         _print_table(ranked)
 
@@ -112,7 +112,7 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
                 yield _parse(raw, number)
             else:
                 yield Line(str(number), raw.decode().strip())
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{file.name}: line {number}: {error}") from error
 
 

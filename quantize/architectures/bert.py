@@ -5,13 +5,14 @@ Follows ``transformers.models.bert.modeling_bert``: post-norm layers, learned ab
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edgerank.bundle import Positive
 from quantize.blocks import (
     Grid,
     attention,
@@ -22,26 +23,29 @@ from quantize.blocks import (
 )
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
-from quantize.graph import CONTRIB, Graph
-from quantize.precision import Precision, Rows, scaled
+from quantize.graph import Graph
+from quantize.precision import Precision
 
-Array = NDArray[np.float32]
 Head = Literal["classifier", "mean", "cls"]
 
 
 class BertConfig(msgspec.Struct, frozen=True):
     """The part of config.json that shapes the graph."""
 
-    hidden_size: int
-    intermediate_size: int
+    hidden_size: Positive
+    intermediate_size: Positive
     layer_norm_eps: float
-    max_position_embeddings: int
-    num_attention_heads: int
-    num_hidden_layers: int
-    vocab_size: int
+    max_position_embeddings: Positive
+    num_attention_heads: Positive
+    num_hidden_layers: Positive
+    vocab_size: Positive
     hidden_act: Literal["gelu"] = "gelu"
     position_embedding_type: Literal["absolute"] = "absolute"
-    type_vocab_size: int = 2
+    type_vocab_size: Positive = 2
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("num_attention_heads must divide hidden_size")
 
 
 def read_config(checkpoint: Checkpoint) -> BertConfig:
@@ -90,6 +94,13 @@ def _mean(g: Graph, x: str, grid: Grid) -> str:
     return g.op("Squeeze", g.op("MatMul", weights, rows), g.constant([1]))
 
 
+class _Dense(NamedTuple):
+    """A linear layer's parameters."""
+
+    weight: NDArray[np.float32]  # [out, in]
+    bias: NDArray[np.float32]  # [out]
+
+
 class _Bert:
     """The weights of an encoder and the steps that read them."""
 
@@ -115,84 +126,79 @@ class _Bert:
         words = self.precision.embedding(g, f"{prefix}.word", tables[0], token_ids)
         places = g.op("Gather", g.weight(f"{prefix}.position", tables[1]), positions)
         types = g.op("Gather", g.weight(f"{prefix}.token_type", tables[2]), token_types)
-        total = g.op("Add", g.op("Add", words, types), places)
-        gain, offset = self._norm(f"{prefix}.LayerNorm")
-        return g.op(
-            "LayerNormalization", total, gain, offset, axis=-1, epsilon=config.layer_norm_eps
-        )
+        return self._norm(f"{prefix}.LayerNorm", g.op("Add", g.op("Add", words, types), places))
 
     def layer(self, index: int, x: str, grid: Grid, scored_rows: str | None) -> str:
-        """Run one layer; with ``scored_rows``, only those leave it."""
-        g, config = self.g, self.config
+        """Run one layer; with ``scored_rows``, only those leave it.
+
+        A key's bias adds the same to all of a query's logits, which a softmax ignores, so it is
+        left out. A value's bias passes through the attention, whose weights sum to one, so it
+        joins the bias of the output layer.
+        """
+        g, config, hidden = self.g, self.config, self.config.hidden_size
         g.scope = f"layers.{index}"
         prefix = f"{self.root}encoder.layer.{index}"
+        query, key, value = (
+            self._dense(f"{prefix}.attention.self.{part}", hidden, hidden)
+            for part in ("query", "key", "value")
+        )
         rows = self.precision.rows(g, x)
-        keys_values = self._project(f"{prefix}.attention.self", ["key", "value"], rows)
+        keys_values = linear(
+            g,
+            self.precision,
+            rows,
+            f"{prefix}.attention.self.key_value",
+            np.concatenate([key.weight, value.weight]),
+        )
         if scored_rows is not None:
             rows, x = gather_rows(g, rows, scored_rows), g.op("Gather", x, scored_rows)
-        query = self._project(f"{prefix}.attention.self", ["query"], rows)
+        name = f"{prefix}.attention.self.query"
+        queries = linear(g, self.precision, rows, name, query.weight, query.bias)
         heads = config.num_attention_heads
-        attended = attention(g, grid, query, keys_values, num_heads=heads, num_kv_heads=heads)
-        x = self._add_and_norm(f"{prefix}.attention.output", attended, x, config.hidden_size)
+        attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
 
-        rows = self.precision.rows(g, x)
+        output = self._dense(f"{prefix}.attention.output.dense", hidden, hidden)
+        output = _Dense(output.weight, output.bias + output.weight @ value.bias)
+        x = self._add_and_norm(f"{prefix}.attention.output", attended, output, x)
+
         name = f"{prefix}.intermediate.dense"
-        weight, bias = self._dense(name, config.intermediate_size, config.hidden_size)
-        inner = scaled(g, self.precision.matmul(g, rows, name, weight), rows)
-        inner = g.op("BiasGelu", inner, g.weight(f"{name}.bias", bias), domain=CONTRIB)
-        return self._add_and_norm(f"{prefix}.output", inner, x, config.intermediate_size)
+        wide = self._dense(name, config.intermediate_size, hidden)
+        rows = self.precision.rows(g, x)
+        inner = linear(g, self.precision, rows, name, wide.weight, wide.bias)
+        output = self._dense(f"{prefix}.output.dense", hidden, config.intermediate_size)
+        return self._add_and_norm(f"{prefix}.output", g.op("Gelu", inner), output, x)
 
     def classify(self, x: str) -> str:
-        """Pool the first tokens' rows [B, H] and classify: one logit each, float32 [B]."""
+        """Pool the first tokens' rows [R, H] and classify: one logit each, float32 [R]."""
         g, hidden = self.g, self.config.hidden_size
         name = f"{self.root}pooler.dense"
-        pooled = linear(
-            g, self.precision, self.precision.rows(g, x), name, *self._dense(name, hidden, hidden)
-        )
+        pooler = self._dense(name, hidden, hidden)
+        rows = self.precision.rows(g, x)
+        pooled = g.op("Tanh", linear(g, self.precision, rows, name, pooler.weight, pooler.bias))
         labels = self.checkpoint.tensors.get("classifier.weight")
         if labels is not None and labels.shape[0] != 1:
             raise QuantizeError(
                 f"{self.checkpoint.directory}: the classifier has {labels.shape[0]} labels; a"
                 " reranker needs exactly one"
             )
-        weight, bias = self._dense("classifier", 1, hidden)
-        logits = g.op("MatMul", g.op("Tanh", pooled), g.weight("classifier.weight", weight.T))
-        logits = g.op("Add", logits, g.weight("classifier.bias", bias))
+        classifier = self._dense("classifier", 1, hidden)
+        logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
+        logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
         return g.op("Squeeze", logits, g.constant([1]))
 
-    def _project(self, prefix: str, parts: list[str], rows: Rows) -> str:
-        """Project by query, key or value matrices laid side by side."""
-        hidden = self.config.hidden_size
-        layers = [self._dense(f"{prefix}.{part}", hidden, hidden) for part in parts]
-        weight = np.concatenate([weight for weight, _ in layers])
-        bias = np.concatenate([bias for _, bias in layers])
-        return linear(self.g, self.precision, rows, f"{prefix}.{'_'.join(parts)}", weight, bias)
+    def _add_and_norm(self, prefix: str, x: str, dense: _Dense, residual: str) -> str:
+        """Compute LayerNorm(dense(x) + residual)."""
+        g, rows = self.g, self.precision.rows(self.g, x)
+        x = linear(g, self.precision, rows, f"{prefix}.dense", dense.weight, dense.bias)
+        return self._norm(f"{prefix}.LayerNorm", g.op("Add", x, residual))
 
-    def _add_and_norm(self, prefix: str, x: str, residual: str, width: int) -> str:
-        """Compute LayerNorm(dense(x) + residual) from ``x`` float32 [T, width]."""
-        g, name = self.g, f"{prefix}.dense"
-        weight, bias = self._dense(name, self.config.hidden_size, width)
-        rows = self.precision.rows(g, x)
-        product = scaled(g, self.precision.matmul(g, rows, name, weight), rows)
-        gain, offset = self._norm(f"{prefix}.LayerNorm")
-        return g.op(
-            "SkipLayerNormalization",
-            product,
-            residual,
-            gain,
-            offset,
-            g.weight(f"{name}.bias", bias),
-            domain=CONTRIB,
-            epsilon=self.config.layer_norm_eps,
-        )
+    def _norm(self, name: str, x: str) -> str:
+        g, size = self.g, self.config.hidden_size
+        gain = g.weight(f"{name}.weight", self.checkpoint.tensor(f"{name}.weight", size))
+        offset = g.weight(f"{name}.bias", self.checkpoint.tensor(f"{name}.bias", size))
+        epsilon = self.config.layer_norm_eps
+        return g.op("LayerNormalization", x, gain, offset, axis=-1, epsilon=epsilon)
 
-    def _dense(self, name: str, rows: int, columns: int) -> tuple[Array, Array]:
+    def _dense(self, name: str, rows: int, columns: int) -> _Dense:
         load = self.checkpoint.tensor
-        return load(f"{name}.weight", rows, columns), load(f"{name}.bias", rows)
-
-    def _norm(self, name: str) -> tuple[str, str]:
-        size = self.config.hidden_size
-        return (
-            self.g.weight(f"{name}.weight", self.checkpoint.tensor(f"{name}.weight", size)),
-            self.g.weight(f"{name}.bias", self.checkpoint.tensor(f"{name}.bias", size)),
-        )
+        return _Dense(load(f"{name}.weight", rows, columns), load(f"{name}.bias", rows))

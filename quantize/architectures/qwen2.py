@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edgerank.bundle import Positive
 from quantize.blocks import (
     Grid,
     attention,
@@ -20,7 +21,6 @@ from quantize.blocks import (
     gather_rows,
     grid_inputs,
     linear,
-    skip_rms_norm,
     split_columns,
 )
 from quantize.checkpoint import Checkpoint
@@ -42,19 +42,25 @@ class Qwen2Config(msgspec.Struct, frozen=True):
     """The part of config.json that shapes the graph."""
 
     hidden_act: Literal["silu"]
-    hidden_size: int
-    intermediate_size: int
-    max_position_embeddings: int
-    num_attention_heads: int
-    num_hidden_layers: int
-    num_key_value_heads: int
+    hidden_size: Positive
+    intermediate_size: Positive
+    max_position_embeddings: Positive
+    num_attention_heads: Positive
+    num_hidden_layers: Positive
+    num_key_value_heads: Positive
     rms_norm_eps: float
-    vocab_size: int
+    vocab_size: Positive
     rope_parameters: RopeParameters | None = None
     rope_scaling: None = None
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
     use_sliding_window: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError("num_attention_heads must cut hidden_size into heads of even size")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_key_value_heads must divide num_attention_heads")
 
     @property
     def head_size(self) -> int:
@@ -90,65 +96,20 @@ def write(
     token_ids, positions = flat_inputs(g)
     grid, scored_rows, scored_grid = grid_inputs(g, with_past=True)
     cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"])
+    qwen2 = _Qwen2(g, checkpoint, precision, config, cache_rows)
 
-    g.scope = "embed"
-    table = checkpoint.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-    residual = precision.embedding(g, "model.embed_tokens.weight", table, token_ids)
-    del table
+    x = qwen2.embed(token_ids)
     angles = _rotary_angles(g, positions, config)
-    gain = checkpoint.tensor("model.layers.0.input_layernorm.weight", config.hidden_size)
-    x = g.op(
-        "RMSNormalization",
-        residual,
-        g.weight("model.layers.0.input_layernorm.weight", gain),
-        epsilon=config.rms_norm_eps,
-    )
-    for index in range(config.num_hidden_layers):
-        layer = _Layer(g, checkpoint, precision, config, index)
-        g.scope = layer.scope
-        past = g.input(f"past.{index}", TensorProto.FLOAT, ["past", 2 * config.kv_width])
-        rows = precision.rows(g, x)
-        keys_values = layer.keys_values(rows, angles)
-        g.output(
-            f"present.{index}",
-            g.op("Gather", keys_values, cache_rows),
-            ["cached", 2 * config.kv_width],
-        )
-        if index == config.num_hidden_layers - 1:  # from here on only the scored rows matter
-            grid = scored_grid
-            rows = gather_rows(g, rows, scored_rows)
-            residual = g.op("Gather", residual, scored_rows)
-            angles = (
-                g.op("Gather", angles[0], scored_rows, axis=1),
-                g.op("Gather", angles[1], scored_rows, axis=1),
-            )
-        query = layer.query(rows, angles)
-        x, residual = layer.attend(query, g.op("Concat", past, keys_values, axis=0), grid, residual)
-        x = layer.feed_forward(x)
-        if index < config.num_hidden_layers - 1:
-            name = f"model.layers.{index + 1}.input_layernorm.weight"
-            gain = checkpoint.tensor(name, config.hidden_size)
-        else:
-            name, gain = "score.weight", _score_vector(checkpoint, config, score_tokens)
-        x, residual = skip_rms_norm(g, x, residual, name, gain, config.rms_norm_eps)
-
-    g.scope = "score"
-    g.output("scores", g.op("ReduceSum", x, g.constant([-1]), keepdims=0), ["scored"])
-
-
-def _score_vector(
-    checkpoint: Checkpoint, config: Qwen2Config, score_tokens: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Return final norm gain * (head[positive] - head[negative]), float32 [H]."""
-    head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    positive, negative = checkpoint.rows(head, score_tokens, config.vocab_size, config.hidden_size)
-    gain = checkpoint.tensor("model.norm.weight", config.hidden_size)
-    vector: NDArray[np.float32] = gain * (positive - negative)
-    return vector
+    last = config.num_hidden_layers - 1
+    for index in range(last):
+        x = qwen2.layer(index, x, angles, grid, None)
+    x = qwen2.layer(last, x, angles, scored_grid, scored_rows)
+    g.output("scores", qwen2.score(x, score_tokens), ["scored"])
 
 
 def _rotary_angles(g: Graph, positions: str, config: Qwen2Config) -> Angles:
     """Return cosines and sines of the rotary angles, float32 [1, T, head_size / 2]."""
+    g.scope = "rotary"
     exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / config.head_size
     frequencies = (1 / config.theta**exponents).astype(np.float32)
     column = g.op("Unsqueeze", g.op("Cast", positions, to=TensorProto.FLOAT), g.constant([0, 2]))
@@ -163,8 +124,8 @@ def _rotate(g: Graph, x: str, angles: Angles, num_heads: int) -> str:
     return g.op("Squeeze", rotated, g.constant([0]))
 
 
-class _Layer:
-    """One decoder layer's weights and the three steps that read them."""
+class _Qwen2:
+    """The weights of a decoder and the steps that read them; x is the residual stream [T, H]."""
 
     def __init__(
         self,
@@ -172,67 +133,104 @@ class _Layer:
         checkpoint: Checkpoint,
         precision: Precision,
         config: Qwen2Config,
-        index: int,
+        cache_rows: str,
     ) -> None:
         self.g, self.checkpoint, self.precision, self.config = g, checkpoint, precision, config
-        self.scope = f"layers.{index}"
-        self.prefix = f"model.layers.{index}"
+        self.cache_rows = cache_rows
 
-    def query(self, rows: Rows, angles: Angles) -> str:
-        """Compute rotated queries, float32 [T, H·D]."""
-        query = self._linear(rows, ["q"])
-        return _rotate(self.g, query, angles, self.config.num_attention_heads)
+    def embed(self, token_ids: str) -> str:
+        """Look up the tokens."""
+        name = "model.embed_tokens.weight"
+        table = self.checkpoint.tensor(name, self.config.vocab_size, self.config.hidden_size)
+        self.g.scope = "embeddings"
+        return self.precision.embedding(self.g, name, table, token_ids)
 
-    def keys_values(self, rows: Rows, angles: Angles) -> str:
-        """Compute rotated keys and, beside them, values: float32 [T, 2·KV·D]."""
-        width = self.config.kv_width
-        key, value = split_columns(self.g, self._linear(rows, ["k", "v"]), [width, width])
-        key = _rotate(self.g, key, angles, self.config.num_key_value_heads)
-        return self.g.op("Concat", key, value, axis=1)
-
-    def _linear(self, rows: Rows, parts: list[str]) -> str:
-        """Project by q, k or v matrices laid side by side."""
-        config, load = self.config, self.checkpoint.tensor
-        widths = {"q": config.hidden_size, "k": config.kv_width, "v": config.kv_width}
-        names = {part: f"{self.prefix}.self_attn.{part}_proj" for part in parts}
-        weight = [load(f"{names[part]}.weight", widths[part], config.hidden_size) for part in parts]
-        bias = [load(f"{names[part]}.bias", widths[part]) for part in parts]
-        name = f"{self.prefix}.self_attn.{''.join(parts)}_proj"
-        return linear(
-            self.g, self.precision, rows, name, np.concatenate(weight), np.concatenate(bias)
-        )
-
-    def attend(self, query: str, keys_values: str, grid: Grid, residual: str) -> tuple[str, str]:
-        """Attend and project; return the rows for the MLP and the new residual stream."""
+    def layer(self, index: int, x: str, angles: Angles, grid: Grid, scored_rows: str | None) -> str:
+        """Run one layer; with ``scored_rows``, only those leave it."""
         g, config = self.g, self.config
-        heads = attention(
+        g.scope = f"layers.{index}"
+        prefix = f"model.layers.{index}"
+        past = g.input(f"past.{index}", TensorProto.FLOAT, ["past", 2 * config.kv_width])
+
+        rows = self.precision.rows(g, self._norm(f"{prefix}.input_layernorm", x))
+        keys_values = self._keys_values(f"{prefix}.self_attn", rows, angles)
+        g.output(
+            f"present.{index}",
+            g.op("Gather", keys_values, self.cache_rows),
+            ["cached", 2 * config.kv_width],
+        )
+        if scored_rows is not None:
+            rows, x = gather_rows(g, rows, scored_rows), g.op("Gather", x, scored_rows)
+            cosines, sines = (g.op("Gather", part, scored_rows, axis=1) for part in angles)
+            angles = (cosines, sines)
+        query = self._project(f"{prefix}.self_attn", ["q"], rows)
+        attended = attention(
             g,
             grid,
-            query,
-            keys_values,
+            _rotate(g, query, angles, config.num_attention_heads),
+            g.op("Concat", past, keys_values, axis=0),
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
         )
-        name = f"{self.prefix}.self_attn.o_proj"
+        name = f"{prefix}.self_attn.o_proj"
         weight = self.checkpoint.tensor(f"{name}.weight", config.hidden_size, config.hidden_size)
-        x = linear(g, self.precision, self.precision.rows(g, heads), name, weight)
-        name = f"{self.prefix}.post_attention_layernorm.weight"
-        gain = self.checkpoint.tensor(name, config.hidden_size)
-        return skip_rms_norm(g, x, residual, name, gain, config.rms_norm_eps)
+        rows = self.precision.rows(g, attended)
+        x = g.op("Add", x, linear(g, self.precision, rows, name, weight))
+        rows = self.precision.rows(g, self._norm(f"{prefix}.post_attention_layernorm", x))
+        return g.op("Add", x, self._feed_forward(f"{prefix}.mlp", rows))
 
-    def feed_forward(self, x: str) -> str:
+    def score(self, x: str, score_tokens: tuple[int, int]) -> str:
+        """Compute norm(x) · (head[positive] - head[negative]): float32 [R]."""
+        g, config = self.g, self.config
+        g.scope = "score"
+        head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        positive, negative = self.checkpoint.rows(
+            head, score_tokens, config.vocab_size, config.hidden_size
+        )
+        gain = self.checkpoint.tensor("model.norm.weight", config.hidden_size)
+        products = self._rms_norm("score.weight", x, gain * (positive - negative))
+        return g.op("ReduceSum", products, g.constant([-1]), keepdims=0)
+
+    def _norm(self, name: str, x: str) -> str:
+        gain = self.checkpoint.tensor(f"{name}.weight", self.config.hidden_size)
+        return self._rms_norm(f"{name}.weight", x, gain)
+
+    def _rms_norm(self, name: str, x: str, gain: NDArray[np.float32]) -> str:
+        epsilon = self.config.rms_norm_eps
+        return self.g.op("RMSNormalization", x, self.g.weight(name, gain), epsilon=epsilon)
+
+    def _keys_values(self, prefix: str, rows: Rows, angles: Angles) -> str:
+        """Compute rotated keys and, beside them, values: float32 [T, 2·KV·D]."""
+        width = self.config.kv_width
+        key, value = split_columns(self.g, self._project(prefix, ["k", "v"], rows), [width, width])
+        key = _rotate(self.g, key, angles, self.config.num_key_value_heads)
+        return self.g.op("Concat", key, value, axis=1)
+
+    def _project(self, prefix: str, parts: list[str], rows: Rows) -> str:
+        """Project by q, k or v matrices laid side by side."""
+        config, load = self.config, self.checkpoint.tensor
+        widths = {"q": config.hidden_size, "k": config.kv_width, "v": config.kv_width}
+        names = {part: f"{prefix}.{part}_proj" for part in parts}
+        weights = [
+            load(f"{names[part]}.weight", widths[part], config.hidden_size) for part in parts
+        ]
+        biases = [load(f"{names[part]}.bias", widths[part]) for part in parts]
+        name = f"{prefix}.{''.join(parts)}_proj"
+        weight, bias = np.concatenate(weights), np.concatenate(biases)
+        return linear(self.g, self.precision, rows, name, weight, bias)
+
+    def _feed_forward(self, prefix: str, rows: Rows) -> str:
         """Compute down(silu(gate(x)) * up(x)).
 
         up keeps its row scale back: a row's scale does not change how the row quantizes, so it
         joins the scale of down's rows instead of costing a pass over the widest tensor.
         """
-        g, config, precision = self.g, self.config, self.precision
-        gate, up, down = (f"{self.prefix}.mlp.{part}_proj" for part in ("gate", "up", "down"))
-        wide = (config.intermediate_size, config.hidden_size)
-        rows = precision.rows(g, x)
-        gated = linear(g, precision, rows, gate, self.checkpoint.tensor(f"{gate}.weight", *wide))
+        g, precision, load = self.g, self.precision, self.checkpoint.tensor
+        gate, up, down = (f"{prefix}.{part}_proj" for part in ("gate", "up", "down"))
+        wide = (self.config.intermediate_size, self.config.hidden_size)
+        gated = linear(g, precision, rows, gate, load(f"{gate}.weight", *wide))
         gated = g.op("QuickGelu", gated, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
-        raised = precision.matmul(g, rows, up, self.checkpoint.tensor(f"{up}.weight", *wide))
+        raised = precision.matmul(g, rows, up, load(f"{up}.weight", *wide))
         inner = precision.rows(g, g.op("Mul", gated, raised), carried=rows)
-        weight = self.checkpoint.tensor(f"{down}.weight", *reversed(wide))
+        weight = load(f"{down}.weight", *reversed(wide))
         return scaled(g, precision.matmul(g, inner, down, weight), inner)
