@@ -1,0 +1,340 @@
+"""The command line as a shell sees it: stdout, one line on stderr, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgerank import Reranker
+from tests.conftest import ROOT
+
+QUERY = "what is the capital of France?"
+TEXTS = ["Paris, since 987.", "Dune was written by Frank Herbert.", "der Fluß fließt, 数は力"]
+LINES = "\n".join(TEXTS).encode() + b"\n"
+
+
+def environment(**changes: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "EDGERANK_MODEL"}
+    return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **changes}
+
+
+def edgerank(
+    *arguments: str | Path, stdin: bytes = b"", **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edgerank", *map(os.fspath, arguments)],
+        input=stdin,
+        env=environment(**env),
+        capture_output=True,
+        timeout=60,
+    )
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def succeed(*arguments: str | Path, stdin: bytes = b"", **env: str) -> str:
+    done = edgerank(*arguments, stdin=stdin, **env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.decode()
+
+
+def fail(*arguments: str | Path, stdin: bytes = b"", **env: str) -> str:
+    """Run what must fail with one line on stderr and nothing on stdout; return that line."""
+    done = edgerank(*arguments, stdin=stdin, **env)
+    assert (done.returncode, done.stdout) == (2, b"")
+    [line] = done.stderr.decode().splitlines()
+    assert line.startswith("edgerank: error: ")
+    return line.removeprefix("edgerank: error: ")
+
+
+@pytest.fixture(scope="module")
+def model(bundles: Path) -> Path:
+    return bundles / "cross-encoder.int8"
+
+
+def ranked(model: Path, texts: list[str], ids: list[str], **options: object) -> list[object]:
+    """What --json must print."""
+    hits = Reranker.open(model).rank(QUERY, texts, **options)
+    return [
+        {"id": ids[hit.index], "score": pytest.approx(hit.score, abs=1e-5), "text": hit.document}
+        for hit in hits
+    ]
+
+
+def test_a_checkpoint_becomes_a_bundle_that_is_inspected_verified_and_reranks(qwen2, tmp_path):
+    bundle = tmp_path / "bundle"
+    made = succeed("quantize", qwen2, "-o", bundle)
+    assert str(bundle) in made
+    assert "mxbai-rerank-v2" in made
+
+    manifest = json.loads((bundle / "edgerank.json").read_bytes())
+    assert json.loads(succeed("inspect", bundle, "--json")) == manifest
+    described = succeed("inspect", bundle)
+    for name, file in manifest["files"].items():
+        assert name in described
+        assert file["sha256"] in described
+    assert manifest["recipe"] in described
+
+    intact = succeed("verify", bundle)
+    assert all(name in intact for name in manifest["files"])
+
+    printed = json.loads(succeed("rerank", QUERY, "--json", "-m", bundle, stdin=LINES))
+    assert printed == ranked(bundle, TEXTS, ["1", "2", "3"])
+
+
+def test_the_precision_of_a_bundle_can_be_chosen(cross_encoder, tmp_path):
+    succeed("quantize", cross_encoder, "-o", tmp_path / "bundle", "--precision", "fp32")
+    assert (tmp_path / "bundle" / "model.fp32.onnx").exists()
+
+
+def test_the_table_shows_scores_ids_and_texts_best_first(model, tmp_path):
+    (tmp_path / "documents.txt").write_bytes(LINES)
+    lines = succeed("rerank", QUERY, tmp_path / "documents.txt", "-m", model).splitlines()
+    assert len(lines) == 1 + len(TEXTS)
+    for rank, (line, hit) in enumerate(
+        zip(lines[1:], Reranker.open(model).rank(QUERY, TEXTS), strict=True), 1
+    ):
+        assert line.split(maxsplit=3)[:3] == [str(rank), f"{hit.score:.4f}", str(hit.index + 1)]
+        assert str(hit.document) in line
+
+
+def test_the_table_shows_ids_of_their_own(model):
+    records = [{"id": "first-id", "text": "Paris"}, {"id": "second-id", "text": "Dune"}]
+    stdin = "\n".join(map(json.dumps, records)).encode()
+    table = succeed("rerank", QUERY, "-m", model, stdin=stdin)
+    assert "first-id" in table
+    assert "second-id" in table
+
+
+@pytest.mark.parametrize("source", ["file", "stdin", "dash"])
+def test_documents_come_from_a_file_or_from_stdin(model, tmp_path, source):
+    path = tmp_path / "documents.txt"
+    path.write_bytes(LINES)
+    arguments = {"file": [path], "stdin": [], "dash": ["-"]}[source]
+    stdin = b"" if source == "file" else LINES
+    printed = succeed("rerank", QUERY, *arguments, "--json", "-m", model, stdin=stdin)
+    assert json.loads(printed) == ranked(model, TEXTS, ["1", "2", "3"])
+
+
+def test_jsonl_gives_ids_and_titles(model):
+    lines = [
+        b'\xef\xbb\xbf{"_id": "beir", "title": "Capital", "text": "Paris"}',
+        b"",
+        b'{"id": 7, "text": "Dune", "year": 1965}',
+        b'{"text": "without an id"}\r',
+        b'{"id": "own", "_id": "other", "title": "", "text": "both"}',
+        b'{"id": 0, "text": "zero"}',
+    ]
+    texts = ["Capital\nParis", "Dune", "without an id", "both", "zero"]
+    printed = succeed("rerank", QUERY, "--json", "-m", model, stdin=b"\n".join(lines))
+    assert json.loads(printed) == ranked(model, texts, ["beir", "7", "4", "own", "0"])
+
+
+def test_blank_lines_are_skipped_and_lines_keep_their_numbers(model):
+    stdin = b"\xef\xbb\xbfParis\r\n\r\n  \t\n  Dune  \n\nlast, without a newline"
+    printed = succeed("rerank", QUERY, "--json", "-m", model, stdin=stdin)
+    texts = ["Paris", "Dune", "last, without a newline"]
+    assert json.loads(printed) == ranked(model, texts, ["1", "4", "6"])
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n \n", b"\xef\xbb\xbf"], ids=repr)
+def test_no_documents_give_an_empty_array(model, stdin):
+    assert json.loads(succeed("rerank", QUERY, "--json", "-m", model, stdin=stdin)) == []
+
+
+def test_a_byte_order_mark_on_a_blank_line_is_skipped_with_it(model):
+    stdin = b'\xef\xbb\xbf\n{"id": "x", "text": "Paris"}\n'
+    printed = succeed("rerank", QUERY, "--json", "-m", model, stdin=stdin)
+    assert json.loads(printed) == ranked(model, ["Paris"], ["x"])
+
+
+def test_options_reach_the_reranker(bundles):
+    model, long = bundles / "qwen2.int8", "word " * 500
+    options = ("--instruction", "Find capitals.", "--normalize", "-k", "2")
+    more = ("--long-documents", "split", "--max-length", "200", "--threads", "1")
+    stdin = "\n".join([*TEXTS, long]).encode()
+    printed = succeed("rerank", QUERY, "--json", "-m", model, *options, *more, stdin=stdin)
+    reranker = Reranker.open(model, max_length=200, threads=1)
+    hits = reranker.rank(
+        QUERY,
+        [*TEXTS, long.strip()],
+        top_k=2,
+        instruction="Find capitals.",
+        normalize=True,
+        long_documents="split",
+    )
+    assert [(record["id"], record["score"]) for record in json.loads(printed)] == [
+        (str(hit.index + 1), pytest.approx(hit.score, abs=1e-5)) for hit in hits
+    ]
+
+
+def test_the_model_may_be_named_by_the_environment(model, bundles):
+    named = succeed("rerank", QUERY, "--json", stdin=LINES, EDGERANK_MODEL=str(model))
+    assert json.loads(named) == ranked(model, TEXTS, ["1", "2", "3"])
+    other = bundles / "embedding.int8"
+    explicit = ("rerank", QUERY, "--json", "-m", other)
+    printed = succeed(*explicit, stdin=LINES, EDGERANK_MODEL=str(model))
+    assert json.loads(printed) == ranked(other, TEXTS, ["1", "2", "3"])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_without_all_of_unicode_gets_a_table_and_whole_json(model, encoding):
+    stdin = "数は力😀\n".encode()
+    done = edgerank("rerank", QUERY, "-m", model, stdin=stdin, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.splitlines()) == 2
+    arguments = ("rerank", QUERY, "--json", "-m", model)
+    printed = succeed(*arguments, stdin=stdin, PYTHONIOENCODING=encoding)
+    assert json.loads(printed)[0]["text"] == "数は力😀"
+
+
+def test_version_and_help_are_printed():
+    assert re.search(r"\d+\.\d+\.\d+", succeed("--version"))
+    for command in ("quantize", "rerank", "inspect", "verify"):
+        assert command in succeed("--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "named"),
+    [
+        (["rerank", QUERY, "-m", "nowhere"], LINES, "nowhere"),
+        (["rerank", QUERY], LINES, r"--model.*EDGERANK_MODEL"),
+        (["rerank", QUERY, "missing.txt", "-m", "MODEL"], b"", r"missing\.txt"),
+        (["rerank", QUERY, ".", "-m", "MODEL"], b"", "directory"),
+        (["rerank", QUERY, "-m", "MODEL", "--bogus"], LINES, "--bogus"),
+        (["rerank", QUERY, "-m", "MODEL", "-k", "0"], LINES, "--top-k.*0"),
+        (["rerank", QUERY, "-m", "MODEL", "-k", "many"], LINES, "--top-k.*many"),
+        (["rerank", QUERY, "-m", "MODEL", "--threads", "0"], LINES, "threads.*0"),
+        (["rerank", QUERY, "-m", "MODEL", "--max-length", "5"], LINES, "max_length.*5"),
+        (["rerank", QUERY, "-m", "MODEL", "--instruction", "x"], LINES, "instruction"),
+        (["rerank", QUERY, "-m", "MODEL", "--long-documents", "cut"], LINES, "cut.*truncate"),
+        (["rerank", "-m", "MODEL"], b"", "QUERY"),
+        (["rerank", "\udcff", "-m", "MODEL"], LINES, "query.*surrogate"),
+        (["bogus"], b"", "bogus"),
+        (["--bogus"], b"", "--bogus"),
+        (["inspect", "nowhere"], b"", "nowhere"),
+        (["inspect"], b"", "BUNDLE"),
+        (["verify", "nowhere"], b"", "nowhere"),
+        (["quantize", "no/such/directory", "-o", "out"], b"", "no/such/directory"),
+        (["quantize", "no/such/directory"], b"", "--output"),
+        (["quantize", "x", "-o", "out", "--precision", "int4"], b"", "int4.*int8.*fp32"),
+    ],
+    ids=lambda value: ascii(" ".join(value)) if isinstance(value, list) else "",
+)
+def test_bad_usage_is_one_line_that_names_the_culprit(model, arguments, stdin, named):
+    arguments = [str(model) if argument == "MODEL" else argument for argument in arguments]
+    assert re.search(named, fail(*arguments, stdin=stdin))
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b'{"text": ', ""),
+        (b"plain text", ""),
+        (b"[]", "array"),
+        (b'{"id": "x"}', "text"),
+        (b'{"text": 5}', "text"),
+        (b'{"text": "x", "id": true}', "id"),
+        (b'{"text": "\xff"}', ""),
+        (b'{"text": "\\ud800"}', ""),
+        (b'{"text": "x", "more": ' + b"[" * 100_000, ""),
+    ],
+    ids=lambda value: repr(value[:40]),
+)
+def test_a_bad_line_of_jsonl_is_named_by_its_number(model, line, named):
+    stdin = b'{"text": "fine"}\n\n' + line + b'\n{"text": "fine"}\n'
+    assert re.search(f"line 3: .*{named}", fail("rerank", QUERY, "-m", model, stdin=stdin))
+
+
+def test_a_line_that_is_not_utf8_is_named_by_its_file_and_number(model, tmp_path):
+    path = tmp_path / "documents.txt"
+    path.write_bytes(b"fine\n\xff\xfe\n")
+    assert re.search(r"documents\.txt: line 2: .*utf-8", fail("rerank", QUERY, path, "-m", model))
+
+
+def test_a_damaged_bundle_is_one_line_that_names_the_file(model, tmp_path):
+    bundle = shutil.copytree(model, tmp_path / "bundle")
+    weights = bundle / "model.int8.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[1000] ^= 1
+    weights.write_bytes(content)
+    done = edgerank("verify", bundle)
+    assert done.returncode == 2
+    [line] = done.stderr.decode().splitlines()
+    assert re.search(r"^edgerank: error: .*model\.int8\.onnx\.data", line)
+    assert b"onnx.data" not in done.stdout
+
+    weights.write_bytes(content[:-1])
+    for command in (["verify"], ["inspect"], ["rerank", QUERY, "-m"]):
+        assert "model.int8.onnx.data" in fail(*command, bundle)
+
+
+def test_a_damaged_checkpoint_is_one_line_and_leaves_nothing_behind(qwen2, tmp_path):
+    checkpoint = shutil.copytree(qwen2, tmp_path / "checkpoint")
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (tmp_path / "output").mkdir()
+    message = fail("quantize", checkpoint, "-o", tmp_path / "output" / "bundle")
+    assert "model.safetensors" in message
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+@pytest.mark.parametrize("command", ["rerank", "rerank --json", "inspect", "inspect --json"])
+def test_a_reader_that_has_gone_ends_the_command_quietly(model, tmp_path, command):
+    documents = tmp_path / "documents.txt"
+    documents.write_bytes(LINES * 1000)  # more than a pipe holds
+    name, *options = command.split()
+    arguments = [QUERY, documents, "-m", model] if name == "rerank" else [model]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgerank", name, *map(str, arguments), *options],
+            env=environment(),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert done.stderr == b""
+
+
+def test_head_takes_what_it_wants_of_a_long_output(model, tmp_path):
+    documents = tmp_path / "documents.txt"
+    documents.write_bytes(b"".join(b"document %d\n" % number for number in range(3000)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgerank", "rerank", QUERY, str(documents), "-m", str(model)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        assert b"score" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_under_stdout_is_one_line(model, options):
+    with open("/dev/full", "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgerank", "inspect", str(model), *options],
+            env=environment(),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    [line] = done.stderr.decode().splitlines()
+    assert re.search("^edgerank: error: .*No space left on device", line)
