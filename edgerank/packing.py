@@ -139,7 +139,7 @@ def _pack_large(group: Group, max_tokens: int) -> Iterator[Batch]:
     ordered = _longest_first(group)
     long, short = ordered[: sum(is_long)], ordered[sum(is_long) :]
 
-    rides = not long and prefix_length <= max_tokens // 2
+    rides = not long and prefix_length + len(ordered[0][0]) <= max_tokens
     if not rides:
         yield from _chunks(group.prefix, 0, max_tokens, UNSCORED)
     for tokens, score_id in long:

@@ -228,7 +228,7 @@ def _score_by_logit(pairs: list[_Pair], encode: Encode, run: Run) -> Scores:
     for pair in pairs:
         texts_of.setdefault(pair.query, {}).setdefault(pair.text, pair.name)
     groups: list[Group] = []
-    owners: list[int] = []
+    owners: list[int] = []  # for each sequence, the place of its pair
     place_of: dict[tuple[str, str], int] = {}
     for query, texts in texts_of.items():
         encoded = encode(query, texts)

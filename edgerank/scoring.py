@@ -33,7 +33,7 @@ def similarities(query: Scores, documents: Scores) -> Scores:
 def best_of_each(raw: Scores, owners: Sequence[int], num_documents: int) -> Scores:
     """Give a document the best of its sequences' scores: float32 [num_documents]."""
     best = np.full(num_documents, -np.inf, np.float32)
-    np.maximum.at(best, owners, raw)
+    np.maximum.at(best, np.asarray(owners), raw)
     return best
 
 

@@ -114,11 +114,11 @@ def test_the_table_shows_ids_of_their_own(model):
     assert "second-id" in table
 
 
-@pytest.mark.parametrize("source", ["file", "stdin", "dash"])
+@pytest.mark.parametrize("source", ["file", "dash"])
 def test_documents_come_from_a_file_or_from_stdin(model, tmp_path, source):
     path = tmp_path / "documents.txt"
     path.write_bytes(LINES)
-    arguments = {"file": [path], "stdin": [], "dash": ["-"]}[source]
+    arguments = {"file": [path], "dash": ["-"]}[source]
     stdin = b"" if source == "file" else LINES
     printed = succeed("rerank", QUERY, *arguments, "--json", "-m", model, stdin=stdin)
     assert json.loads(printed) == ranked(model, TEXTS, ["1", "2", "3"])
@@ -145,7 +145,7 @@ def test_blank_lines_are_skipped_and_lines_keep_their_numbers(model):
     assert json.loads(printed) == ranked(model, texts, ["1", "4", "6"])
 
 
-@pytest.mark.parametrize("stdin", [b"", b"\n \n", b"\xef\xbb\xbf"], ids=repr)
+@pytest.mark.parametrize("stdin", [b"", b"\xef\xbb\xbf\n \n"], ids=repr)
 def test_no_documents_give_an_empty_array(model, stdin):
     assert json.loads(succeed("rerank", QUERY, "--json", "-m", model, stdin=stdin)) == []
 
@@ -185,21 +185,18 @@ def test_the_model_may_be_named_by_the_environment(model, bundles):
     assert json.loads(printed) == ranked(other, TEXTS, ["1", "2", "3"])
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_a_terminal_without_all_of_unicode_gets_a_table_and_whole_json(model, encoding):
-    stdin = "数は力😀\n".encode()
-    done = edgerank("rerank", QUERY, "-m", model, stdin=stdin, PYTHONIOENCODING=encoding)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert len(done.stdout.splitlines()) == 2
-    arguments = ("rerank", QUERY, "--json", "-m", model)
-    printed = succeed(*arguments, stdin=stdin, PYTHONIOENCODING=encoding)
+def test_a_terminal_without_all_of_unicode_gets_a_table_and_whole_json(model):
+    arguments, stdin = ("rerank", QUERY, "-m", model), "数は力😀\n".encode()
+    table = succeed(*arguments, stdin=stdin, PYTHONIOENCODING="cp1252")
+    assert len(table.splitlines()) == 2
+    printed = succeed(*arguments, "--json", stdin=stdin, PYTHONIOENCODING="cp1252")
     assert json.loads(printed)[0]["text"] == "数は力😀"
 
 
 def test_version_and_help_are_printed():
     assert re.search(r"\d+\.\d+\.\d+", succeed("--version"))
-    for command in ("quantize", "rerank", "inspect", "verify"):
-        assert command in succeed("--help")
+    described = succeed("--help")
+    assert all(command in described for command in ("quantize", "rerank", "inspect", "verify"))
 
 
 @pytest.mark.parametrize(
@@ -211,18 +208,14 @@ def test_version_and_help_are_printed():
         (["rerank", QUERY, ".", "-m", "MODEL"], b"", "directory"),
         (["rerank", QUERY, "-m", "MODEL", "--bogus"], LINES, "--bogus"),
         (["rerank", QUERY, "-m", "MODEL", "-k", "0"], LINES, "--top-k.*0"),
-        (["rerank", QUERY, "-m", "MODEL", "-k", "many"], LINES, "--top-k.*many"),
         (["rerank", QUERY, "-m", "MODEL", "--threads", "0"], LINES, "threads.*0"),
-        (["rerank", QUERY, "-m", "MODEL", "--max-length", "5"], LINES, "max_length.*5"),
         (["rerank", QUERY, "-m", "MODEL", "--instruction", "x"], LINES, "instruction"),
         (["rerank", QUERY, "-m", "MODEL", "--long-documents", "cut"], LINES, "cut.*truncate"),
         (["rerank", "-m", "MODEL"], b"", "QUERY"),
         (["rerank", "\udcff", "-m", "MODEL"], LINES, "query.*surrogate"),
         (["bogus"], b"", "bogus"),
-        (["--bogus"], b"", "--bogus"),
         (["inspect", "nowhere"], b"", "nowhere"),
-        (["inspect"], b"", "BUNDLE"),
-        (["verify", "nowhere"], b"", "nowhere"),
+        (["verify"], b"", "BUNDLE"),
         (["quantize", "no/such/directory", "-o", "out"], b"", "no/such/directory"),
         (["quantize", "no/such/directory"], b"", "--output"),
         (["quantize", "x", "-o", "out", "--precision", "int4"], b"", "int4.*int8.*fp32"),
@@ -238,10 +231,7 @@ def test_bad_usage_is_one_line_that_names_the_culprit(model, arguments, stdin, n
     ("line", "named"),
     [
         (b'{"text": ', ""),
-        (b"plain text", ""),
-        (b"[]", "array"),
         (b'{"id": "x"}', "text"),
-        (b'{"text": 5}', "text"),
         (b'{"text": "x", "id": true}', "id"),
         (b'{"text": "\xff"}', ""),
         (b'{"text": "\\ud800"}', ""),
@@ -288,7 +278,7 @@ def test_a_damaged_checkpoint_is_one_line_and_leaves_nothing_behind(qwen2, tmp_p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
-@pytest.mark.parametrize("command", ["rerank", "rerank --json", "inspect", "inspect --json"])
+@pytest.mark.parametrize("command", ["rerank", "rerank --json", "inspect"])
 def test_a_reader_that_has_gone_ends_the_command_quietly(model, tmp_path, command):
     documents = tmp_path / "documents.txt"
     documents.write_bytes(LINES * 1000)  # more than a pipe holds
@@ -325,11 +315,10 @@ def test_head_takes_what_it_wants_of_a_long_output(model, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_full_disk_under_stdout_is_one_line(model, options):
+def test_a_full_disk_under_stdout_is_one_line(model):
     with open("/dev/full", "wb") as stdout:
         done = subprocess.run(
-            [sys.executable, "-m", "edgerank", "inspect", str(model), *options],
+            [sys.executable, "-m", "edgerank", "inspect", str(model)],
             env=environment(),
             stdout=stdout,
             stderr=subprocess.PIPE,

@@ -102,10 +102,11 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
     """
     is_jsonl: bool | None = None
     for number, raw in enumerate(file, 1):
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
         if not raw.strip():
             continue
         if is_jsonl is None:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             is_jsonl = raw.lstrip().startswith(b"{")
         try:
             if is_jsonl:

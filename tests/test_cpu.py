@@ -1,0 +1,57 @@
+"""The cores that a process may use, on machines that are made up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgerank import cpu
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Make up CPUs with their hardware threads, an affinity mask and a cgroup quota."""
+
+    def make(siblings: dict[int, str], allowed: set[int], quota: str | None) -> None:
+        for number, text in siblings.items():
+            (tmp_path / f"cpu{number}").write_text(text + "\n")
+        if quota is not None:
+            (tmp_path / "cpu.max").write_text(quota + "\n")
+        monkeypatch.setattr(cpu, "CPU_TOPOLOGY", str(tmp_path / "cpu{}"))
+        monkeypatch.setattr(cpu, "CGROUP_V2", tmp_path)
+        monkeypatch.setattr(cpu, "CGROUP_V1", tmp_path / "none")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
+
+    return make
+
+
+HYPERTHREADED = {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7", 4: "0,4", 5: "1,5", 6: "2,6", 7: "3,7"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quota", "expected"),
+    [
+        (set(range(8)), None, 4),  # two hardware threads of a core count once
+        (set(range(8)), "max 100000", 4),
+        ({0, 4}, None, 1),  # pinned to both threads of one core
+        ({0, 1, 2}, None, 3),
+        (set(range(8)), "200000 100000", 2),  # docker run --cpus 2
+        (set(range(8)), "150000 100000", 2),
+        (set(range(8)), "10000 100000", 1),
+        ({3}, "800000 100000", 1),
+    ],
+)
+def test_cores_honour_hardware_threads_affinity_and_quota(machine, allowed, quota, expected):
+    machine(HYPERTHREADED, allowed, quota)
+    assert cpu.physical_cores() == expected
+
+
+def test_a_machine_that_does_not_tell_its_topology_counts_its_cpus(machine):
+    machine({}, {0, 1, 2}, None)
+    assert cpu.physical_cores() == 3
+
+
+def test_this_machine_has_at_least_one_core_and_no_more_than_its_cpus():
+    assert 1 <= cpu.physical_cores() <= (os.cpu_count() or 1)

@@ -1,0 +1,148 @@
+"""What is imported when: the runtime stays lean and offline, and the packages stay apart."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edgerank
+from tests.conftest import ROOT
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "optimum",
+    "onnx",
+    "numba",
+    "grpc",
+    "huggingface_hub",
+    "click",
+    "typer",
+    "rich",
+    "quantize",
+}
+RANK = """
+from edgerank import Reranker
+hits = Reranker.open(sys.argv[1], verify=True).rank("who wrote dune?", ["Frank Herbert", "Paris"])
+assert len(hits) == 2
+"""
+NO_SOCKETS = """
+def forbid(event, arguments):
+    if event.startswith("socket."):
+        raise RuntimeError(f"{event}{arguments}")
+
+sys.addaudithook(forbid)
+"""
+
+
+def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import sys\n{code}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def loaded_by(code: str, *arguments: str | Path) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after running ``code``."""
+    report = "import json; print(json.dumps([name.split('.')[0] for name in sys.modules]))"
+    done = run(f"{code}\n{report}", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return set(json.loads(done.stdout))
+
+
+def test_importing_edgerank_loads_nothing_heavy():
+    loaded = loaded_by("import edgerank")
+    assert "edgerank" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_ranking_loads_nothing_heavy(bundles):
+    loaded = loaded_by(RANK, bundles / "cross-encoder.int8")
+    assert "onnxruntime" in loaded
+    assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", ["qwen2.int8", "cross-encoder.int8", "embedding.int8"])
+def test_ranking_opens_no_socket(bundles, name):
+    done = run(NO_SOCKETS + RANK, bundles / name)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_ban_on_sockets_would_be_noticed():
+    done = run(NO_SOCKETS + "import socket; socket.getaddrinfo('localhost', 80)")
+    assert done.returncode != 0
+    assert "RuntimeError: socket.getaddrinfo" in done.stderr
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Yield the full name of every module, or member of one, that a file imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.parent.relative_to(ROOT).parts
+            base = list(package[: len(package) + 1 - node.level]) if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def imports_of(package: str) -> dict[str, set[str]]:
+    """Imports of every file of a package, by its path from the root."""
+    return {
+        path.relative_to(ROOT).as_posix(): set(imported_modules(path))
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def test_only_the_quantize_command_imports_quantize():
+    importers = {
+        file
+        for file, modules in imports_of("edgerank").items()
+        if any(within(module, "quantize") for module in modules)
+    }
+    assert importers == {"edgerank/cli/quantize.py"}
+
+
+def test_quantize_imports_only_the_bundle_format_and_the_errors_of_edgerank():
+    files = imports_of("quantize")
+    imported = {
+        module for modules in files.values() for module in modules if within(module, "edgerank")
+    }
+    allowed = {"edgerank.bundle", "edgerank.errors"}
+    assert imported
+    assert {module for module in imported if not any(within(module, a) for a in allowed)} == set()
+
+
+@pytest.mark.parametrize("package", ["edgerank", "quantize"])
+@pytest.mark.parametrize("banned", ["torch", "transformers", "optimum", "sentence_transformers"])
+def test_no_package_imports_a_training_framework(package, banned):
+    files = imports_of(package)
+    assert f"{package}/__init__.py" in files
+    for file, modules in files.items():
+        assert not any(within(module, banned) for module in modules), file
+
+
+def test_the_public_names_are_pinned_sorted_and_there():
+    assert edgerank.__all__ == [
+        "BundleError",
+        "EdgerankError",
+        "Hit",
+        "InputError",
+        "ProviderError",
+        "Reranker",
+    ]
+    assert edgerank.__all__ == sorted(edgerank.__all__)
+    assert all(hasattr(edgerank, name) for name in edgerank.__all__)
