@@ -214,7 +214,7 @@ def test_version_and_help_are_printed():
         (["rerank", "-m", "MODEL"], b"", "QUERY"),
         (["rerank", "\udcff", "-m", "MODEL"], LINES, "query.*surrogate"),
         (["bogus"], b"", "bogus"),
-        (["inspect", "nowhere"], b"", "nowhere"),
+        (["inspect", "no\nwhere"], b"", "no where"),
         (["verify"], b"", "BUNDLE"),
         (["quantize", "no/such/directory", "-o", "out"], b"", "no/such/directory"),
         (["quantize", "no/such/directory"], b"", "--output"),

@@ -13,7 +13,9 @@ from edgerank.bundle import Scoring
 from edgerank.scoring import activate, best_of_each, similarities, top
 
 few_values = arrays(np.float32, st.integers(0, 30), elements=st.sampled_from([-1.5, 0, 0.5, 2]))
-any_values = arrays(np.float32, st.integers(1, 30), elements=st.floats(-(2.0**99), 2.0**99, width=32))
+any_values = arrays(
+    np.float32, st.integers(1, 30), elements=st.floats(-(2.0**99), 2.0**99, width=32)
+)
 
 
 @given(scores=few_values, top_k=st.none() | st.integers(1, 40))
