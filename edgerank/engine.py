@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +15,7 @@ from edgerank.errors import BundleError, ProviderError
 from edgerank.packing import Batch
 
 CPU_PROVIDER = "CPUExecutionProvider"
+OUTPUTS = {"logit": "scores", "similarity": "embeddings"}  # by scoring rule
 
 
 class Cache:
@@ -45,7 +47,7 @@ class Engine:
         """Open a session on the bundle's graph.
 
         :param threads: threads that one operator may use
-        :raises BundleError: ONNX Runtime cannot load the graph
+        :raises BundleError: ONNX Runtime cannot load the graph, or it is not the manifest's
         :raises ProviderError: a provider is not part of the installed onnxruntime
         """
         missing = [name for name in providers if name not in ort.get_available_providers()]
@@ -72,7 +74,11 @@ class Engine:
         pasts = [value for value in self._session.get_inputs() if value.name.startswith("past.")]
         self._pasts = [value.name for value in pasts]
         self._presents = [name.replace("past", "present", 1) for name in self._pasts]
-        self._output = self._session.get_outputs()[-1].name
+        self._output = OUTPUTS[bundle.manifest.scoring.rule]
+        known = {*self._pasts, *(field.name for field in fields(Batch))}
+        has_output = self._output in (value.name for value in self._session.get_outputs())
+        if not known.issuperset(self._inputs) or not has_output:
+            raise BundleError(f"{bundle.model_path}: not the graph that the manifest describes")
         self._cache_width = pasts[0].shape[1] if pasts else 0
         self._lock = threading.Lock()  # one run at a time: its threads are all there are
 

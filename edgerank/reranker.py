@@ -96,6 +96,8 @@ class Reranker:
         length = opened.manifest.max_length if max_length is None else max_length
         _check_range("max_length", length, 16, limit)
         _check_range("max_batch_tokens", max_batch_tokens, 16, None)
+        if isinstance(providers, str):
+            raise InputError(f"providers: expected a list of names, got the string {providers!r}")
         threads = physical_cores() if threads is None else threads
         _check_range("threads", threads, 1, None)
         return cls(

@@ -98,6 +98,7 @@ class Int8:
             g.op("Div", x, peak),
             g.constant(1 / INT8_MAX),
             g.constant(np.uint8(128)),
+            domain=CONTRIB,  # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
         )
         if carried is not None and carried.scale is not None:
             peak = g.op("Mul", peak, carried.scale)

@@ -271,3 +271,8 @@ def test_weights_that_are_too_short_for_the_graph_are_refused_though_their_hash_
     content = (bundle / WEIGHTS).read_bytes()
     overwrite(bundle, WEIGHTS, content[: len(content) // 2])
     assert_refused(bundle, f"{re.escape(str(bundle / MODEL))}: .*cannot load", verify=True)
+
+
+def test_a_graph_that_the_manifest_does_not_describe_is_refused(bundle):
+    edit(bundle, lambda manifest: manifest["scoring"].update(rule="similarity"))
+    assert_refused(bundle, "model.int8.onnx: not the graph that the manifest describes")

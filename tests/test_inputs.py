@@ -500,3 +500,8 @@ def test_the_progress_bar_is_drawn_on_stderr_and_only_when_asked(reranker, capfd
         out, err = capfd.readouterr()
         assert out == ""
         assert "100%" in err
+
+
+def test_a_string_for_providers_is_refused(bundles):
+    with pytest.raises(InputError, match=r"providers: .*'CPUExecutionProvider'"):
+        Reranker.open(bundles / "qwen2.int8", providers="CPUExecutionProvider")

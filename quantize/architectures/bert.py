@@ -26,6 +26,7 @@ from quantize.errors import QuantizeError
 from quantize.graph import Graph
 from quantize.precision import Precision
 
+TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
 Head = Literal["classifier", "mean", "cls"]
 
 
@@ -78,8 +79,12 @@ def write(g: Graph, checkpoint: Checkpoint, precision: Precision, head: Head) ->
         g.output("scores", bert.classify(x), ["scored"])
         return
     pooled = _mean(g, x, grid) if head == "mean" else x
-    unit = g.op("LpNormalization", pooled, axis=-1, p=2)
-    g.output("embeddings", unit, ["scored", config.hidden_size])
+    norm = g.op("ReduceL2", pooled, g.constant([-1]), keepdims=1)
+    g.output(
+        "embeddings",
+        g.op("Div", pooled, g.op("Max", norm, g.constant(TINY))),
+        ["scored", config.hidden_size],
+    )
 
 
 def _mean(g: Graph, x: str, grid: Grid) -> str:
