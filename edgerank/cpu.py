@@ -1,14 +1,18 @@
-"""How many physical cores this process may use."""
+"""What the runtime asks of the CPU: how many cores, and quick arithmetic near zero."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import platform
+import sys
 from pathlib import Path
 
 CPU_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 CGROUP_V2 = Path("/sys/fs/cgroup")
 CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 0x8000, 0x0040  # bits of MXCSR
 
 
 def physical_cores() -> int:
@@ -23,6 +27,25 @@ def physical_cores() -> int:
     cores = {_siblings(cpu) for cpu in cpus}
     quota = _quota()
     return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
+
+
+def flush_denormals() -> None:
+    """Let the calling thread take floats below 1.2e-38 for zero; no effect but on
+    x86-64 with glibc.
+
+    A masked key's attention weight is such a float, and x86 handles each in microcode: a softmax
+    with half of its keys masked takes seven times as long as one without.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return
+    try:
+        libm = ctypes.CDLL("libm.so.6")
+    except OSError:  # another C library than glibc
+        return
+    environment = (ctypes.c_uint32 * 8)()  # fenv_t: seven words of x87 state, then MXCSR
+    if libm.fegetenv(environment) == 0:
+        environment[7] |= FLUSH_TO_ZERO | DENORMALS_ARE_ZERO
+        libm.fesetenv(environment)
 
 
 def _siblings(cpu: int) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgerank.bundle import Bundle
+from edgerank.cpu import flush_denormals
 from edgerank.errors import BundleError, ProviderError
 from edgerank.packing import Batch
 
@@ -62,10 +63,14 @@ class Engine:
         # no fusions: SkipLayerNormalization and BiasGelu are slower on the CPU than their parts
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # opening and runs take turns in one thread, so that denormals are flushed there and not in
+        # the callers' threads: a session sets the thread that it is made in
+        self._thread = ThreadPoolExecutor(1, "edgerank", initializer=flush_denormals)
         try:
-            self._session = ort.InferenceSession(
-                str(bundle.model_path), options, providers=list(providers)
-            )
+            self._session = self._thread.submit(
+                ort.InferenceSession, str(bundle.model_path), options, providers=list(providers)
+            ).result()
         except Exception as error:  # onnxruntime's own errors share no base class
             raise BundleError(
                 f"{bundle.model_path}: ONNX Runtime cannot load it: {error}"
@@ -80,7 +85,6 @@ class Engine:
         if not known.issuperset(self._inputs) or not has_output:
             raise BundleError(f"{bundle.model_path}: not the graph that the manifest describes")
         self._cache_width = pasts[0].shape[1] if pasts else 0
-        self._lock = threading.Lock()  # one run at a time: its threads are all there are
 
     @property
     def is_causal(self) -> bool:
@@ -108,8 +112,7 @@ class Engine:
         wanted = [self._output]
         if len(batch.cache_rows):
             wanted += self._presents
-        with self._lock:
-            outputs = self._session.run(wanted, feed)
+        outputs = self._thread.submit(self._session.run, wanted, feed).result()
         if len(batch.cache_rows):
             cache.store(batch.past_length, outputs[1:])
         raw: NDArray[np.float32] = outputs[0]

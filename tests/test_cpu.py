@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgerank import cpu
@@ -55,3 +60,26 @@ def test_a_machine_that_does_not_tell_its_topology_counts_its_cpus(machine):
 
 def test_this_machine_has_at_least_one_core_and_no_more_than_its_cpus():
     assert 1 <= cpu.physical_cores() <= (os.cpu_count() or 1)
+
+
+def test_only_the_thread_that_asks_for_it_flushes_denormals():
+    tiny = np.full(1, 1e-40, np.float32)
+
+    def halved() -> float:
+        cpu.flush_denormals()
+        return float((tiny * np.float32(0.5))[0])
+
+    with ThreadPoolExecutor(1) as thread:
+        flushed = thread.submit(halved).result()
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        assert flushed == 0
+    assert float((tiny * np.float32(0.5))[0]) > 0
+
+
+def test_ranking_leaves_the_callers_arithmetic_alone(bundles):
+    program = (
+        "import sys; import numpy as np; from edgerank import Reranker;"
+        "Reranker.open(sys.argv[1]).rank('query', ['a', 'b']);"
+        "assert (np.full(1, 1e-40, np.float32) * np.float32(0.5))[0] > 0"
+    )
+    subprocess.run([sys.executable, "-c", program, str(bundles / "qwen2.int8")], check=True)
