@@ -31,7 +31,8 @@ TOKENIZER = Path(__file__).parents[2] / "shared/tokenizers/qwen2.5/tokenizer.jso
 NUM_DOCUMENTS = 32
 PREFIX_TOKENS = 40  # system prompt and a short query
 TAIL_TOKENS = 55  # the prompt's fixed part after each document
-BARE_ROWS = 512
+BARE_ROWS, BARE_CALLS = 512, 8
+LIMITS = {"bare int8": np.int8, "bare fp32": np.float32}
 
 
 def main() -> None:
@@ -111,8 +112,8 @@ def measure_speed(bundle: Bundle, layers: int, threads: int, rounds: int, sizes:
     rng = np.random.default_rng(0)
     shared, apart = documents(rng)
     candidates: dict[str, tuple[Callable[[], object], float]] = {}
-    for name, dtype in (("bare int8", np.int8), ("bare fp32", np.float32)):
-        candidates[name] = bare(dtype, threads), 2 * BARE_ROWS * LAYER_WEIGHTS
+    for name, dtype in LIMITS.items():
+        candidates[name] = bare(dtype, threads), 2 * BARE_ROWS * LAYER_WEIGHTS * BARE_CALLS
     for size in sizes:
         candidates[f"engine, batches of {size}"] = (
             lambda size=size: run(engine, shared, size),
@@ -130,9 +131,13 @@ def measure_speed(bundle: Bundle, layers: int, threads: int, rounds: int, sizes:
             seconds[name].append(time.perf_counter() - start)
 
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
-    rates = {name: candidates[name][1] / medians[name] / 1e9 for name in candidates}
+    # a limit is what the machine can do at its best, the engine's rate what it does as a rule
+    typical = {n: min(times) if n in LIMITS else medians[n] for n, times in seconds.items()}
+    rates = {name: candidates[name][1] / typical[name] / 1e9 for name in candidates}
     tokens = {True: count_tokens(shared), False: count_tokens(apart)}
-    print(f"{threads} threads, {NUM_DOCUMENTS} documents, medians of {rounds} rounds")
+    print(
+        f"{threads} threads, {NUM_DOCUMENTS} documents, medians of {rounds} rounds (bare rates: the best)"
+    )
     print(f"{'':<28}{'GOP/s':>7}{'share':>8}{'tokens/s':>10}{'documents/s':>13}{'spread':>8}")
     for name, rate in rates.items():
         share = rate / rates["bare int8"]
@@ -218,7 +223,7 @@ def bare(dtype: type, threads: int) -> Callable[[], object]:
     x = rng.integers(0, 256, (BARE_ROWS, 1536)), rng.integers(0, 256, (BARE_ROWS, 8960))
     kind = np.uint8 if dtype == np.int8 else np.float32
     feed = {"narrow": x[0].astype(kind), "wide": x[1].astype(kind)}
-    return lambda: session.run(None, feed)
+    return lambda: [session.run(None, feed) for _ in range(BARE_CALLS)]
 
 
 if __name__ == "__main__":
