@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -56,7 +57,9 @@ def main() -> None:
         rerankers = {}
         for precision in ("int8", "fp32"):
             target = Path(directory) / precision
-            quantize(get_model_path(), target, precision=precision, show_progress=True)
+            quantize(
+                get_model_path(), target, precision=precision, show_progress=sys.stderr.isatty()
+            )
             rerankers[precision] = Reranker.open(target)
         show_rankings(console, rerankers, documents)
         show_cost(console, rerankers, documents)

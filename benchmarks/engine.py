@@ -136,7 +136,8 @@ def measure_speed(bundle: Bundle, layers: int, threads: int, rounds: int, sizes:
     rates = {name: candidates[name][1] / typical[name] / 1e9 for name in candidates}
     tokens = {True: count_tokens(shared), False: count_tokens(apart)}
     print(
-        f"{threads} threads, {NUM_DOCUMENTS} documents, medians of {rounds} rounds (bare rates: the best)"
+        f"{threads} threads, {NUM_DOCUMENTS} documents, medians of {rounds} rounds"
+        " (bare rates: the best)"
     )
     print(f"{'':<28}{'GOP/s':>7}{'share':>8}{'tokens/s':>10}{'documents/s':>13}{'spread':>8}")
     for name, rate in rates.items():
