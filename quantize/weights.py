@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 PAIR_BOUND = 128  # 255 * 128 = 32640 <= 32767, the largest int16
 INT8_MAX = 127
+SMALLEST_SCALE = 1e-30  # weights that would need a smaller one are zeros
 BLOCK_CHANNELS = 64  # int8 of as many channels fill a cache line of the transposed result
 
 
@@ -43,7 +44,7 @@ def _round_channels(
             left = abs(weight[channel, k])
             right = abs(weight[channel, k + 1]) if k + 1 < depth else np.float32(0)
             largest = max(largest, max(left, right) / INT8_MAX, (left + right) / PAIR_BOUND)
-        scales[channel] = largest if largest > 0 else 1
+        scales[channel] = largest if largest >= SMALLEST_SCALE else 1
     for block in prange((num_channels + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS):
         first = block * BLOCK_CHANNELS
         for k in range(0, depth, 2):
@@ -71,6 +72,6 @@ def quantize_rows_blockwise(
     """
     blocks = table.reshape(table.shape[0], -1, block_size)
     scale = (np.abs(blocks).max(axis=2) / INT8_MAX).astype(np.float32)
-    scale[scale == 0] = 1
+    scale[scale < SMALLEST_SCALE] = 1
     values = np.rint(blocks / scale[:, :, None]) + 128
     return values.astype(np.uint8).reshape(table.shape), scale

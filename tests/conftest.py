@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,19 @@ def bpe_tokenizer() -> Tokenizer:
 
 
 def wordpiece_tokenizer() -> Tokenizer:
-    """A WordPiece tokenizer of BERT's kind."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """A WordPiece tokenizer of BERT's kind.
+
+    Its vocabulary is laid out by hand, since the library's trainer orders equals at random.
+    """
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = {word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(TEXT))}
+    characters = {*string.printable.lower(), *"".join(words)} - {*string.whitespace}
+    pieces = {*words, *characters, *(f"##{character}" for character in characters)}
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator([TEXT], trainer)
+    vocabulary = {piece: index for index, piece in enumerate([*special, *sorted(pieces)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     return tokenizer
@@ -94,7 +101,10 @@ def save_cross_encoder(directory: Path, **config: object) -> Path:
     """Save a random BERT cross-encoder checkpoint with one logit."""
     torch.manual_seed(0)
     tokenizer = wordpiece_tokenizer()
-    _save(BertForSequenceClassification(_bert_config(tokenizer, num_labels=1, **config)), directory)
+    model = BertForSequenceClassification(_bert_config(tokenizer, num_labels=1, **config))
+    with torch.no_grad():
+        model.classifier.weight *= 20  # or a random model gives all documents nearly one score
+    _save(model, directory)
     BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(directory)
     return directory
 

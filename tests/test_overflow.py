@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from quantize.weights import PAIR_BOUND, quantize_channels, quantize_rows_blockwise
+from quantize.weights import (
+    PAIR_BOUND,
+    SMALLEST_SCALE,
+    quantize_channels,
+    quantize_rows_blockwise,
+)
 
 
 def product(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -125,7 +130,7 @@ def test_scales_are_no_larger_than_the_bound_asks_for(weight):
     pairs = magnitudes[:, 0::2] + magnitudes[:, 1::2]
     least = np.maximum(magnitudes.max(axis=1) / 127, pairs.max(axis=1) / PAIR_BOUND)
     _, scale = quantize_channels(weight)
-    np.testing.assert_allclose(scale, np.where(least > 0, least, 1), rtol=1e-6)
+    np.testing.assert_allclose(scale, np.where(least >= SMALLEST_SCALE, least, 1), rtol=1e-6)
 
 
 @settings(deadline=None)
