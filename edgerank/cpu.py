@@ -34,7 +34,7 @@ def flush_denormals() -> None:
     x86-64 with glibc.
 
     A masked key's attention weight is such a float, and x86 handles each in microcode: a softmax
-    with half of its keys masked takes seven times as long as one without.
+    with half of its keys masked takes several times as long (``benchmarks/operators.py``).
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return

@@ -60,7 +60,7 @@ class Engine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # no fusions: SkipLayerNormalization and BiasGelu are slower on the CPU than their parts
+        # no fusions: SkipLayerNormalization takes three times its parts (benchmarks/operators.py)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
