@@ -30,8 +30,7 @@ def physical_cores() -> int:
 
 
 def flush_denormals() -> None:
-    """Let the calling thread take floats below 1.2e-38 for zero; no effect but on
-    x86-64 with glibc.
+    """Let the calling thread take floats below 1.2e-38 for zero, on x86-64 with glibc.
 
     A masked key's attention weight is such a float, and x86 handles each in microcode: a softmax
     with half of its keys masked takes several times as long (``benchmarks/operators.py``).

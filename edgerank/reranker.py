@@ -10,7 +10,7 @@ from itertools import count
 import numpy as np
 from tqdm import tqdm
 
-from edgerank.bundle import Bundle, read_bundle, verify_bundle
+from edgerank.bundle import MIN_LENGTH, Bundle, read_bundle, verify_bundle
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.errors import InputError
@@ -94,7 +94,7 @@ class Reranker:
                 pass
         limit = opened.manifest.max_length_limit
         length = opened.manifest.max_length if max_length is None else max_length
-        _check_range("max_length", length, 16, limit)
+        _check_range("max_length", length, MIN_LENGTH, limit)
         _check_range("max_batch_tokens", max_batch_tokens, 16, None)
         if isinstance(providers, str):
             raise InputError(f"providers: expected a list of names, got the string {providers!r}")

@@ -26,7 +26,7 @@ from quantize.blocks import (
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.graph import CONTRIB, Graph
-from quantize.precision import Precision, Rows, scaled
+from quantize.precision import Precision, Rows
 
 Angles = tuple[str, str]  # cosines and sines, float32 [1, T, head_size / 2]
 
@@ -233,4 +233,4 @@ class _Qwen2:
         raised = precision.matmul(g, rows, up, load(f"{up}.weight", *wide))
         inner = precision.rows(g, g.op("Mul", gated, raised), carried=rows)
         weight = load(f"{down}.weight", *reversed(wide))
-        return scaled(g, precision.matmul(g, inner, down, weight), inner)
+        return linear(g, precision, inner, down, weight)
