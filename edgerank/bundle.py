@@ -87,6 +87,42 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str  # hexadecimal
 
 
+class Compared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A document's score in the original model and in the bundle."""
+
+    document: str  # its id in the text that was scored
+    query: int  # place of its query there, from 0
+    reference: float
+    score: float
+
+
+class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The bundle against the original model in float32, on text that nothing was tuned to."""
+
+    text: str  # where the pairs come from
+    queries: int
+    pairs: int
+    spread: float  # standard deviation of the original's scores, to read the errors against
+    mean_error: float  # of the scores, absolute
+    p99_error: float
+    max_error: float
+    kendall_tau: float  # of a query's documents, mean over queries
+    min_kendall_tau: float
+    top10_overlap: float  # share of a query's first ten, mean over queries
+    min_top10_overlap: float
+    worst: tuple[Compared, ...]  # the documents with the largest errors
+    layers: tuple[float, ...]  # after each layer: rms error of the stream / its rms
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Matrices left in float32, and what that bought."""
+
+    matrices: tuple[str, ...]
+    added_bytes: int
+    mean_error_without: float
+    kendall_tau_without: float
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of edgerank.json."""
 
@@ -104,6 +140,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str  # file name of the graph
     tokenizer: str  # file name
     files: dict[str, File]
+    fidelity: Fidelity | None  # None for float32
+    kept: Kept | None  # None if that was not asked for
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.max_length <= self.max_length_limit:

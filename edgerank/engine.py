@@ -1,10 +1,12 @@
-"""One ONNX Runtime session and the key/value cache that its micro-batches share."""
+"""ONNX Runtime sessions, and the key/value cache that micro-batches share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -41,6 +43,40 @@ class Cache:
             layer[start:end] = new
 
 
+class Session:
+    """An ONNX Runtime session that computes in a thread of its own.
+
+    Opening and runs take turns in that thread, so that denormals are flushed there and not in the
+    callers' threads: a session sets the thread that it is made in.
+    """
+
+    def __init__(self, model: Path, *, threads: int, providers: Sequence[str]) -> None:
+        """Load ``model``; the errors are ONNX Runtime's own."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # no fusions: SkipLayerNormalization takes three times its parts (benchmarks/operators.py)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        self._thread = ThreadPoolExecutor(1, "edgerank", initializer=flush_denormals)
+        self._session = self._thread.submit(
+            ort.InferenceSession, str(model), options, providers=list(providers)
+        ).result()
+        self.inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        self.outputs = {value.name: value.shape for value in self._session.get_outputs()}
+
+    def run(
+        self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]
+    ) -> list[NDArray[np.float32]]:
+        """Compute ``outputs``; what ``feed`` has beyond the inputs is left out."""
+        wanted = {name: value for name, value in feed.items() if name in self.inputs}
+        results: list[NDArray[np.float32]] = self._thread.submit(
+            self._session.run, outputs, wanted
+        ).result()
+        return results
+
+
 class Engine:
     """Runs micro-batches; safe to share between threads."""
 
@@ -57,34 +93,20 @@ class Engine:
                 f"{missing[0]} is not available: the installed onnxruntime has"
                 f" {', '.join(ort.get_available_providers())} (onnxruntime-gpu brings CUDA)"
             )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # no fusions: SkipLayerNormalization takes three times its parts (benchmarks/operators.py)
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        # opening and runs take turns in one thread, so that denormals are flushed there and not in
-        # the callers' threads: a session sets the thread that it is made in
-        self._thread = ThreadPoolExecutor(1, "edgerank", initializer=flush_denormals)
         try:
-            self._session = self._thread.submit(
-                ort.InferenceSession, str(bundle.model_path), options, providers=list(providers)
-            ).result()
+            self._session = Session(bundle.model_path, threads=threads, providers=providers)
         except Exception as error:  # onnxruntime's own errors share no base class
             raise BundleError(
                 f"{bundle.model_path}: ONNX Runtime cannot load it: {error}"
             ) from error
-        self._inputs = [value.name for value in self._session.get_inputs()]
-        pasts = [value for value in self._session.get_inputs() if value.name.startswith("past.")]
-        self._pasts = [value.name for value in pasts]
+        inputs = self._session.inputs
+        self._pasts = [name for name in inputs if name.startswith("past.")]
         self._presents = [name.replace("past", "present", 1) for name in self._pasts]
         self._output = OUTPUTS[bundle.manifest.scoring.rule]
         known = {*self._pasts, *(field.name for field in fields(Batch))}
-        has_output = self._output in (value.name for value in self._session.get_outputs())
-        if not known.issuperset(self._inputs) or not has_output:
+        if not known.issuperset(inputs) or self._output not in self._session.outputs:
             raise BundleError(f"{bundle.model_path}: not the graph that the manifest describes")
-        self._cache_width = pasts[0].shape[1] if pasts else 0
+        self._cache_width = inputs[self._pasts[0]][1] if self._pasts else 0
 
     @property
     def is_causal(self) -> bool:
@@ -96,24 +118,33 @@ class Engine:
 
         :return: float32 [num_scores], or [num_scores, dimension] for embeddings, by score id
         """
-        cache = Cache(len(self._pasts), self._cache_width)
-        results: NDArray[np.float32] | None = None
-        for batch in batches:
-            raw = self._step(batch, cache)
-            if results is None:
-                results = np.zeros((num_scores, *raw.shape[1:]), np.float32)
-            scored = batch.score_ids >= 0
-            results[batch.score_ids[scored]] = raw[scored]
-        return np.zeros(0, np.float32) if results is None else results
+        outputs = self.trace(batches, [self._output])
+        return gather_scores(((batch, raw) for batch, (raw,) in outputs), num_scores)
 
-    def _step(self, batch: Batch, cache: Cache) -> NDArray[np.float32]:
-        feed = {name: getattr(batch, name) for name in self._inputs if not name.startswith("past.")}
-        feed.update(zip(self._pasts, cache.leading(batch.past_length), strict=True))
-        wanted = [self._output]
-        if len(batch.cache_rows):
-            wanted += self._presents
-        outputs = self._thread.submit(self._session.run, wanted, feed).result()
-        if len(batch.cache_rows):
-            cache.store(batch.past_length, outputs[1:])
-        raw: NDArray[np.float32] = outputs[0]
-        return raw
+    def trace(
+        self, batches: Iterable[Batch], outputs: Sequence[str]
+    ) -> Iterator[tuple[Batch, list[NDArray[np.float32]]]]:
+        """Run micro-batches in order; yield each with the ``outputs`` of the graph."""
+        cache = Cache(len(self._pasts), self._cache_width)
+        for batch in batches:
+            feed = batch.feed | dict(
+                zip(self._pasts, cache.leading(batch.past_length), strict=True)
+            )
+            presents = self._presents if len(batch.cache_rows) else []
+            results = self._session.run([*outputs, *presents], feed)
+            if presents:
+                cache.store(batch.past_length, results[len(outputs) :])
+            yield batch, results[: len(outputs)]
+
+
+def gather_scores(
+    results: Iterable[tuple[Batch, NDArray[np.float32]]], num_scores: int
+) -> NDArray[np.float32]:
+    """Put each micro-batch's results, [B] or [B, dimension], where its score ids say."""
+    scores: NDArray[np.float32] | None = None
+    for batch, raw in results:
+        if scores is None:
+            scores = np.zeros((num_scores, *raw.shape[1:]), np.float32)
+        scored = batch.score_ids >= 0
+        scores[batch.score_ids[scored]] = raw[scored]
+    return np.zeros(0, np.float32) if scores is None else scores

@@ -12,7 +12,7 @@ goes through in chunks, each with everything before it as past.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,15 @@ class Batch:
     cache_rows: Ids  # int64 [C], rows whose keys and values later micro-batches need
     past_length: int  # leading rows of the cache that this micro-batch sees
     score_ids: Ids  # int64 [B], UNSCORED for prefixes and unfinished chunks
+
+    @property
+    def feed(self) -> dict[str, Ids]:
+        """The arrays by name; a graph takes those that it has inputs for."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("past_length", "score_ids")
+        }
 
 
 def pack(groups: Iterable[Group], *, max_tokens: int, causal: bool) -> Iterator[Batch]:

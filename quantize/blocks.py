@@ -9,7 +9,7 @@ every document against every other (``benchmarks/attention.py``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,7 @@ MASKED = -1e9  # added to the attention logit of a key that must not be seen; it
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tokens of the flat axis sit during attention: B sequences, L query slots, S keys.
-
-    ``for_scored`` of a graph turns it into the grid of the scored rows alone, with L = 1.
-    """
+    """Where the flat axis sits during attention: B sequences, L query slots, S key slots."""
 
     query_rows: str  # int64 [B, L], the flat row in each query slot, 0 in empty slots
     key_rows: str  # int64 [B, S], the row of past ++ flat axis in each key slot
@@ -34,24 +31,27 @@ class Grid:
     mask: str  # float32 [B, 1, L, S], 0 where the key is visible
 
 
-def flat_inputs(g: Graph) -> tuple[str, str]:
-    """Declare the token ids and positions, int64 [T] each."""
-    return (
-        g.input("token_ids", TensorProto.INT64, ["tokens"]),
-        g.input("positions", TensorProto.INT64, ["tokens"]),
-    )
+@dataclass(frozen=True)
+class Inputs:
+    """What a graph is fed besides the stream and the caches."""
+
+    token_ids: str  # int64 [T]
+    positions: str  # int64 [T]
+    scored_rows: str  # int64 [R], the flat rows whose final state is read, one a sequence
+    grid: Grid
+    scored_grid: Grid  # that of the scored rows alone, with L = 1
 
 
-def grid_inputs(g: Graph, *, with_past: bool) -> tuple[Grid, str, Grid]:
-    """Declare the grid inputs; return the whole grid, the scored rows and the grid of those alone.
+def declare_inputs(g: Graph, *, with_past: bool) -> Inputs:
+    """Declare the inputs that all architectures share.
 
     ``visible`` int64 [B, L] says how many of a sequence's leading keys each query slot sees. That
     one number covers causal and two-sided attention, a shared prefix and a chunk's past.
-    ``scored_rows`` int64 [R] are the flat rows whose final state is read, one a
-    sequence.
 
     Without a past, keys are the sequence's own tokens and share the query slots.
     """
+    token_ids = g.input("token_ids", TensorProto.INT64, ["tokens"])
+    positions = g.input("positions", TensorProto.INT64, ["tokens"])
     query_rows = g.input("query_rows", TensorProto.INT64, ["sequences", "length"])
     key_rows = (
         g.input("key_rows", TensorProto.INT64, ["sequences", "keys"]) if with_past else query_rows
@@ -61,7 +61,7 @@ def grid_inputs(g: Graph, *, with_past: bool) -> tuple[Grid, str, Grid]:
     scored_rows = g.input("scored_rows", TensorProto.INT64, ["scored"])
 
     g.scope = "grid"
-    every = Grid(query_rows, key_rows, slots, _mask(g, visible, key_rows))
+    grid = Grid(query_rows, key_rows, slots, _mask(g, visible, key_rows))
     scored_slots = g.op("Gather", slots, scored_rows)
     length = g.op("Shape", query_rows, start=1, end=2)
     sequence = g.op("Div", scored_slots, length)
@@ -75,13 +75,13 @@ def grid_inputs(g: Graph, *, with_past: bool) -> tuple[Grid, str, Grid]:
         g.op("Squeeze", count),
         g.constant(np.int64(1)),
     )
-    scored = Grid(
+    scored_grid = Grid(
         query_rows=g.op("Unsqueeze", every_scored, g.constant([1])),
         key_rows=scored_keys,
         slots=every_scored,
         mask=_mask(g, scored_visible, scored_keys),
     )
-    return every, scored_rows, scored
+    return Inputs(token_ids, positions, scored_rows, grid, scored_grid)
 
 
 def _mask(g: Graph, visible: str, key_rows: str) -> str:
@@ -131,14 +131,18 @@ def linear(
     bias: NDArray[np.float32] | None = None,
 ) -> str:
     """Compute rows · weightᵀ + bias: float32 [T, N] from ``weight`` [N, K] and ``bias`` [N]."""
-    product = scaled(g, precision.matmul(g, rows, name, weight), rows)
+    product = scaled(g, precision.matmul(g, rows, name, weight))
     return product if bias is None else g.op("Add", product, g.weight(f"{name}.bias", bias))
 
 
 def gather_rows(g: Graph, rows: Rows, indices: str) -> Rows:
     """Keep only the rows at ``indices``."""
-    scale = None if rows.scale is None else g.op("Gather", rows.scale, indices)
-    return Rows(g.op("Gather", rows.values, indices), scale)
+    if not rows.integers:
+        return replace(rows, real=g.op("Gather", rows.real, indices))
+    real, integers, scale = (
+        g.op("Gather", part, indices) for part in (rows.real, rows.integers, rows.scale)
+    )
+    return replace(rows, real=real, integers=integers, scale=scale)
 
 
 def split_columns(g: Graph, x: str, sizes: Sequence[int]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,10 +45,6 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int  # bytes from the start of the file
 
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * STORED_DTYPES[self.dtype].itemsize
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -57,7 +53,6 @@ class Checkpoint:
     directory: Path
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
-    on_read: Callable[[int], object] | None = None  # called with the bytes of each tensor read
 
     @property
     def tokenizer_path(self) -> Path:
@@ -83,10 +78,7 @@ class Checkpoint:
 
         :raises QuantizeError: it is missing, has another shape, or holds NaN or infinity
         """
-        values = self._load(name, shape, None)
-        if self.on_read is not None:
-            self.on_read(self.tensors[name].num_bytes)
-        return values
+        return self._load(name, shape, None)
 
     def rows(self, name: str, indices: Sequence[int], *shape: int) -> NDArray[np.float32]:
         """Load some rows of a tensor as float32, without reading the others."""

@@ -16,8 +16,7 @@ from edgerank.bundle import Piece, Prompt, Scoring, Truncation
 from quantize.architectures import bert, qwen2
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
-from quantize.graph import Graph
-from quantize.precision import Precision
+from quantize.model import Model
 
 
 class _Config(msgspec.Struct):
@@ -66,7 +65,7 @@ class Family:
     prompt: Prompt
     truncation: Truncation
     scoring: Scoring
-    write: Callable[[Graph, Checkpoint, Precision], None]
+    model: Model[Any]
 
 
 def recognize(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
@@ -119,9 +118,6 @@ def _mxbai_rerank_v2(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
     limit = config.max_position_embeddings - (fixed - separator)
     estimated_max = 9.0 if config.hidden_size == 896 else 12.0  # base, large
 
-    def write(g: Graph, checkpoint: Checkpoint, precision: Precision) -> None:
-        qwen2.write(g, checkpoint, precision, (positive, negative))
-
     return Family(
         name="mxbai-rerank-v2",
         architecture="qwen2",
@@ -130,7 +126,7 @@ def _mxbai_rerank_v2(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
         prompt=prompt,
         truncation=Truncation("document", reserved=separator, query_share=(3, 4)),
         scoring=Scoring("logit", normalize_offset=estimated_max / 2),
-        write=write,
+        model=qwen2.Qwen2(checkpoint, (positive, negative)),
     )
 
 
@@ -151,7 +147,7 @@ def _bert_cross_encoder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
         ),
         truncation=Truncation("longest", reserved=3),
         scoring=Scoring("logit", activation=_cross_encoder_activation(checkpoint)),
-        write=_bert_writer("classifier"),
+        model=bert.Bert(checkpoint, "classifier"),
     )
 
 
@@ -175,7 +171,7 @@ def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
         ),
         truncation=Truncation("each", reserved=2),
         scoring=Scoring("similarity"),
-        write=_bert_writer(_pooling(checkpoint)),
+        model=bert.Bert(checkpoint, _pooling(checkpoint)),
     )
 
 
@@ -184,13 +180,6 @@ RECOGNIZED: tuple[tuple[str, bool, Callable[[Checkpoint, Tokenizer], Family]], .
     ("BertForSequenceClassification", False, _bert_cross_encoder),
     ("BertModel", True, _bert_embedding),
 )
-
-
-def _bert_writer(head: bert.Head) -> Callable[[Graph, Checkpoint, Precision], None]:
-    def write(g: Graph, checkpoint: Checkpoint, precision: Precision) -> None:
-        bert.write(g, checkpoint, precision, head)
-
-    return write
 
 
 def _count(tokenizer: Tokenizer, piece: Piece) -> int:

@@ -6,7 +6,7 @@ what reranking needs. Weights lie page-aligned in ``<model>.data`` so that ONNX 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +103,42 @@ class Graph:
         )
         return outputs
 
-    def save(self) -> None:
-        """Write the graph beside its weights.
+    @property
+    def weights(self) -> Collection[str]:
+        """Names of the weights so far."""
+        return self._initializers.keys() - set(self._constants.values())
+
+    def save(self, *, extra_outputs: Sequence[str] = ()) -> None:
+        """Write the graph beside its weights, without the nodes and inputs that nothing reads.
 
         The data file always exists, so that a bundle has the same files whatever the model's size.
+
+        :param extra_outputs: float32 values to put out too
         """
         self.close()
+        extra = [
+            helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in extra_outputs
+        ]
+        self.path.write_bytes(self._model([*self._outputs, *extra]).SerializeToString())
+
+    def _model(self, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        wanted = {output.name for output in outputs}
+        nodes = []
+        for node in reversed(self._nodes):
+            if not wanted.isdisjoint(node.output):
+                nodes.append(node)
+                wanted.update(node.input)
         graph = helper.make_graph(
-            self._nodes, "edgerank", self._inputs, self._outputs, list(self._initializers.values())
+            nodes[::-1],
+            "edgerank",
+            [value for value in self._inputs if value.name in wanted],
+            outputs,
+            [tensor for name, tensor in self._initializers.items() if name in wanted],
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-        model = helper.make_model(
+        return helper.make_model(
             graph, opset_imports=opsets, ir_version=11, producer_name="edgerank"
         )
-        self.path.write_bytes(model.SerializeToString())
 
     def close(self) -> None:
         """Release the data file."""

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: recognise the family, write the graph, describe the result."""
+"""A checkpoint becomes a bundle: recognise the family, write the graph, measure, describe."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, Literal
 
+import msgspec
+import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -19,23 +23,45 @@ from edgerank.bundle import (
     MANIFEST_NAME,
     MIN_LENGTH,
     Bundle,
+    Fidelity,
+    Kept,
     Manifest,
+    Source,
     describe_files,
     read_bundle,
     write_manifest,
 )
+from edgerank.packing import Batch
+from quantize.calibration import batches_of, read_calibration, thinned
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.equalisation import outlier_channels
 from quantize.errors import QuantizeError
 from quantize.families import Family, recognize
+from quantize.fidelity import Reference, compare, run_reference
 from quantize.graph import Graph
 from quantize.hub import locate
-from quantize.precision import PRECISIONS, Precision
+from quantize.layerwise import Layerwise
+from quantize.model import Floats, Layer, Model
+from quantize.precision import Float32, Int4, Int8, Precision
+from quantize.report import Report, ScoredPair, check_plotting, write_report
+from quantize.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
 
-RECIPES = {
-    "fp32": "float32 weights and activations",
+Step = Literal["rotate", "balance", "compensate"]
+
+STEPS: dict[Step, str] = {
+    "rotate": "rotated",
+    "balance": "channels balanced",
+    "compensate": "rounding errors compensated",
+}
+PRECISIONS = {
     "int8": "int8 weights per output channel, no neighbouring pair above 128; uint8 activations"
     " per token; int8 embedding per block of a row",
+    "int4": "int4 weights per block of an output channel; int8 embedding per block of a row",
+    "fp32": "float32 weights and activations",
 }
+ROUNDED = {"int8": Int8, "int4": Int4}
+OUTLIER_BATCHES = 2  # micro-batches that show which channels stand out
+SENSITIVITY_BATCHES = 2  # and which matrices lose most
 
 
 def quantize(
@@ -43,51 +69,227 @@ def quantize(
     bundle: str | os.PathLike[str],
     *,
     precision: str = "int8",
+    calibrate: str | os.PathLike[str] | None = None,
+    keep_fp32: KeepFp32 = (),
+    min_tau: float | None = None,
+    report: str | os.PathLike[str] | None = None,
+    steps: Sequence[Step] | None = None,
     show_progress: bool = False,
 ) -> Bundle:
-    """Turn a Hugging Face checkpoint into a bundle.
+    """Turn a Hugging Face checkpoint into a bundle, and measure what that cost.
 
     :param checkpoint: a directory with config.json, tokenizer.json and safetensors, or a hub id
     :param bundle: the directory to create; an existing bundle there is replaced
-    :param precision: "int8" or "fp32"
+    :param precision: "int8", "int4" or "fp32", which is not measured
+    :param calibrate: JSON Lines of {"query": ..., "document": ..., "id": ...} to choose scales by
+        and to measure on; a small text of edgerank's own by default
+    :param keep_fp32: matrices that stay in float32: patterns of names, how many of those that
+        lose most, or "auto" for those that stand out; takes twice the time, to show the trade
+    :param min_tau: the least mean Kendall tau against the original to accept
+    :param report: a directory for report.json and report.html
+    :param steps: parts of the recipe: all of ``STEPS`` by default, none for fp32
     :param show_progress: draw a progress bar on stderr
-    :raises QuantizeError: the checkpoint is unusable or the bundle cannot be written; nothing is
-        left behind
+    :raises QuantizeError: the checkpoint or the calibration text is unusable, the bundle cannot be
+        written, or it misses ``min_tau``; nothing is left behind but the report
     """
     if precision not in PRECISIONS:
-        raise QuantizeError(f"precision {precision!r} is unknown; choose {' or '.join(PRECISIONS)}")
+        raise QuantizeError(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+    is_rounded = precision != "fp32"
+    if report is not None:
+        check_plotting()
+    if steps is None:
+        steps = tuple(STEPS) if is_rounded else ()
+    calibration = read_calibration(None if calibrate is None else Path(calibrate))
     source, directory = locate(checkpoint)
     opened = open_checkpoint(directory)
-    tokenizer = _load_tokenizer(opened)
-    family = recognize(opened, tokenizer)
+    family = recognize(opened, _load_tokenizer(opened))
     if family.max_length < MIN_LENGTH:
         raise QuantizeError(
             f"{directory}: config.json's max_position_embeddings and the tokenizer's settings leave"
             f" {family.max_length} tokens for the texts; at least {MIN_LENGTH} are needed"
         )
-    with _atomic_directory(Path(bundle)) as staging:
-        model = staging / f"model.{precision}.onnx"
-        with _progress(opened, family, enabled=show_progress) as observed:
-            _write_graph(model, observed, family, PRECISIONS[precision])
+    with (
+        _atomic_directory(Path(bundle)) as staging,
+        tqdm(desc=family.name, unit=" layers", disable=not show_progress) as bar,
+    ):
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            source=source,
-            family=family.name,
-            architecture=family.architecture,
-            precision=precision,
-            recipe=RECIPES[precision],
-            max_length=family.max_length,
-            max_length_limit=family.max_length_limit,
-            prompt=family.prompt,
-            truncation=family.truncation,
-            scoring=family.scoring,
-            model=model.name,
-            tokenizer="tokenizer.json",
-            files=describe_files(staging),
+        scratch = staging / "scratch"
+        scratch.mkdir()
+        draft = Bundle(staging, _manifest(source, family, precision, steps))
+        original = Layerwise(family.model, scratch, bar)
+        texts = thinned(draft, original, calibration)
+        batches = batches_of(draft, original, texts.pairs)
+        model = family.model
+        if "rotate" in steps:
+            model = model.rotated(_outliers(original, batches[:OUTLIER_BATCHES]))
+        passes = 1 + is_rounded + 2 * bool(keep_fp32)
+        bar.total = bar.n + passes * model.num_layers
+        writer = _Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
+        made = None
+        if is_rounded:
+            reference = run_reference(draft, family.model, texts, scratch, bar)
+            made = _write_and_measure(draft, writer, reference, keep_fp32)
+            if report is not None:
+                write_report(Path(report), made)
+            _check_tau(bundle, made.fidelity, min_tau)
+        else:
+            writer.write(draft.model_path, ())
+        bar.total = bar.n  # fewer if no matrix was found worth keeping
+        shutil.rmtree(scratch)
+        write_manifest(
+            staging,
+            msgspec.structs.replace(
+                draft.manifest,
+                fidelity=made.fidelity if made else None,
+                kept=made.kept if made else None,
+                files=describe_files(staging),
+            ),
         )
-        write_manifest(staging, manifest)
     return read_bundle(bundle)
+
+
+def _manifest(source: Source, family: Family, precision: str, steps: Sequence[Step]) -> Manifest:
+    """Describe the bundle as far as it is known before it is written."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        source=source,
+        family=family.name,
+        architecture=family.architecture,
+        precision=precision,
+        recipe="; ".join([PRECISIONS[precision], *(STEPS[step] for step in steps)]),
+        max_length=family.max_length,
+        max_length_limit=family.max_length_limit,
+        prompt=family.prompt,
+        truncation=family.truncation,
+        scoring=family.scoring,
+        model=f"model.{precision}.onnx",
+        tokenizer="tokenizer.json",
+        files={},
+        fidelity=None,
+        kept=None,
+    )
+
+
+def _outliers(engine: Layerwise, batches: Sequence[Batch]) -> list[int]:
+    """Find the channels of the stream that stand out after some layer."""
+    found: set[int] = set()
+    for step in engine.steps(batches):
+        found.update(outlier_channels(np.concatenate(step.after)))
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """How a model's layers become those of a graph."""
+
+    model: Model[Any]
+    precision: str
+    steps: Sequence[Step]
+    engine: Layerwise
+    batches: Sequence[Batch]  # of calibration text
+    bar: tqdm  # advances by one a layer
+
+    def write(self, path: Path, keep: Sequence[str]) -> tuple[Graph, list[str]]:
+        """Write the graph; return it with the names of the streams after each layer."""
+        g = Graph(path)
+        try:
+            inputs = self.model.declare(g)
+            x = self.model.embed(g, self._precision({}, keep), inputs)
+            streams = []
+            for layer, rows in self._layers():
+                x = layer.write(g, self._precision(rows, keep), inputs, x)
+                streams.append(x)
+            self.model.finish(g, self._precision({}, keep), inputs, x)
+            g.save()
+        finally:
+            g.close()
+        return g, streams
+
+    def _layers(self) -> Iterator[tuple[Layer[Any], Mapping[str, Floats]]]:
+        """Yield each layer, equalised, with what its matrices read of the calibration text."""
+        if not {"balance", "compensate"}.intersection(self.steps):
+            for index in range(self.model.num_layers):
+                yield self.model.layer(index), {}
+                self.bar.update()
+            return
+        for step in self.engine.steps(self.batches, observe=True):
+            layer, rows = step.layer, step.rows
+            if "balance" in self.steps:
+                layer, rows = layer.balanced(rows)
+            yield layer, rows if "compensate" in self.steps else {}
+
+    def _precision(self, rows: Mapping[str, Floats], keep: Sequence[str]) -> Precision:
+        if self.precision == "fp32":
+            return Float32()
+        return ROUNDED[self.precision](rows, keep)
+
+
+def _write_and_measure(
+    draft: Bundle, writer: _Writer, reference: Reference, keep_fp32: KeepFp32
+) -> Report:
+    """Write the graph and measure it; once more with the matrices that are to be kept."""
+
+    def attempt(keep: Sequence[str]) -> tuple[Fidelity, Floats, Graph]:
+        g, streams = writer.write(draft.model_path, keep)
+        g.save(extra_outputs=streams)
+        fidelity, scores = compare(draft, streams, writer.model, reference)
+        g.save()
+        return fidelity, scores, g
+
+    fidelity, scores, g = attempt(())
+    kept: Kept | None = None
+    sensitivities: Sequence[Sensitivity] = ()
+    if keep_fp32:
+        if keep_fp32 == "auto" or isinstance(keep_fp32, int):
+            batches = writer.batches[:SENSITIVITY_BATCHES]
+            rounded = ROUNDED[writer.precision]
+            sensitivities = measure_sensitivities(writer.engine, batches, rounded)
+            keep_fp32 = choose(sensitivities, keep_fp32)
+        else:
+            _check_names(keep_fp32, [name for name in g.weights if f"{name}.scales" in g.weights])
+        size, without = _size(draft), fidelity
+        if keep_fp32:
+            fidelity, scores, _ = attempt(keep_fp32)
+        added = _size(draft) - size
+        kept = Kept(tuple(keep_fp32), added, without.mean_error, without.kendall_tau)
+    about = draft.manifest
+    return Report(
+        source=about.source,
+        family=about.family,
+        precision=about.precision,
+        recipe=about.recipe,
+        fidelity=fidelity,
+        kept=kept,
+        sensitivities=sensitivities,
+        pairs=[
+            ScoredPair(pair.query, pair.id, float(before), float(after))
+            for pair, before, after in zip(reference.pairs, reference.scores, scores, strict=True)
+        ],
+    )
+
+
+def _check_names(patterns: Sequence[str], matrices: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in matrices):
+            raise QuantizeError(
+                f"keep_fp32: {pattern!r} matches none of the rounded matrices, which are named like"
+                f" {', '.join(sorted(matrices)[:8])}"
+            )
+
+
+def _size(draft: Bundle) -> int:
+    """Bytes of the graph and its weights."""
+    return sum(path.stat().st_size for path in draft.directory.glob(f"{draft.model_path.name}*"))
+
+
+def _check_tau(bundle: str | os.PathLike[str], fidelity: Fidelity, min_tau: float | None) -> None:
+    if min_tau is None or fidelity.kendall_tau >= min_tau:
+        return
+    raise QuantizeError(
+        f"{os.fspath(bundle)}: refused: Kendall tau is {fidelity.kendall_tau:.4f}, below {min_tau};"
+        f" the mean score error is {fidelity.mean_error:.4g} at a spread of {fidelity.spread:.4g};"
+        " calibrating with text of your own or --keep-fp32 auto may help"
+    )
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -100,23 +302,6 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-@contextmanager
-def _progress(checkpoint: Checkpoint, family: Family, *, enabled: bool) -> Iterator[Checkpoint]:
-    """Yield the checkpoint with a bar that advances by the bytes read from it."""
-    total = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
-    with tqdm(total=total, unit="B", unit_scale=True, desc=family.name, disable=not enabled) as bar:
-        yield replace(checkpoint, on_read=bar.update)
-
-
-def _write_graph(path: Path, checkpoint: Checkpoint, family: Family, precision: Precision) -> None:
-    graph = Graph(path)
-    try:
-        family.write(graph, checkpoint, precision)
-        graph.save()
-    finally:
-        graph.close()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How numbers are held: the two precisions a graph can be written in.
+"""How numbers are held: the precisions a graph can be written in.
 
 A linear layer is written as rows → matmul → scaled, so that one quantization of a row serves every
 matrix that reads it, and so that a row's scale can be carried past operations that commute with it.
@@ -6,24 +6,51 @@ matrix that reads it, and so that a row's scale can be carried past operations t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantize.graph import CONTRIB, Graph
-from quantize.weights import INT8_MAX, quantize_channels, quantize_rows_blockwise
+from quantize.weights import (
+    INT8_MAX,
+    quantize_blocks,
+    quantize_channels,
+    quantize_rows_blockwise,
+)
 
 EMBEDDING_CHUNK_ROWS = 16384  # bounds the float32 copy of a table while it is rounded
+ZERO_POINT = 128
+SHIFTED_ZERO_POINT = 16  # of rows that hardly go below zero
+OBSERVED = "rows/"  # before a site, the name of the output with its rows
+INT4_BLOCK = 32  # weights that share a scale
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ready to be multiplied: the real row is ``values * scale``."""
+    """Rows ready to be multiplied, once as they are and once as integers.
 
-    values: str  # float32 [T, K], or uint8 [T, K] with zero point 128 and step 1/127
+    The writer emits both; a graph drops the one that no matrix reads.
+    """
+
+    site: str  # where in the model they are read
+    real: str  # float32 [T, K]
+    integers: str = ""  # uint8 [T, K]; the real row is (integers - zero_point) * scale / levels
+    scale: str = ""  # float32 [T, 1]
+    zero_point: int = ZERO_POINT
+    levels: int = 1
+
+
+@dataclass(frozen=True)
+class Product:
+    """Rows times a matrix: the real product is ``values * scale``."""
+
+    values: str  # float32 [T, N]
     scale: str | None  # float32 [T, 1], None for 1
 
 
@@ -32,52 +59,107 @@ class Precision(Protocol):
 
     name: str
 
-    def embedding(self, g: Graph, name: str, table: NDArray[np.float32], ids: str) -> str:
+    def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         """Look up rows of ``table`` [V, H] for ``ids`` int64 [T]: float32 [T, H]."""
 
-    def rows(self, g: Graph, x: str, carried: Rows | None = None) -> Rows:
-        """Prepare ``x`` float32 [T, K], which stands for ``x`` times the scale of ``carried``."""
+    def rows(
+        self,
+        g: Graph,
+        site: str,
+        x: str,
+        *,
+        carried: str | None = None,
+        least: float | None = None,
+    ) -> Rows:
+        """Prepare ``x`` float32 [T, K] to be multiplied.
 
-    def matmul(self, g: Graph, rows: Rows, name: str, weight: NDArray[np.float32]) -> str:
-        """Multiply by ``weight`` [N, K]; the product [T, N] still lacks the scale of ``rows``."""
+        :param site: names the rows for calibration
+        :param carried: float32 [T, 1], a scale that ``x`` still lacks
+        :param least: a small negative number that no element of ``x`` is below
+        """
+
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        """Multiply by ``weight`` [N, K]."""
 
 
 class Float32:
-    """float32 throughout: the reference that int8 is measured against."""
+    """float32 throughout: the reference that the others are measured against."""
 
     name = "fp32"
 
-    def embedding(self, g: Graph, name: str, table: NDArray[np.float32], ids: str) -> str:
+    def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         return g.op("Gather", g.weight(name, table), ids)
 
-    def rows(self, g: Graph, x: str, carried: Rows | None = None) -> Rows:
-        return Rows(x, None)
+    def rows(
+        self,
+        g: Graph,
+        site: str,
+        x: str,
+        *,
+        carried: str | None = None,
+        least: float | None = None,
+    ) -> Rows:
+        return Rows(site, x if carried is None else g.op("Mul", x, carried))
 
-    def matmul(self, g: Graph, rows: Rows, name: str, weight: NDArray[np.float32]) -> str:
-        return g.op("MatMul", rows.values, g.weight(name, np.ascontiguousarray(weight.T)))
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        transposed = g.weight(name, np.ascontiguousarray(weight.T))
+        return Product(g.op("MatMul", rows.real, transposed), None)
 
 
+@dataclass
+class Observed(Float32):
+    """float32 that puts out the rows of every site, and keeps the names of the matrices."""
+
+    matrices: list[str] = field(default_factory=list)
+
+    def rows(
+        self,
+        g: Graph,
+        site: str,
+        x: str,
+        *,
+        carried: str | None = None,
+        least: float | None = None,
+    ) -> Rows:
+        rows = super().rows(g, site, x, carried=carried)
+        g.output(OBSERVED + site, rows.real, ["tokens", "width"])
+        return rows
+
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        self.matrices.append(name)
+        return super().matmul(g, rows, name, weight)
+
+
+@dataclass(frozen=True)
 class Int8:
     """int8 weights per output channel, uint8 activations per token.
 
     x ─┬─ Abs ─ ReduceMax ─┬──────────────────────────────────── scale [T, 1]
-       └─────── Div ───────┴─ QuantizeLinear(1/127, 128) ─ values uint8 [T, K]
+       └─────── Div ───────┴─ QuantizeLinear(1/127, 128) ─ integers uint8 [T, K]
 
-    values ─ MatMulIntegerToFloat(W int8 [K, N], channel scales / 127) ─ product float32 [T, N]
+    integers ─ MatMulIntegerToFloat(W int8 [K, N], channel scales / 127) ─ product float32 [T, N]
 
     A row of zeros divides 0 by 0; whatever integers come of it, the scale of 0 makes them 0 again.
+
+    Rows that hardly go below zero are given nearly all of the range for what is above:
+
+    x ─┬─ ReduceMax ─ Div(239) ─ Max(-least/16) ─┬────────────── scale [T, 1]
+       └──────────────── Div ────────────────────┴─ QuantizeLinear(1, 16) ─ integers
     """
 
+    inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
+    keep: Sequence[str] = ()  # patterns of matrices that stay in float32
     name = "int8"
 
-    def embedding(self, g: Graph, name: str, table: NDArray[np.float32], ids: str) -> str:
+    def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         vocabulary, hidden = table.shape
         block_size = min(128, hidden & -hidden)  # the largest power of two that divides the row
         if block_size < 16:  # the operator's smallest block
             return Float32().embedding(g, name, table, ids)
         values = np.empty((vocabulary, hidden), np.uint8)
         scales = np.empty((vocabulary, hidden // block_size), np.float32)
-        for chunk in _row_chunks(vocabulary):
+        for start in range(0, vocabulary, EMBEDDING_CHUNK_ROWS):
+            chunk = slice(start, start + EMBEDDING_CHUNK_ROWS)
             values[chunk], scales[chunk] = quantize_rows_blockwise(table[chunk], block_size)
         return g.op(
             "GatherBlockQuantized",
@@ -91,40 +173,81 @@ class Int8:
             bits=8,
         )
 
-    def rows(self, g: Graph, x: str, carried: Rows | None = None) -> Rows:
-        peak = g.op("ReduceMax", g.op("Abs", x), g.constant([-1]), keepdims=1)
-        values = g.op(
+    def rows(
+        self,
+        g: Graph,
+        site: str,
+        x: str,
+        *,
+        carried: str | None = None,
+        least: float | None = None,
+    ) -> Rows:
+        if least is None:
+            zero_point, levels = ZERO_POINT, INT8_MAX
+            scale = g.op("ReduceMax", g.op("Abs", x), g.constant([-1]), keepdims=1)
+        else:
+            zero_point, levels = SHIFTED_ZERO_POINT, 1
+            peak = g.op("ReduceMax", x, g.constant([-1]), keepdims=1)
+            step = g.op("Div", peak, g.constant(float(255 - zero_point)))
+            scale = g.op("Max", step, g.constant(-least / zero_point))
+        integers = g.op(
             "QuantizeLinear",
-            g.op("Div", x, peak),
-            g.constant(1 / INT8_MAX),
-            g.constant(np.uint8(128)),
+            g.op("Div", x, scale),
+            g.constant(1 / levels),
+            g.constant(np.uint8(zero_point)),
             domain=CONTRIB,  # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
         )
-        if carried is not None and carried.scale is not None:
-            peak = g.op("Mul", peak, carried.scale)
-        return Rows(values, peak)
+        real = x
+        if carried is not None:
+            scale, real = g.op("Mul", scale, carried), g.op("Mul", x, carried)
+        return Rows(site, real, integers, scale, zero_point, levels)
 
-    def matmul(self, g: Graph, rows: Rows, name: str, weight: NDArray[np.float32]) -> str:
-        values, scale = quantize_channels(weight)
-        return g.op(
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        if any(fnmatchcase(name, pattern) for pattern in self.keep):
+            return Float32().matmul(g, rows, name, weight)
+        values, scales = quantize_channels(weight, self.inputs.get(rows.site))
+        product = g.op(
             "MatMulIntegerToFloat",
-            rows.values,
+            rows.integers,
             g.weight(name, values),
             g.constant(1.0),
-            g.weight(f"{name}.scales", scale / np.float32(INT8_MAX)),
-            g.constant(np.uint8(128)),
+            g.weight(f"{name}.scales", scales / np.float32(rows.levels)),
+            g.constant(np.uint8(rows.zero_point)),
             domain=CONTRIB,
         )
+        return Product(product, rows.scale)
 
 
-def scaled(g: Graph, product: str, rows: Rows) -> str:
-    """Give a product of ``matmul`` the scale of its rows."""
-    return product if rows.scale is None else g.op("Mul", product, rows.scale)
+@dataclass(frozen=True)
+class Int4(Int8):
+    """4-bit weights per block of an output channel; the operator sees to the activations.
+
+    The embedding stays int8: it is memory-mapped, and only the rows in use cost memory.
+    """
+
+    name = "int4"
+
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        num_channels, depth = weight.shape
+        kept = any(fnmatchcase(name, pattern) for pattern in self.keep)
+        if kept or depth % INT4_BLOCK:
+            return Float32().matmul(g, rows, name, weight)
+        values, scales = quantize_blocks(weight, INT4_BLOCK, self.inputs.get(rows.site))
+        product = g.op(
+            "MatMulNBits",
+            rows.real,
+            g.weight(name, values),
+            g.weight(f"{name}.scales", scales),
+            domain=CONTRIB,
+            K=depth,
+            N=num_channels,
+            bits=4,
+            block_size=INT4_BLOCK,
+            accuracy_level=4,  # int8 products where the CPU has them
+        )
+        return Product(product, None)
 
 
-def _row_chunks(count: int) -> Iterator[slice]:
-    for start in range(0, count, EMBEDDING_CHUNK_ROWS):
-        yield slice(start, start + EMBEDDING_CHUNK_ROWS)
-
-
-PRECISIONS: dict[str, Precision] = {"int8": Int8(), "fp32": Float32()}
+def scaled(g: Graph, product: Product) -> str:
+    """Return the real product, float32 [T, N]."""
+    return product.values if product.scale is None else g.op("Mul", product.values, product.scale)

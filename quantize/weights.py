@@ -1,8 +1,13 @@
-"""Rounding of weights to int8.
+"""Rounding of weights to 8 and 4 bits.
 
 Without VNNI, x86 multiplies uint8 activations by int8 weights with ``vpmaddubsw``, which adds two
 neighbouring products in a saturating int16. 255 * (|w[2i]| + |w[2i+1]|) <= 32767 for every
 neighbouring pair along K makes saturation impossible, so one file is right on every CPU.
+
+Given rows of calibration text, rounding compensates its own errors: columns are rounded from the
+last to the first, and each first takes in what the errors so far, seen through the correlations of
+the inputs, would have it make up for. This is LDLQ of QuIP (Chee et al. 2023, arXiv 2307.13304), of
+which GPTQ (Frantar et al. 2022, arXiv 2210.17323) is an equivalent formulation.
 """
 
 from __future__ import annotations
@@ -10,61 +15,57 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
+from scipy.linalg import cholesky
 
 PAIR_BOUND = 128  # 255 * 128 = 32640 <= 32767, the largest int16
 INT8_MAX = 127
+INT4_MIN, INT4_MAX = -8, 7
+UNBOUND = 2 * INT8_MAX  # a pair bound that no pair can exceed
 SMALLEST_SCALE = 1e-30  # weights that would need a smaller one are zeros
-BLOCK_CHANNELS = 64  # int8 of as many channels fill a cache line of the transposed result
+DAMPING = 0.01, 1.0  # the least and most of the mean second moment that is added to each
+COLUMNS_AT_ONCE = 64  # between two matrix products of the compensation
+
+Floats = NDArray[np.float32]
 
 
-def quantize_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_channels(
+    weight: Floats, inputs: Floats | None = None
+) -> tuple[NDArray[np.int8], Floats]:
     """Round each output channel to int8 with one scale, the smallest that keeps the pair bound.
 
-    Where rounding lifts a pair above the bound, the member that it lifted the most is lowered.
-
     :param weight: [N, K] float32, one output channel a row
+    :param inputs: [T, K] float32, rows that the weight was multiplied with; to compensate errors
     :return: int8 [K, N], transposed for the product, and scales float32 [N]; the weight is about
         ``(int8 * scale).T``
     """
-    weight = np.ascontiguousarray(weight)
-    values = np.empty(weight.shape[::-1], np.int8)
-    scales = np.empty(len(weight), np.float32)
-    _round_channels(weight, values, scales)
-    return values, scales
+    scales = _channel_scales(np.ascontiguousarray(weight))
+    values = _round(weight, scales[:, None], inputs, -INT8_MAX, INT8_MAX, PAIR_BOUND)
+    return np.ascontiguousarray(values.T), scales
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
-def _round_channels(
-    weight: NDArray[np.float32], values: NDArray[np.int8], scales: NDArray[np.float32]
-) -> None:
-    num_channels, depth = weight.shape
-    for channel in prange(num_channels):
-        largest = np.float32(0)  # of single weights and of pairs, each against its bound
-        for k in range(0, depth, 2):
-            left = abs(weight[channel, k])
-            right = abs(weight[channel, k + 1]) if k + 1 < depth else np.float32(0)
-            largest = max(largest, max(left, right) / INT8_MAX, (left + right) / PAIR_BOUND)
-        scales[channel] = largest if largest >= SMALLEST_SCALE else 1
-    for block in prange((num_channels + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS):
-        first = block * BLOCK_CHANNELS
-        for k in range(0, depth, 2):
-            for channel in range(first, min(first + BLOCK_CHANNELS, num_channels)):
-                left = weight[channel, k] / scales[channel]
-                right = weight[channel, k + 1] / scales[channel] if k + 1 < depth else left * 0
-                low, high = np.rint(left), np.rint(right)
-                if abs(low) + abs(high) > PAIR_BOUND:
-                    if abs(low) - abs(left) >= abs(high) - abs(right):
-                        low -= np.sign(low)
-                    else:
-                        high -= np.sign(high)
-                values[k, channel] = np.int8(low)
-                if k + 1 < depth:
-                    values[k + 1, channel] = np.int8(high)
+def quantize_blocks(
+    weight: Floats, block_size: int, inputs: Floats | None = None
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Round to 4 bits with one scale per block of an output channel, as MatMulNBits reads them.
+
+    A block's largest weight becomes -8, the end of the range that has one step more.
+
+    :param weight: [N, K] float32, K a multiple of ``block_size``
+    :param inputs: as in ``quantize_channels``
+    :return: uint8 [N, K / block_size, block_size / 2], zero point 8, the first of two values in the
+        low bits; and scales float32 [N, K / block_size]
+    """
+    blocks = weight.reshape(len(weight), -1, block_size)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[:, :, None], 2)[:, :, 0]
+    scales: Floats = largest / np.float32(INT4_MIN)
+    scales[np.abs(scales) < SMALLEST_SCALE] = 1
+    rounded = _round(weight, scales, inputs, INT4_MIN, INT4_MAX, UNBOUND)
+    values = (rounded - INT4_MIN).astype(np.uint8).reshape(blocks.shape)
+    packed: NDArray[np.uint8] = values[:, :, 0::2] | (values[:, :, 1::2] << np.uint8(4))
+    return packed, scales
 
 
-def quantize_rows_blockwise(
-    table: NDArray[np.float32], block_size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def quantize_rows_blockwise(table: Floats, block_size: int) -> tuple[NDArray[np.uint8], Floats]:
     """Round an embedding table to 8 bits with one scale per block of a row.
 
     :param table: [V, H] float32, H a multiple of ``block_size``
@@ -75,3 +76,97 @@ def quantize_rows_blockwise(
     scale[scale < SMALLEST_SCALE] = 1
     values = np.rint(blocks / scale[:, :, None]) + 128
     return values.astype(np.uint8).reshape(table.shape), scale
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _channel_scales(weight: Floats) -> Floats:
+    """Return for [N, K] the scales [N] at which neither a weight nor a pair exceeds its bound."""
+    num_channels, depth = weight.shape
+    scales = np.empty(num_channels, np.float32)
+    for channel in prange(num_channels):
+        largest = np.float32(0)
+        for k in range(0, depth, 2):
+            left = abs(weight[channel, k])
+            right = abs(weight[channel, k + 1]) if k + 1 < depth else np.float32(0)
+            largest = max(largest, max(left, right) / INT8_MAX, (left + right) / PAIR_BOUND)
+        scales[channel] = largest if largest >= SMALLEST_SCALE else 1
+    return scales
+
+
+def _round(
+    weight: Floats,
+    scales: Floats,
+    inputs: Floats | None,
+    low: int,
+    high: int,
+    pair_bound: int,
+) -> NDArray[np.int8]:
+    """Round [N, K] with scales [N, number of blocks] to integers from ``low`` to ``high``."""
+    weight = np.ascontiguousarray(weight)
+    depth = weight.shape[1]
+    values = np.empty(weight.shape, np.int8)
+    errors = np.empty_like(weight)
+    bounds = (low, high, pair_bound)
+    if inputs is None:
+        nothing = np.zeros((0, 0), np.float32)
+        _round_columns(weight, weight, nothing, scales, values, errors, 0, *bounds)
+        return values
+    feedback = _feedback(inputs)
+    for end in range(depth, 0, -COLUMNS_AT_ONCE):
+        start = max(0, end - COLUMNS_AT_ONCE)
+        wanted = weight[:, start:end] + errors[:, end:] @ feedback[end:, start:end]
+        within = np.ascontiguousarray(feedback[start:end, start:end].T)
+        _round_columns(weight, wanted, within, scales, values, errors, start, *bounds)
+    return values
+
+
+def _feedback(inputs: Floats) -> Floats:
+    """Factor the second moments of [T, K] as L D Lᵀ; return L, float32 [K, K], 1 on its diagonal.
+
+    The fewer rows, the less their correlations are to be trusted and the more they are damped: on
+    real weights the error on other text is least near a damping of K / 4T.
+    """
+    count, depth = inputs.shape
+    damping = float(np.clip(0.25 * depth / count, *DAMPING))
+    moments = inputs.T @ inputs
+    diagonal = np.einsum("kk->k", moments)
+    diagonal += max(damping * float(diagonal.mean()), SMALLEST_SCALE)
+    factor: Floats = cholesky(moments.T, lower=True, overwrite_a=True, check_finite=False)
+    factor /= np.diag(factor).copy()
+    return factor
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _round_columns(
+    weight: Floats,
+    wanted: Floats,
+    feedback: Floats,
+    scales: Floats,
+    values: NDArray[np.int8],
+    errors: Floats,
+    start: int,
+    low: int,
+    high: int,
+    pair_bound: int,
+) -> None:
+    """Round the columns of ``wanted``, which stand from ``start`` on, the last first.
+
+    ``feedback`` [width, width], or empty, weighs for each column the errors of those after it.
+    """
+    num_channels, depth = weight.shape
+    width = wanted.shape[1]
+    block_size = depth // scales.shape[1]
+    for channel in prange(num_channels):
+        for column in range(width - 1, -1, -1):
+            k = start + column
+            target = wanted[channel, column]
+            for later in range(column + 1, len(feedback)):
+                target += errors[channel, start + later] * feedback[column, later]
+            scale = scales[channel, k // block_size]
+            limit = pair_bound
+            if k % 2 == 0 and k + 1 < depth:
+                limit -= abs(np.int32(values[channel, k + 1]))
+            rounded = min(max(np.rint(target / scale), low), high)
+            rounded = min(max(rounded, -limit), limit)
+            values[channel, k] = np.int8(rounded)
+            errors[channel, k] = weight[channel, k] - np.float32(rounded) * scale

@@ -218,7 +218,7 @@ def test_version_and_help_are_printed():
         (["verify"], b"", "BUNDLE"),
         (["quantize", "no/such/directory", "-o", "out"], b"", "no/such/directory"),
         (["quantize", "no/such/directory"], b"", "--output"),
-        (["quantize", "x", "-o", "out", "--precision", "int4"], b"", "int4.*int8.*fp32"),
+        (["quantize", "x", "-o", "out", "--precision", "int2"], b"", "int2.*int8.*fp32"),
     ],
     ids=lambda value: ascii(" ".join(value)) if isinstance(value, list) else "",
 )

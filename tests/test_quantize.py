@@ -410,7 +410,7 @@ def test_a_tokenizers_maximum_length_that_makes_no_sense_is_refused(
     assert_refused(pair_encoder, re.escape(str(pair_encoder)), tmp_path)
 
 
-@pytest.mark.parametrize("precision", ["int4", "", "INT8", None])
+@pytest.mark.parametrize("precision", ["int2", "", "INT8", None])
 def test_an_unknown_precision_is_named_beside_the_known_ones(decoder, tmp_path, precision):
     match = f"{re.escape(repr(precision))}.*int8.*fp32"
     assert_refused(decoder, match, tmp_path, precision=precision)

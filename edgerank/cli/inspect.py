@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgerank.bundle import MANIFEST_NAME, read_bundle, sha256_of, verify_bundle
+from edgerank.bundle import MANIFEST_NAME, Manifest, read_bundle, sha256_of, verify_bundle
 
 BUNDLE = click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
 
@@ -34,8 +34,53 @@ def inspect(directory: Path, as_json: bool) -> None:
     }
     for name, value in facts.items():
         click.echo(f"{name:<10} {value}")
+    for line in fidelity_lines(manifest):
+        click.echo(line)
     for name, file in manifest.files.items():
         click.echo(f"{'file':<10} {name}, {file.size:,} bytes, sha256 {file.sha256}")
+
+
+def fidelity_lines(manifest: Manifest) -> list[str]:
+    """Say how a bundle's scores compare with the original's; nothing for float32."""
+    fidelity, kept = manifest.fidelity, manifest.kept
+    if fidelity is None:
+        return []
+    facts = [
+        (
+            "fidelity",
+            f"against float32, {fidelity.pairs} pairs of {fidelity.queries} queries of"
+            f" {fidelity.text}",
+        ),
+        (
+            "error",
+            f"mean {fidelity.mean_error:.3g}, 99 % {fidelity.p99_error:.3g}, max"
+            f" {fidelity.max_error:.3g} at a spread of {fidelity.spread:.3g}",
+        ),
+        ("tau", f"mean {fidelity.kendall_tau:.4f}, least {fidelity.min_kendall_tau:.4f}"),
+        (
+            "top 10",
+            f"{fidelity.top10_overlap:.1%} the same, least {fidelity.min_top10_overlap:.0%}",
+        ),
+        ("layers", " ".join(f"{error:.2%}" for error in fidelity.layers)),
+    ]
+    facts += [
+        (
+            "worst",
+            f"{found.document}, query {found.query}: {found.score:.4g} instead of"
+            f" {found.reference:.4g}",
+        )
+        for found in fidelity.worst
+    ]
+    if kept is not None:
+        facts.append(
+            (
+                "kept",
+                f"{', '.join(kept.matrices) or 'none stood out'}:"
+                f" {kept.added_bytes / 1e6:+.1f} MB; without, mean error"
+                f" {kept.mean_error_without:.3g} and tau {kept.kendall_tau_without:.4f}",
+            )
+        )
+    return [f"{name:<10} {value}" for name, value in facts]
 
 
 @click.command()

@@ -5,28 +5,25 @@ Follows ``transformers.models.bert.modeling_bert``: post-norm layers, learned ab
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgerank.bundle import Positive
-from quantize.blocks import (
-    Grid,
-    attention,
-    flat_inputs,
-    gather_rows,
-    grid_inputs,
-    linear,
-)
+from quantize.blocks import Grid, Inputs, attention, declare_inputs, gather_rows, linear
 from quantize.checkpoint import Checkpoint
+from quantize.equalisation import Rotation, channel_scales
 from quantize.errors import QuantizeError
 from quantize.graph import Graph
-from quantize.precision import Precision
+from quantize.model import Dense, Floats
+from quantize.precision import Precision, Rows
 
 TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
+LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
 Head = Literal["classifier", "mean", "cls"]
 
 
@@ -48,6 +45,10 @@ class BertConfig(msgspec.Struct, frozen=True):
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("num_attention_heads must divide hidden_size")
 
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
 
 def read_config(checkpoint: Checkpoint) -> BertConfig:
     """Read and check config.json.
@@ -57,34 +58,100 @@ def read_config(checkpoint: Checkpoint) -> BertConfig:
     return checkpoint.config_as(BertConfig)
 
 
-def write(g: Graph, checkpoint: Checkpoint, precision: Precision, head: Head) -> None:
-    """Write the graph: one logit a sequence, or one unit vector for the pooling heads."""
-    config = read_config(checkpoint)
-    token_ids, positions = flat_inputs(g)
-    token_types = g.input("token_types", TensorProto.INT64, ["tokens"])
-    grid, scored_rows, scored_grid = grid_inputs(g, with_past=False)
-    bert = _Bert(g, checkpoint, precision, config)
+@dataclass(frozen=True)
+class BertInputs:
+    """The shared inputs, and BERT's token types."""
 
-    x = bert.embed(token_ids, positions, token_types)
-    last = config.num_hidden_layers - 1
-    for index in range(last):
-        x = bert.layer(index, x, grid, None)
-    if head == "mean":
-        x = bert.layer(last, x, grid, None)
-    else:  # from the last attention on only each sequence's first token matters
-        x = bert.layer(last, x, scored_grid, scored_rows)
+    shared: Inputs
+    token_types: str  # int64 [T]
 
-    g.scope = "head"
-    if head == "classifier":
-        g.output("scores", bert.classify(x), ["scored"])
-        return
-    pooled = _mean(g, x, grid) if head == "mean" else x
-    norm = g.op("ReduceL2", pooled, g.constant([-1]), keepdims=1)
-    g.output(
-        "embeddings",
-        g.op("Div", pooled, g.op("Max", norm, g.constant(TINY))),
-        ["scored", config.hidden_size],
-    )
+
+class Norm(NamedTuple):
+    """A layer normalisation's parameters, [H] each."""
+
+    gain: Floats
+    bias: Floats
+
+    def __truediv__(self, scales: Floats) -> Norm:
+        return Norm(self.gain / scales, self.bias / scales)
+
+    def write(self, g: Graph, name: str, x: str, config: BertConfig) -> str:
+        gain, bias = g.weight(f"{name}.weight", self.gain), g.weight(f"{name}.bias", self.bias)
+        epsilon = config.layer_norm_eps
+        return g.op("LayerNormalization", x, gain, bias, axis=-1, epsilon=epsilon)
+
+
+class Bert:
+    """An encoder with one logit a sequence, or one unit vector for the pooling heads.
+
+    A layer begins with the norm that transformers counts to the layer before, so that the stream
+    between layers is a sum that no scaling of the norm's output reaches.
+    """
+
+    cache_width = 0
+
+    def __init__(
+        self, checkpoint: Checkpoint, head: Head, rotation: Rotation | None = None
+    ) -> None:
+        """Read the configuration.
+
+        :param rotation: of each head's values
+        """
+        self.config = read_config(checkpoint)
+        self.num_layers = self.config.num_hidden_layers
+        self.stream_width = self.config.hidden_size
+        self._checkpoint, self._weights = checkpoint, _Weights(checkpoint, self.config)
+        self._head, self._rotation = head, rotation
+
+    def rotated(self, outliers: Sequence[int]) -> Bert:
+        """Rotate each head's values; a norm with a bias lets no rotation of the stream through."""
+        rotation = Rotation.random(self.config.head_size, seed=1)
+        return Bert(self._checkpoint, self._head, rotation)
+
+    def declare(self, g: Graph) -> BertInputs:
+        shared = declare_inputs(g, with_past=False)
+        return BertInputs(shared, g.input("token_types", TensorProto.INT64, ["tokens"]))
+
+    def embed(self, g: Graph, precision: Precision, inputs: BertInputs) -> str:
+        """Sum the three embeddings."""
+        g.scope = "embeddings"
+        words, places, types = self._weights.embeddings()
+        x = precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
+        typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
+        placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
+        return g.op("Add", g.op("Add", x, typed), placed)
+
+    def layer(self, index: int) -> BertLayer:
+        # from the last attention on only each sequence's first token matters, except to the mean
+        is_scored = index == self.num_layers - 1 and self._head != "mean"
+        layer = self._weights.layer(index, is_scored)
+        return layer if self._rotation is None else layer.rotated(self._rotation)
+
+    def finish(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> None:
+        g.scope = "head"
+        x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
+        if self._head == "classifier":
+            g.output("scores", self._classify(g, precision, x), ["scored"])
+            return
+        pooled = _mean(g, x, inputs.shared.grid) if self._head == "mean" else x
+        norm = g.op("ReduceL2", pooled, g.constant([-1]), keepdims=1)
+        g.output(
+            "embeddings",
+            g.op("Div", pooled, g.op("Max", norm, g.constant(TINY))),
+            ["scored", self.config.hidden_size],
+        )
+
+    def aligned(self, stream: Floats) -> Floats:
+        return stream
+
+    def _classify(self, g: Graph, precision: Precision, x: str) -> str:
+        """Pool the first tokens' rows [R, H] and classify: one logit each, float32 [R]."""
+        pooler, classifier = self._weights.classifier()
+        rows = precision.rows(g, "pooler", x)
+        pooled = g.op("Tanh", linear(g, precision, rows, "pooler", pooler.weight, pooler.bias))
+        logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
+        logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
+        return g.op("Squeeze", logits, g.constant([1]))
 
 
 def _mean(g: Graph, x: str, grid: Grid) -> str:
@@ -99,111 +166,179 @@ def _mean(g: Graph, x: str, grid: Grid) -> str:
     return g.op("Squeeze", g.op("MatMul", weights, rows), g.constant([1]))
 
 
-class _Dense(NamedTuple):
-    """A linear layer's parameters."""
+@dataclass(frozen=True)
+class BertLayer:
+    """The weights of one layer, from the norm of its input to its second sum.
 
-    weight: NDArray[np.float32]  # [out, in]
-    bias: NDArray[np.float32]  # [out]
+    A key's bias adds the same to all of a query's logits, which a softmax ignores, so there is
+    none. A value's bias passes through the attention, whose weights sum to one, so it is part of
+    the output's.
+    """
+
+    config: BertConfig
+    index: int
+    is_scored: bool  # only the scored rows leave the layer
+    attention_norm: Norm
+    query: Dense  # [H, H]
+    key: Floats  # [H, H]
+    value: Floats  # [H, H]
+    output: Dense  # [H, H]
+    feed_forward_norm: Norm
+    intermediate: Dense  # [I, H]
+    dense: Dense  # [H, I]
+    attention_scales: Floats | None = None  # [H], by which the norm's output is divided
+    feed_forward_scales: Floats | None = None
+
+    def rotated(self, head: Rotation) -> BertLayer:
+        """Rotate each head's values."""
+        hidden, size = self.config.hidden_size, self.config.head_size
+        value = head.apply(self.value.T.reshape(hidden, -1, size)).reshape(hidden, hidden).T
+        output = head.apply(self.output.weight.reshape(hidden, -1, size)).reshape(hidden, hidden)
+        return replace(
+            self, value=np.ascontiguousarray(value), output=replace(self.output, weight=output)
+        )
+
+    def balanced(self, rows: Mapping[str, Floats]) -> tuple[BertLayer, Mapping[str, Floats]]:
+        """Divide the norms' outputs, which the residual multiplies back, and the values."""
+        sites = [self._site(readers) for readers in ("qkv", "output", "intermediate")]
+        readers = np.concatenate([self.query.weight, self.key, self.value])
+        first = channel_scales(rows[sites[0]], readers)
+        values = channel_scales(rows[sites[1]], self.output.weight)
+        second = channel_scales(rows[sites[2]], self.intermediate.weight)
+        balanced = replace(
+            self,
+            attention_norm=self.attention_norm / first,
+            query=replace(self.query, weight=self.query.weight * first),
+            key=self.key * first,
+            value=self.value * first / values[:, None],
+            output=replace(self.output, weight=self.output.weight * values),
+            feed_forward_norm=self.feed_forward_norm / second,
+            intermediate=replace(self.intermediate, weight=self.intermediate.weight * second),
+            attention_scales=first,
+            feed_forward_scales=second,
+        )
+        scales = zip(sites, (first, values, second), strict=True)
+        return balanced, {**rows, **{site: rows[site] / scale for site, scale in scales}}
+
+    def write(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> str:
+        config, shared, grid = self.config, inputs.shared, inputs.shared.grid
+        g.scope = f"layers.{self.index}"
+        x = self.attention_norm.write(g, self._site("attention_norm"), x, config)
+        rows = precision.rows(g, self._site("qkv"), x)
+        both = np.concatenate([self.key, self.value])
+        keys_values = linear(g, precision, rows, self._site("key_value"), both)
+        if self.is_scored:
+            grid, scored = shared.scored_grid, shared.scored_rows
+            rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
+        name = self._site("query")
+        queries = linear(g, precision, rows, name, self.query.weight, self.query.bias)
+        heads = config.num_attention_heads
+        attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
+        rows = precision.rows(g, self._site("output"), attended)
+        x = self._add(g, precision, rows, "output", self.output, x, self.attention_scales)
+
+        x = self.feed_forward_norm.write(g, self._site("feed_forward_norm"), x, config)
+        rows, wide = precision.rows(g, self._site("intermediate"), x), self.intermediate
+        name = self._site("intermediate")
+        inner = g.op("Gelu", linear(g, precision, rows, name, wide.weight, wide.bias))
+        rows = precision.rows(g, self._site("dense"), inner, least=LEAST_GELU)
+        return self._add(g, precision, rows, "dense", self.dense, x, self.feed_forward_scales)
+
+    def _add(
+        self,
+        g: Graph,
+        precision: Precision,
+        rows: Rows,
+        name: str,
+        dense: Dense,
+        residual: str,
+        scales: Floats | None,
+    ) -> str:
+        """Compute dense(rows) + residual * scales."""
+        x = linear(g, precision, rows, self._site(name), dense.weight, dense.bias)
+        if scales is not None:
+            residual = g.op("Mul", residual, g.weight(f"{self._site(name)}.residual", scales))
+        return g.op("Add", x, residual)
+
+    def _site(self, name: str) -> str:
+        return f"layers.{self.index}.{name}"
 
 
-class _Bert:
-    """The weights of an encoder and the steps that read them."""
+class _Weights:
+    """What lies in the checkpoint, under its names."""
 
-    def __init__(
-        self, g: Graph, checkpoint: Checkpoint, precision: Precision, config: BertConfig
-    ) -> None:
-        self.g, self.checkpoint, self.precision, self.config = g, checkpoint, precision, config
-        self.root = "bert." if "bert.embeddings.LayerNorm.weight" in checkpoint.tensors else ""
+    def __init__(self, checkpoint: Checkpoint, config: BertConfig) -> None:
+        self._checkpoint, self._config = checkpoint, config
+        self._root = "bert." if "bert.embeddings.LayerNorm.weight" in checkpoint.tensors else ""
 
-    def embed(self, token_ids: str, positions: str, token_types: str) -> str:
-        """Sum the three embeddings and normalise: float32 [T, H]."""
-        g, config = self.g, self.config
-        g.scope = "embeddings"
-        prefix = f"{self.root}embeddings"
-        tables = [
-            self.checkpoint.tensor(f"{prefix}.{kind}_embeddings.weight", count, config.hidden_size)
+    def embeddings(self) -> list[Floats]:
+        """Load the tables of words, positions and token types."""
+        config = self._config
+        return [
+            self._checkpoint.tensor(
+                f"{self._root}embeddings.{kind}_embeddings.weight", count, config.hidden_size
+            )
             for kind, count in (
                 ("word", config.vocab_size),
                 ("position", config.max_position_embeddings),
                 ("token_type", config.type_vocab_size),
             )
         ]
-        words = self.precision.embedding(g, f"{prefix}.word", tables[0], token_ids)
-        places = g.op("Gather", g.weight(f"{prefix}.position", tables[1]), positions)
-        types = g.op("Gather", g.weight(f"{prefix}.token_type", tables[2]), token_types)
-        return self._norm(f"{prefix}.LayerNorm", g.op("Add", g.op("Add", words, types), places))
 
-    def layer(self, index: int, x: str, grid: Grid, scored_rows: str | None) -> str:
-        """Run one layer; with ``scored_rows``, only those leave it.
-
-        A key's bias adds the same to all of a query's logits, which a softmax ignores, so it is
-        left out. A value's bias passes through the attention, whose weights sum to one, so it
-        joins the bias of the output layer.
-        """
-        g, config, hidden = self.g, self.config, self.config.hidden_size
-        g.scope = f"layers.{index}"
-        prefix = f"{self.root}encoder.layer.{index}"
+    def layer(self, index: int, is_scored: bool) -> BertLayer:
+        """Load a layer, the value's bias within the output's."""
+        hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}"
         query, key, value = (
             self._dense(f"{prefix}.attention.self.{part}", hidden, hidden)
             for part in ("query", "key", "value")
         )
-        rows = self.precision.rows(g, x)
-        keys_values = linear(
-            g,
-            self.precision,
-            rows,
-            f"{prefix}.attention.self.key_value",
-            np.concatenate([key.weight, value.weight]),
-        )
-        if scored_rows is not None:
-            rows, x = gather_rows(g, rows, scored_rows), g.op("Gather", x, scored_rows)
-        name = f"{prefix}.attention.self.query"
-        queries = linear(g, self.precision, rows, name, query.weight, query.bias)
-        heads = config.num_attention_heads
-        attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
-
         output = self._dense(f"{prefix}.attention.output.dense", hidden, hidden)
-        output = _Dense(output.weight, output.bias + output.weight @ value.bias)
-        x = self._add_and_norm(f"{prefix}.attention.output", attended, output, x)
+        return BertLayer(
+            config=self._config,
+            index=index,
+            is_scored=is_scored,
+            attention_norm=self.norm(index),
+            query=query,
+            key=key.weight,
+            value=value.weight,
+            output=replace(output, bias=output.bias + output.weight @ value.bias),
+            feed_forward_norm=self._norm(f"{prefix}.attention.output.LayerNorm"),
+            intermediate=self._dense(
+                f"{prefix}.intermediate.dense", self._config.intermediate_size, hidden
+            ),
+            dense=self._dense(f"{prefix}.output.dense", hidden, self._config.intermediate_size),
+        )
 
-        name = f"{prefix}.intermediate.dense"
-        wide = self._dense(name, config.intermediate_size, hidden)
-        rows = self.precision.rows(g, x)
-        inner = linear(g, self.precision, rows, name, wide.weight, wide.bias)
-        output = self._dense(f"{prefix}.output.dense", hidden, config.intermediate_size)
-        return self._add_and_norm(f"{prefix}.output", g.op("Gelu", inner), output, x)
+    def norm(self, index: int) -> Norm:
+        """Load the norm that layer ``index`` begins with; the head's comes after the last."""
+        previous = f"encoder.layer.{index - 1}.output" if index else "embeddings"
+        return self._norm(f"{previous}.LayerNorm")
 
-    def classify(self, x: str) -> str:
-        """Pool the first tokens' rows [R, H] and classify: one logit each, float32 [R]."""
-        g, hidden = self.g, self.config.hidden_size
-        name = f"{self.root}pooler.dense"
-        pooler = self._dense(name, hidden, hidden)
-        rows = self.precision.rows(g, x)
-        pooled = g.op("Tanh", linear(g, self.precision, rows, name, pooler.weight, pooler.bias))
-        labels = self.checkpoint.tensors.get("classifier.weight")
+    def classifier(self) -> tuple[Dense, Dense]:
+        """Load pooler and classifier.
+
+        :raises QuantizeError: the classifier has several labels
+        """
+        hidden = self._config.hidden_size
+        labels = self._checkpoint.tensors.get("classifier.weight")
         if labels is not None and labels.shape[0] != 1:
             raise QuantizeError(
-                f"{self.checkpoint.directory}: the classifier has {labels.shape[0]} labels; a"
+                f"{self._checkpoint.directory}: the classifier has {labels.shape[0]} labels; a"
                 " reranker needs exactly one"
             )
-        classifier = self._dense("classifier", 1, hidden)
-        logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
-        logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
-        return g.op("Squeeze", logits, g.constant([1]))
+        load = self._checkpoint.tensor
+        classifier = Dense(load("classifier.weight", 1, hidden), load("classifier.bias", 1))
+        return self._dense("pooler.dense", hidden, hidden), classifier
 
-    def _add_and_norm(self, prefix: str, x: str, dense: _Dense, residual: str) -> str:
-        """Compute LayerNorm(dense(x) + residual)."""
-        g, rows = self.g, self.precision.rows(self.g, x)
-        x = linear(g, self.precision, rows, f"{prefix}.dense", dense.weight, dense.bias)
-        return self._norm(f"{prefix}.LayerNorm", g.op("Add", x, residual))
+    def _norm(self, name: str) -> Norm:
+        load, size = self._checkpoint.tensor, self._config.hidden_size
+        return Norm(
+            load(f"{self._root}{name}.weight", size), load(f"{self._root}{name}.bias", size)
+        )
 
-    def _norm(self, name: str, x: str) -> str:
-        g, size = self.g, self.config.hidden_size
-        gain = g.weight(f"{name}.weight", self.checkpoint.tensor(f"{name}.weight", size))
-        offset = g.weight(f"{name}.bias", self.checkpoint.tensor(f"{name}.bias", size))
-        epsilon = self.config.layer_norm_eps
-        return g.op("LayerNormalization", x, gain, offset, axis=-1, epsilon=epsilon)
-
-    def _dense(self, name: str, rows: int, columns: int) -> _Dense:
-        load = self.checkpoint.tensor
-        return _Dense(load(f"{name}.weight", rows, columns), load(f"{name}.bias", rows))
+    def _dense(self, name: str, rows: int, columns: int) -> Dense:
+        load = self._checkpoint.tensor
+        return Dense(
+            load(f"{self._root}{name}.weight", rows, columns),
+            load(f"{self._root}{name}.bias", rows),
+        )

@@ -6,26 +6,28 @@ dot product with the difference of two of its rows, the final norm's gain folded
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgerank.bundle import Positive
 from quantize.blocks import (
-    Grid,
+    Inputs,
     attention,
-    flat_inputs,
+    declare_inputs,
     gather_rows,
-    grid_inputs,
     linear,
     split_columns,
 )
 from quantize.checkpoint import Checkpoint
+from quantize.equalisation import Rotation, channel_scales
 from quantize.errors import QuantizeError
 from quantize.graph import CONTRIB, Graph
+from quantize.model import Dense, Floats
 from quantize.precision import Precision, Rows
 
 Angles = tuple[str, str]  # cosines and sines, float32 [1, T, head_size / 2]
@@ -88,23 +90,244 @@ def read_config(checkpoint: Checkpoint) -> Qwen2Config:
     return config
 
 
-def write(
-    g: Graph, checkpoint: Checkpoint, precision: Precision, score_tokens: tuple[int, int]
-) -> None:
-    """Write the graph; the score is logit(``score_tokens[0]``) - logit(``score_tokens[1]``)."""
-    config = read_config(checkpoint)
-    token_ids, positions = flat_inputs(g)
-    grid, scored_rows, scored_grid = grid_inputs(g, with_past=True)
-    cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"])
-    qwen2 = _Qwen2(g, checkpoint, precision, config, cache_rows)
+@dataclass(frozen=True)
+class Qwen2Inputs:
+    """The shared inputs, and those of a decoder with rotary positions."""
 
-    x = qwen2.embed(token_ids)
-    angles = _rotary_angles(g, positions, config)
-    last = config.num_hidden_layers - 1
-    for index in range(last):
-        x = qwen2.layer(index, x, angles, grid, None)
-    x = qwen2.layer(last, x, angles, scored_grid, scored_rows)
-    g.output("scores", qwen2.score(x, score_tokens), ["scored"])
+    shared: Inputs
+    cache_rows: str  # int64 [C], the rows whose keys and values are needed later
+    angles: Angles
+
+
+class Qwen2:
+    """A decoder as a reranker: the score is logit(positive) - logit(negative)."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        score_tokens: tuple[int, int],
+        rotation: Rotation | None = None,
+    ) -> None:
+        """Read the configuration.
+
+        :param score_tokens: positive and negative
+        :param rotation: of the stream
+        """
+        self.config = read_config(checkpoint)
+        self.num_layers = self.config.num_hidden_layers
+        self.stream_width = self.config.hidden_size
+        self.cache_width = 2 * self.config.kv_width
+        self._checkpoint, self._score_tokens = checkpoint, score_tokens
+        self._rotation = rotation
+
+    def rotated(self, outliers: Sequence[int]) -> Qwen2:
+        rotation = Rotation.random(self.stream_width, seed=0, fixed=outliers)
+        return Qwen2(self._checkpoint, self._score_tokens, rotation)
+
+    def declare(self, g: Graph) -> Qwen2Inputs:
+        shared = declare_inputs(g, with_past=True)
+        cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"])
+        return Qwen2Inputs(shared, cache_rows, _rotary_angles(g, shared.positions, self.config))
+
+    def embed(self, g: Graph, precision: Precision, inputs: Qwen2Inputs) -> str:
+        name, config = "model.embed_tokens.weight", self.config
+        table = self._checkpoint.tensor(name, config.vocab_size, config.hidden_size)
+        g.scope = "embeddings"
+        return precision.embedding(g, name, self.aligned(table), inputs.shared.token_ids)
+
+    def layer(self, index: int) -> Qwen2Layer:
+        layer = load_layer(self._checkpoint, self.config, index)
+        if self._rotation is None:
+            return layer
+        return layer.rotated(self._rotation, Rotation.random(self.config.head_size, seed=1))
+
+    def finish(self, g: Graph, precision: Precision, inputs: Qwen2Inputs, x: str) -> None:
+        """Compute norm(x) · (head[positive] - head[negative])."""
+        config = self.config
+        g.scope = "score"
+        head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        positive, negative = self._checkpoint.rows(
+            head, self._score_tokens, config.vocab_size, config.hidden_size
+        )
+        gain = self._checkpoint.tensor("model.norm.weight", config.hidden_size)
+        direction = self.aligned(gain * (positive - negative))
+        products = g.op(
+            "RMSNormalization", x, g.weight("score.weight", direction), epsilon=config.rms_norm_eps
+        )
+        g.output("scores", g.op("ReduceSum", products, g.constant([-1]), keepdims=0), ["scored"])
+
+    def aligned(self, stream: Floats) -> Floats:
+        return stream if self._rotation is None else self._rotation.apply(stream)
+
+
+@dataclass(frozen=True)
+class Qwen2Layer:
+    """The weights of one layer."""
+
+    config: Qwen2Config
+    index: int
+    attention_norm: Floats  # [H]
+    query: Dense  # [H, H]
+    key: Dense  # [KV·D, H]
+    value: Dense  # [KV·D, H]
+    output: Floats  # [H, H]
+    feed_forward_norm: Floats  # [H]
+    gate: Floats  # [I, H]
+    up: Floats  # [I, H]
+    down: Floats  # [H, I]
+
+    def rotated(self, stream: Rotation, head: Rotation) -> Qwen2Layer:
+        """Rotate the stream, into which the norms' gains would not fit, and each head's values."""
+        config = self.config
+        heads = (config.num_key_value_heads, config.head_size)
+
+        def read(weight: Floats, gain: Floats) -> Floats:
+            return stream.apply(weight * gain)
+
+        def write(weight: Floats) -> Floats:
+            return np.ascontiguousarray(stream.apply(weight.T).T)
+
+        query, key = (
+            replace(dense, weight=read(dense.weight, self.attention_norm))
+            for dense in (self.query, self.key)
+        )
+        value = read(self.value.weight, self.attention_norm)  # [KV·D, H]
+        value = head.apply(value.T.reshape(-1, *heads)).reshape(config.hidden_size, -1).T
+        bias = head.apply(self.value.bias.reshape(heads)).reshape(-1)
+        output = head.apply(write(self.output).reshape(config.hidden_size, -1, config.head_size))
+        return replace(
+            self,
+            attention_norm=np.ones_like(self.attention_norm),
+            query=query,
+            key=key,
+            value=Dense(np.ascontiguousarray(value), bias),
+            output=output.reshape(self.output.shape),
+            feed_forward_norm=np.ones_like(self.feed_forward_norm),
+            gate=read(self.gate, self.feed_forward_norm),
+            up=read(self.up, self.feed_forward_norm),
+            down=write(self.down),
+        )
+
+    def balanced(self, rows: Mapping[str, Floats]) -> tuple[Qwen2Layer, Mapping[str, Floats]]:
+        """Divide what each matrix reads; norms, v and up give out as much less."""
+        config = self.config
+        kv_channels = np.arange(config.kv_width).reshape(config.num_key_value_heads, 1, -1)
+        sharing = config.num_attention_heads // config.num_key_value_heads
+        owners = kv_channels.repeat(sharing, axis=1).reshape(-1)
+        sites = [self._site(readers) for readers in ("qkv", "o", "gate_up", "down")]
+        qkv = np.concatenate([self.query.weight, self.key.weight, self.value.weight])
+        normed = channel_scales(rows[sites[0]], qkv)
+        values = channel_scales(rows[sites[1]], self.output, owners)
+        raised = channel_scales(rows[sites[2]], np.concatenate([self.gate, self.up]))
+        inner = channel_scales(rows[sites[3]], self.down)
+        balanced = replace(
+            self,
+            attention_norm=self.attention_norm / normed,
+            query=replace(self.query, weight=self.query.weight * normed),
+            key=replace(self.key, weight=self.key.weight * normed),
+            value=Dense(self.value.weight * normed / values[:, None], self.value.bias / values),
+            output=self.output * values[owners],
+            feed_forward_norm=self.feed_forward_norm / raised,
+            gate=self.gate * raised,
+            up=self.up * raised / inner[:, None],
+            down=self.down * inner,
+        )
+        scales = zip(sites, (normed, values[owners], raised, inner), strict=True)
+        return balanced, {site: rows[site] / scale for site, scale in scales}
+
+    def write(self, g: Graph, precision: Precision, inputs: Qwen2Inputs, x: str) -> str:
+        config, shared, angles, grid = self.config, inputs.shared, inputs.angles, inputs.shared.grid
+        g.scope = f"layers.{self.index}"
+        past = g.input(f"past.{self.index}", TensorProto.FLOAT, ["past", 2 * config.kv_width])
+
+        rows = precision.rows(g, self._site("qkv"), self._norm(g, "attention", x))
+        keys_values = self._keys_values(g, precision, rows, angles)
+        g.output(
+            f"present.{self.index}",
+            g.op("Gather", keys_values, inputs.cache_rows),
+            ["cached", 2 * config.kv_width],
+        )
+        if self.index == config.num_hidden_layers - 1:
+            scored, grid = shared.scored_rows, shared.scored_grid
+            rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
+            cosines, sines = (g.op("Gather", part, scored, axis=1) for part in angles)
+            angles = (cosines, sines)
+        query = linear(
+            g, precision, rows, self._name("self_attn.q"), self.query.weight, self.query.bias
+        )
+        attended = attention(
+            g,
+            grid,
+            _rotate(g, query, angles, config.num_attention_heads),
+            g.op("Concat", past, keys_values, axis=0),
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+        )
+        rows = precision.rows(g, self._site("o"), attended)
+        x = g.op("Add", x, linear(g, precision, rows, self._name("self_attn.o"), self.output))
+        rows = precision.rows(g, self._site("gate_up"), self._norm(g, "feed_forward", x))
+        return g.op("Add", x, self._feed_forward(g, precision, rows))
+
+    def _norm(self, g: Graph, part: Literal["attention", "feed_forward"], x: str) -> str:
+        gain = self.attention_norm if part == "attention" else self.feed_forward_norm
+        weight = g.weight(f"layers.{self.index}.{part}_norm", gain)
+        return g.op("RMSNormalization", x, weight, epsilon=self.config.rms_norm_eps)
+
+    def _keys_values(self, g: Graph, precision: Precision, rows: Rows, angles: Angles) -> str:
+        """Compute rotated keys and, beside them, values: float32 [T, 2·KV·D]."""
+        width = self.config.kv_width
+        weight = np.concatenate([self.key.weight, self.value.weight])
+        bias = np.concatenate([self.key.bias, self.value.bias])
+        both = linear(g, precision, rows, self._name("self_attn.kv"), weight, bias)
+        key, value = split_columns(g, both, [width, width])
+        key = _rotate(g, key, angles, self.config.num_key_value_heads)
+        return g.op("Concat", key, value, axis=1)
+
+    def _feed_forward(self, g: Graph, precision: Precision, rows: Rows) -> str:
+        """Compute down(silu(gate(x)) * up(x)).
+
+        up keeps its row scale back: a row's scale does not change how the row quantizes, so it
+        joins the scale of down's rows instead of costing a pass over the widest tensor.
+        """
+        gated = linear(g, precision, rows, self._name("mlp.gate"), self.gate)
+        gated = g.op("QuickGelu", gated, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
+        raised = precision.matmul(g, rows, self._name("mlp.up"), self.up)
+        product = g.op("Mul", gated, raised.values)
+        inner = precision.rows(g, self._site("down"), product, carried=raised.scale)
+        return linear(g, precision, inner, self._name("mlp.down"), self.down)
+
+    def _name(self, part: str) -> str:
+        return f"model.layers.{self.index}.{part}_proj"
+
+    def _site(self, readers: str) -> str:
+        return f"layers.{self.index}.{readers}"
+
+
+def load_layer(checkpoint: Checkpoint, config: Qwen2Config, index: int) -> Qwen2Layer:
+    """Load a layer's weights as they are stored."""
+    hidden, wide, narrow = config.hidden_size, config.intermediate_size, config.kv_width
+    prefix = f"model.layers.{index}"
+
+    def matrix(name: str, rows: int, columns: int) -> Floats:
+        return checkpoint.tensor(f"{prefix}.{name}_proj.weight", rows, columns)
+
+    def dense(name: str, rows: int) -> Dense:
+        bias = checkpoint.tensor(f"{prefix}.self_attn.{name}_proj.bias", rows)
+        return Dense(matrix(f"self_attn.{name}", rows, hidden), bias)
+
+    return Qwen2Layer(
+        config=config,
+        index=index,
+        attention_norm=checkpoint.tensor(f"{prefix}.input_layernorm.weight", hidden),
+        query=dense("q", hidden),
+        key=dense("k", narrow),
+        value=dense("v", narrow),
+        output=matrix("self_attn.o", hidden, hidden),
+        feed_forward_norm=checkpoint.tensor(f"{prefix}.post_attention_layernorm.weight", hidden),
+        gate=matrix("mlp.gate", wide, hidden),
+        up=matrix("mlp.up", wide, hidden),
+        down=matrix("mlp.down", hidden, wide),
+    )
 
 
 def _rotary_angles(g: Graph, positions: str, config: Qwen2Config) -> Angles:
@@ -122,115 +345,3 @@ def _rotate(g: Graph, x: str, angles: Angles, num_heads: int) -> str:
     batched = g.op("Unsqueeze", x, g.constant([0]))
     rotated = g.op("RotaryEmbedding", batched, *angles, num_heads=num_heads)
     return g.op("Squeeze", rotated, g.constant([0]))
-
-
-class _Qwen2:
-    """The weights of a decoder and the steps that read them; x is the residual stream [T, H]."""
-
-    def __init__(
-        self,
-        g: Graph,
-        checkpoint: Checkpoint,
-        precision: Precision,
-        config: Qwen2Config,
-        cache_rows: str,
-    ) -> None:
-        self.g, self.checkpoint, self.precision, self.config = g, checkpoint, precision, config
-        self.cache_rows = cache_rows
-
-    def embed(self, token_ids: str) -> str:
-        """Look up the tokens."""
-        name = "model.embed_tokens.weight"
-        table = self.checkpoint.tensor(name, self.config.vocab_size, self.config.hidden_size)
-        self.g.scope = "embeddings"
-        return self.precision.embedding(self.g, name, table, token_ids)
-
-    def layer(self, index: int, x: str, angles: Angles, grid: Grid, scored_rows: str | None) -> str:
-        """Run one layer; with ``scored_rows``, only those leave it."""
-        g, config = self.g, self.config
-        g.scope = f"layers.{index}"
-        prefix = f"model.layers.{index}"
-        past = g.input(f"past.{index}", TensorProto.FLOAT, ["past", 2 * config.kv_width])
-
-        rows = self.precision.rows(g, self._norm(f"{prefix}.input_layernorm", x))
-        keys_values = self._keys_values(f"{prefix}.self_attn", rows, angles)
-        g.output(
-            f"present.{index}",
-            g.op("Gather", keys_values, self.cache_rows),
-            ["cached", 2 * config.kv_width],
-        )
-        if scored_rows is not None:
-            rows, x = gather_rows(g, rows, scored_rows), g.op("Gather", x, scored_rows)
-            cosines, sines = (g.op("Gather", part, scored_rows, axis=1) for part in angles)
-            angles = (cosines, sines)
-        query = self._project(f"{prefix}.self_attn", ["q"], rows)
-        attended = attention(
-            g,
-            grid,
-            _rotate(g, query, angles, config.num_attention_heads),
-            g.op("Concat", past, keys_values, axis=0),
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-        )
-        name = f"{prefix}.self_attn.o_proj"
-        weight = self.checkpoint.tensor(f"{name}.weight", config.hidden_size, config.hidden_size)
-        rows = self.precision.rows(g, attended)
-        x = g.op("Add", x, linear(g, self.precision, rows, name, weight))
-        rows = self.precision.rows(g, self._norm(f"{prefix}.post_attention_layernorm", x))
-        return g.op("Add", x, self._feed_forward(f"{prefix}.mlp", rows))
-
-    def score(self, x: str, score_tokens: tuple[int, int]) -> str:
-        """Compute norm(x) · (head[positive] - head[negative]): float32 [R]."""
-        g, config = self.g, self.config
-        g.scope = "score"
-        head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-        positive, negative = self.checkpoint.rows(
-            head, score_tokens, config.vocab_size, config.hidden_size
-        )
-        gain = self.checkpoint.tensor("model.norm.weight", config.hidden_size)
-        products = self._rms_norm("score.weight", x, gain * (positive - negative))
-        return g.op("ReduceSum", products, g.constant([-1]), keepdims=0)
-
-    def _norm(self, name: str, x: str) -> str:
-        gain = self.checkpoint.tensor(f"{name}.weight", self.config.hidden_size)
-        return self._rms_norm(f"{name}.weight", x, gain)
-
-    def _rms_norm(self, name: str, x: str, gain: NDArray[np.float32]) -> str:
-        epsilon = self.config.rms_norm_eps
-        return self.g.op("RMSNormalization", x, self.g.weight(name, gain), epsilon=epsilon)
-
-    def _keys_values(self, prefix: str, rows: Rows, angles: Angles) -> str:
-        """Compute rotated keys and, beside them, values: float32 [T, 2·KV·D]."""
-        width = self.config.kv_width
-        key, value = split_columns(self.g, self._project(prefix, ["k", "v"], rows), [width, width])
-        key = _rotate(self.g, key, angles, self.config.num_key_value_heads)
-        return self.g.op("Concat", key, value, axis=1)
-
-    def _project(self, prefix: str, parts: list[str], rows: Rows) -> str:
-        """Project by q, k or v matrices laid side by side."""
-        config, load = self.config, self.checkpoint.tensor
-        widths = {"q": config.hidden_size, "k": config.kv_width, "v": config.kv_width}
-        names = {part: f"{prefix}.{part}_proj" for part in parts}
-        weights = [
-            load(f"{names[part]}.weight", widths[part], config.hidden_size) for part in parts
-        ]
-        biases = [load(f"{names[part]}.bias", widths[part]) for part in parts]
-        name = f"{prefix}.{''.join(parts)}_proj"
-        weight, bias = np.concatenate(weights), np.concatenate(biases)
-        return linear(self.g, self.precision, rows, name, weight, bias)
-
-    def _feed_forward(self, prefix: str, rows: Rows) -> str:
-        """Compute down(silu(gate(x)) * up(x)).
-
-        up keeps its row scale back: a row's scale does not change how the row quantizes, so it
-        joins the scale of down's rows instead of costing a pass over the widest tensor.
-        """
-        g, precision, load = self.g, self.precision, self.checkpoint.tensor
-        gate, up, down = (f"{prefix}.{part}_proj" for part in ("gate", "up", "down"))
-        wide = (self.config.intermediate_size, self.config.hidden_size)
-        gated = linear(g, precision, rows, gate, load(f"{gate}.weight", *wide))
-        gated = g.op("QuickGelu", gated, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
-        raised = precision.matmul(g, rows, up, load(f"{up}.weight", *wide))
-        inner = precision.rows(g, g.op("Mul", gated, raised), carried=rows)
-        weight = load(f"{down}.weight", *reversed(wide))
-        return linear(g, precision, inner, down, weight)

@@ -1,0 +1,140 @@
+"""A model run layer by layer, with one layer in memory.
+
+Each part is written as a graph of its own, run over all micro-batches and deleted, so that a
+checkpoint of any size can be observed, and be the reference, on the machine that quantizes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+from tqdm import tqdm
+
+from edgerank.cpu import physical_cores
+from edgerank.engine import CPU_PROVIDER, Cache, Session, gather_scores
+from edgerank.packing import Batch
+from quantize.graph import Graph
+from quantize.model import Floats, Layer, Model
+from quantize.precision import OBSERVED, Float32, Observed, Precision
+
+STREAM, NEXT_STREAM = "stream", "next_stream"  # names of a stage's input and output
+
+Streams = Sequence[Floats]  # between two layers: float32 [T, width] for each micro-batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer has been run over all micro-batches."""
+
+    index: int
+    layer: Layer[Any]
+    before: Streams
+    after: Streams
+    rows: Mapping[str, Floats]  # what its matrices read, [T, K] by site, if they were observed
+    matrices: Sequence[str]  # their names, likewise
+
+
+class Layerwise:
+    """Runs a model in float32; stands in for ``edgerank.engine.Engine``."""
+
+    def __init__(
+        self,
+        model: Model[Any],
+        scratch: Path,
+        bar: tqdm,
+        on_step: Callable[[Step], object] = lambda step: None,
+    ) -> None:
+        """Prepare to run.
+
+        :param scratch: a directory for graphs
+        :param bar: advances by one a layer
+        :param on_step: told of each layer by ``run``
+        """
+        self.is_causal = model.cache_width > 0
+        self._model, self._scratch, self._bar, self._on_step = model, scratch, bar, on_step
+
+    def run(self, batches: Iterable[Batch], num_scores: int) -> Floats:
+        """Run micro-batches; the result is that of ``Engine.run``."""
+        batches = list(batches)
+        streams: Streams = []
+        for step in self.steps(batches):
+            self._on_step(step)
+            streams = step.after
+
+        def write(g: Graph, inputs: Any, x: str) -> None:
+            self._model.finish(g, Float32(), inputs, x)
+
+        raw = (next(iter(result.values())) for result in self._stage(write, batches, streams))
+        return gather_scores(zip(batches, raw, strict=True), num_scores)
+
+    def steps(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[Step]:
+        """Run layer after layer."""
+
+        def write_embedding(g: Graph, inputs: Any, x: str) -> None:
+            g.output(NEXT_STREAM, self._model.embed(g, Float32(), inputs), ["tokens", "width"])
+
+        nothing = np.zeros((0, self._model.stream_width), np.float32)
+        outputs = self._stage(write_embedding, batches, [nothing] * len(batches))
+        streams = [result[NEXT_STREAM] for result in outputs]
+        for index in range(self._model.num_layers):
+            layer = self._model.layer(index)
+            observed = Observed()
+            precision = observed if observe else Float32()
+            results = list(self._layer(layer, precision, batches, streams))
+            after = [result.pop(NEXT_STREAM) for result in results]
+            rows = {
+                name.removeprefix(OBSERVED): np.concatenate([result[name] for result in results])
+                for name in results[0]
+            }
+            self._bar.update()
+            yield Step(index, layer, streams, after, rows, observed.matrices)
+            streams = after
+
+    def try_layer(
+        self, layer: Layer[Any], precision: Precision, batches: Sequence[Batch], before: Streams
+    ) -> list[Floats]:
+        """Run a layer in some precision from the streams before it to those after it."""
+        results = self._layer(layer, precision, batches, before)
+        return [result[NEXT_STREAM] for result in results]
+
+    def _layer(
+        self, layer: Layer[Any], precision: Precision, batches: Sequence[Batch], before: Streams
+    ) -> Iterator[dict[str, Floats]]:
+        def write(g: Graph, inputs: Any, x: str) -> None:
+            g.output(NEXT_STREAM, layer.write(g, precision, inputs, x), ["tokens", "width"])
+
+        return self._stage(write, batches, before)
+
+    def _stage(
+        self,
+        write: Callable[[Graph, Any, str], None],
+        batches: Sequence[Batch],
+        streams: Streams,
+    ) -> Iterator[dict[str, Floats]]:
+        """Run a part of the model; yield each micro-batch's outputs but those for the cache."""
+        g = Graph(self._scratch / "stage.onnx")
+        try:
+            inputs = self._model.declare(g)
+            x = g.input(STREAM, TensorProto.FLOAT, ["tokens", self._model.stream_width])
+            write(g, inputs, x)
+            g.save()
+            session = Session(g.path, threads=physical_cores(), providers=[CPU_PROVIDER])
+        finally:
+            g.close()
+        g.data_path.unlink()  # it stays mapped as long as the session lives
+        pasts = [name for name in session.inputs if name.startswith("past.")]
+        presents = [name.replace("past", "present", 1) for name in pasts]
+        names = [name for name in session.outputs if name not in presents]
+        cache = Cache(len(pasts), self._model.cache_width)
+        for batch, stream in zip(batches, streams, strict=True):
+            past = dict(zip(pasts, cache.leading(batch.past_length), strict=True))
+            cached = presents if len(batch.cache_rows) else []
+            results = session.run([*names, *cached], {**batch.feed, **past, STREAM: stream})
+            if cached:
+                cache.store(batch.past_length, results[len(names) :])
+            yield dict(zip(names, results[: len(names)], strict=True))
