@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numba import njit, prange
 from numpy.typing import NDArray
 
 from quantize.weights import INT8_MAX, quantize_channels
 
-FACTOR = 128  # a rotation is a product of matrices up to about this size
+LARGEST_BLOCK = 64  # of a rotation that is no power of two
+GRAIN = 32  # channels
 MIGRATIONS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # shares of an activation's range that go to the weight
 OUTLIER = 5  # times the median rms
 SAMPLE_ROWS = 256  # rows and
@@ -30,11 +32,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Rotation:
-    """x → (x * signs) · (F₁ ⊗ F₂ ⊗ ...) on some channels, orthogonal; the others stay."""
+    """x → (x * signs) · (B ⊗ H) on some channels, H a Hadamard matrix; the others stay."""
 
     channels: NDArray[np.intp]  # those that are rotated
     signs: Floats  # [len(channels)], 1 or -1
-    factors: Sequence[Floats]  # square and orthogonal; the product of their sizes is as many
+    block: Floats  # B, orthogonal; H has the power of two for its size that is left
 
     @staticmethod
     def random(size: int, seed: int, fixed: Sequence[int] = ()) -> Rotation:
@@ -46,50 +48,73 @@ class Rotation:
         channels = np.setdiff1d(np.arange(size), fixed)
         rng = np.random.default_rng(seed)
         signs = rng.choice(np.array([-1, 1], np.float32), len(channels))
-        return Rotation(channels, signs, [_spreading(part) for part in _factor(len(channels))])
+        return Rotation(channels, signs, _spreading_block(len(channels)))
 
     def apply(self, x: Floats) -> Floats:
         """Rotate the last axis, [..., size]."""
-        rotated = x[..., self.channels] * self.signs
-        shape = (-1, *(len(factor) for factor in self.factors))
-        for axis, factor in enumerate(self.factors, start=1):
-            moved = np.moveaxis(rotated.reshape(shape), axis, -1)
-            rotated = np.moveaxis(moved @ factor, -1, axis)
-        result: Floats = x.copy()
-        result[..., self.channels] = rotated.reshape(*x.shape[:-1], len(self.channels))
-        return result
+        rotated: Floats = np.array(x, order="C")
+        self.apply_in_place(rotated.reshape(-1, x.shape[-1]))
+        return rotated
+
+    def apply_in_place(self, x: Floats) -> None:
+        """Rotate rows, [N, size]."""
+        _rotate_rows(x, self.channels, self.signs, self.block)
 
 
-def outlier_channels(rows: Floats) -> list[int]:
-    """Return the channels of [T, H] whose rms stands far above the median's."""
-    rms = np.sqrt(np.square(rows).mean(axis=0))
-    return [int(channel) for channel in np.flatnonzero(rms > OUTLIER * np.median(rms))]
+@njit(cache=True, parallel=True, error_model="numpy")
+def _rotate_rows(x: Floats, channels: NDArray[np.intp], signs: Floats, block: Floats) -> None:
+    order = len(block)
+    power = len(channels) // order
+    norm = np.float32(1 / np.sqrt(power))
+    for row in prange(len(x)):
+        picked = x[row][channels] * signs
+        mixed = np.zeros_like(picked)
+        for j in range(order):
+            target = mixed[j * power : (j + 1) * power]
+            for i in range(order):
+                source, factor = picked[i * power : (i + 1) * power], block[i, j] * norm
+                for c in range(power):
+                    target[c] += source[c] * factor
+            half = 1
+            while half < power:  # the fast Walsh-Hadamard transform
+                for start in range(0, power, 2 * half):
+                    for c in range(start, start + half):
+                        target[c], target[c + half] = (
+                            target[c] + target[c + half],
+                            target[c] - target[c + half],
+                        )
+                half *= 2
+        for index in range(len(channels)):
+            x[row, channels[index]] = mixed[index]
 
 
-def _factor(size: int) -> list[int]:
-    """Write ``size`` as a product: the smallest Hadamard order that leaves a power of two, then it.
+def outlier_channels(prominence: Floats) -> list[int]:
+    """Choose the channels that a rotation leaves alone: those that stand out.
 
-    1536 = 12 · 128, 896 = 28 · 32.
+    A rotation would spread them over all channels, and what little the others say would drown in
+    the rounding errors of these. Left alone, they are for channel scales to deal with.
+
+    :param prominence: [H], rms of each channel over the median's
+    :return: a multiple of 32 of them, the next in order included, for a size that can be rotated
+    """
+    count = -(-int((prominence > OUTLIER).sum()) // GRAIN) * GRAIN
+    return sorted(int(channel) for channel in np.argsort(-prominence, kind="stable")[:count])
+
+
+def _spreading_block(size: int) -> Floats:
+    """Return the block that leaves a power of two: Hadamard's if there is one, or else the DCT's.
+
+    12 for 1536 = 12 · 128, 28 for 896 = 28 · 32.
     """
     power = size & -size
     odd = size // power
-    orders = [odd << shift for shift in range(power.bit_length())]
-    first = next((order for order in orders if _hadamard(order) is not None), odd)
-    rest = size // first
-    powers = []
-    while rest > 1:
-        powers.append(min(rest, FACTOR))
-        rest //= powers[-1]
-    return [part for part in (first, *powers) if part > 1] or [1]
-
-
-def _spreading(order: int) -> Floats:
-    """Return an orthogonal matrix of even magnitudes: Hadamard's, or else the DCT's."""
-    matrix = _hadamard(order)
-    if matrix is not None:
-        return np.asarray(matrix / np.sqrt(order), np.float32)
-    k, n = np.mgrid[:order, :order]
-    cosines = np.cos(np.pi * k * (2 * n + 1) / (2 * order)) * np.sqrt(2 / order)
+    for shift in range(power.bit_length()):
+        order = odd << shift
+        matrix = _hadamard(order) if order <= LARGEST_BLOCK else None
+        if matrix is not None:
+            return np.asarray(matrix / np.sqrt(order), np.float32)
+    k, n = np.mgrid[:odd, :odd]
+    cosines = np.cos(np.pi * k * (2 * n + 1) / (2 * odd)) * np.sqrt(2 / odd)
     cosines[0] /= np.sqrt(2)
     return np.asarray(cosines, np.float32)
 

@@ -7,7 +7,7 @@ checkpoint of any size can be observed, and be the reference, on the machine tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,7 @@ class Layerwise:
     def steps(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[Step]:
         """Run layer after layer."""
 
-        def write_embedding(g: Graph, inputs: Any, x: str) -> None:
-            g.output(NEXT_STREAM, self._model.embed(g, Float32(), inputs), ["tokens", "width"])
-
-        nothing = np.zeros((0, self._model.stream_width), np.float32)
-        outputs = self._stage(write_embedding, batches, [nothing] * len(batches))
-        streams = [result[NEXT_STREAM] for result in outputs]
+        streams = self._embed(batches)
         for index in range(self._model.num_layers):
             layer = self._model.layer(index)
             observed = Observed()
@@ -94,6 +89,21 @@ class Layerwise:
             self._bar.update()
             yield Step(index, layer, streams, after, rows, observed.matrices)
             streams = after
+
+    def _embed(self, batches: Sequence[Batch]) -> list[Floats]:
+        """Run the embedding with a table of the tokens that occur alone."""
+        used = np.unique(np.concatenate([batch.token_ids for batch in batches]))
+        renumbered = [
+            replace(batch, token_ids=np.searchsorted(used, batch.token_ids)) for batch in batches
+        ]
+
+        def write(g: Graph, inputs: Any, x: str) -> None:
+            stream = self._model.embed(g, Float32(), inputs, used.tolist())
+            g.output(NEXT_STREAM, stream, ["tokens", "width"])
+
+        nothing = np.zeros((0, self._model.stream_width), np.float32)
+        results = self._stage(write, renumbered, [nothing] * len(batches))
+        return [result[NEXT_STREAM] for result in results]
 
     def try_layer(
         self, layer: Layer[Any], precision: Precision, batches: Sequence[Batch], before: Streams

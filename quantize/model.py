@@ -62,8 +62,13 @@ class Model(Protocol[I]):
     def declare(self, g: Graph) -> I:
         """Declare the inputs of a graph."""
 
-    def embed(self, g: Graph, precision: Precision, inputs: I) -> str:
-        """Write the embedding: the stream, float32 [T, width]."""
+    def embed(
+        self, g: Graph, precision: Precision, inputs: I, only: Sequence[int] | None = None
+    ) -> str:
+        """Write the embedding: the stream, float32 [T, width].
+
+        :param only: rows of the table to write; token ids then count these
+        """
 
     def layer(self, index: int) -> Layer[I]:
         """Load a layer."""

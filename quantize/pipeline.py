@@ -172,10 +172,11 @@ def _manifest(source: Source, family: Family, precision: str, steps: Sequence[St
 
 def _outliers(engine: Layerwise, batches: Sequence[Batch]) -> list[int]:
     """Find the channels of the stream that stand out after some layer."""
-    found: set[int] = set()
+    prominence = np.float32(0)
     for step in engine.steps(batches):
-        found.update(outlier_channels(np.concatenate(step.after)))
-    return sorted(found)
+        rms = np.sqrt(np.square(np.concatenate(step.after)).mean(axis=0))
+        prominence = np.maximum(prominence, rms / np.median(rms))
+    return outlier_channels(prominence)
 
 
 @dataclass(frozen=True)

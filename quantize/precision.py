@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quantize.graph import CONTRIB, Graph
 from quantize.weights import (
     INT8_MAX,
+    error_feedback,
     quantize_blocks,
     quantize_channels,
     quantize_rows_blockwise,
@@ -149,6 +150,7 @@ class Int8:
 
     inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
     keep: Sequence[str] = ()  # patterns of matrices that stay in float32
+    _feedback: dict[str, Floats] = field(default_factory=dict)  # by site, once it was needed
     name = "int8"
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
@@ -205,7 +207,7 @@ class Int8:
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         if any(fnmatchcase(name, pattern) for pattern in self.keep):
             return Float32().matmul(g, rows, name, weight)
-        values, scales = quantize_channels(weight, self.inputs.get(rows.site))
+        values, scales = quantize_channels(weight, self._feedback_at(rows.site))
         product = g.op(
             "MatMulIntegerToFloat",
             rows.integers,
@@ -216,6 +218,11 @@ class Int8:
             domain=CONTRIB,
         )
         return Product(product, rows.scale)
+
+    def _feedback_at(self, site: str) -> Floats | None:
+        if site in self.inputs and site not in self._feedback:
+            self._feedback[site] = error_feedback(self.inputs[site])
+        return self._feedback.get(site)
 
 
 @dataclass(frozen=True)
@@ -232,7 +239,7 @@ class Int4(Int8):
         kept = any(fnmatchcase(name, pattern) for pattern in self.keep)
         if kept or depth % INT4_BLOCK:
             return Float32().matmul(g, rows, name, weight)
-        values, scales = quantize_blocks(weight, INT4_BLOCK, self.inputs.get(rows.site))
+        values, scales = quantize_blocks(weight, INT4_BLOCK, self._feedback_at(rows.site))
         product = g.op(
             "MatMulNBits",
             rows.real,

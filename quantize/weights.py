@@ -23,35 +23,35 @@ INT4_MIN, INT4_MAX = -8, 7
 UNBOUND = 2 * INT8_MAX  # a pair bound that no pair can exceed
 SMALLEST_SCALE = 1e-30  # weights that would need a smaller one are zeros
 DAMPING = 0.01, 1.0  # the least and most of the mean second moment that is added to each
-COLUMNS_AT_ONCE = 64  # between two matrix products of the compensation
+COLUMNS_AT_ONCE = 32  # between two matrix products of the compensation
 
 Floats = NDArray[np.float32]
 
 
 def quantize_channels(
-    weight: Floats, inputs: Floats | None = None
+    weight: Floats, feedback: Floats | None = None
 ) -> tuple[NDArray[np.int8], Floats]:
     """Round each output channel to int8 with one scale, the smallest that keeps the pair bound.
 
     :param weight: [N, K] float32, one output channel a row
-    :param inputs: [T, K] float32, rows that the weight was multiplied with; to compensate errors
+    :param feedback: ``error_feedback`` of what the weight is multiplied with
     :return: int8 [K, N], transposed for the product, and scales float32 [N]; the weight is about
         ``(int8 * scale).T``
     """
     scales = _channel_scales(np.ascontiguousarray(weight))
-    values = _round(weight, scales[:, None], inputs, -INT8_MAX, INT8_MAX, PAIR_BOUND)
+    values = _round(weight, scales[:, None], feedback, -INT8_MAX, INT8_MAX, PAIR_BOUND)
     return np.ascontiguousarray(values.T), scales
 
 
 def quantize_blocks(
-    weight: Floats, block_size: int, inputs: Floats | None = None
+    weight: Floats, block_size: int, feedback: Floats | None = None
 ) -> tuple[NDArray[np.uint8], Floats]:
     """Round to 4 bits with one scale per block of an output channel, as MatMulNBits reads them.
 
     A block's largest weight becomes -8, the end of the range that has one step more.
 
     :param weight: [N, K] float32, K a multiple of ``block_size``
-    :param inputs: as in ``quantize_channels``
+    :param feedback: as in ``quantize_channels``
     :return: uint8 [N, K / block_size, block_size / 2], zero point 8, the first of two values in the
         low bits; and scales float32 [N, K / block_size]
     """
@@ -59,10 +59,30 @@ def quantize_blocks(
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[:, :, None], 2)[:, :, 0]
     scales: Floats = largest / np.float32(INT4_MIN)
     scales[np.abs(scales) < SMALLEST_SCALE] = 1
-    rounded = _round(weight, scales, inputs, INT4_MIN, INT4_MAX, UNBOUND)
+    rounded = _round(weight, scales, feedback, INT4_MIN, INT4_MAX, UNBOUND)
     values = (rounded - INT4_MIN).astype(np.uint8).reshape(blocks.shape)
     packed: NDArray[np.uint8] = values[:, :, 0::2] | (values[:, :, 1::2] << np.uint8(4))
     return packed, scales
+
+
+def error_feedback(inputs: Floats) -> Floats:
+    """Say how errors in later columns of a weight are made up for in earlier ones.
+
+    The second moments of the rows that the weight is multiplied with are factored as L D Lᵀ.
+    The fewer rows, the less their correlations are to be trusted and the more they are damped: on
+    real weights the error on other text is least near a damping of K / 4T.
+
+    :param inputs: [T, K] float32, rows of calibration text
+    :return: L, float32 [K, K], 1 on its diagonal
+    """
+    count, depth = inputs.shape
+    damping = float(np.clip(0.25 * depth / count, *DAMPING))
+    moments = inputs.T @ inputs
+    diagonal = np.einsum("kk->k", moments)
+    diagonal += max(damping * float(diagonal.mean()), SMALLEST_SCALE)
+    factor: Floats = cholesky(moments.T, lower=True, overwrite_a=True, check_finite=False)
+    factor /= np.diag(factor).copy()
+    return factor
 
 
 def quantize_rows_blockwise(table: Floats, block_size: int) -> tuple[NDArray[np.uint8], Floats]:
@@ -96,7 +116,7 @@ def _channel_scales(weight: Floats) -> Floats:
 def _round(
     weight: Floats,
     scales: Floats,
-    inputs: Floats | None,
+    feedback: Floats | None,
     low: int,
     high: int,
     pair_bound: int,
@@ -107,11 +127,10 @@ def _round(
     values = np.empty(weight.shape, np.int8)
     errors = np.empty_like(weight)
     bounds = (low, high, pair_bound)
-    if inputs is None:
+    if feedback is None:
         nothing = np.zeros((0, 0), np.float32)
         _round_columns(weight, weight, nothing, scales, values, errors, 0, *bounds)
         return values
-    feedback = _feedback(inputs)
     for end in range(depth, 0, -COLUMNS_AT_ONCE):
         start = max(0, end - COLUMNS_AT_ONCE)
         wanted = weight[:, start:end] + errors[:, end:] @ feedback[end:, start:end]
@@ -120,23 +139,7 @@ def _round(
     return values
 
 
-def _feedback(inputs: Floats) -> Floats:
-    """Factor the second moments of [T, K] as L D Lᵀ; return L, float32 [K, K], 1 on its diagonal.
-
-    The fewer rows, the less their correlations are to be trusted and the more they are damped: on
-    real weights the error on other text is least near a damping of K / 4T.
-    """
-    count, depth = inputs.shape
-    damping = float(np.clip(0.25 * depth / count, *DAMPING))
-    moments = inputs.T @ inputs
-    diagonal = np.einsum("kk->k", moments)
-    diagonal += max(damping * float(diagonal.mean()), SMALLEST_SCALE)
-    factor: Floats = cholesky(moments.T, lower=True, overwrite_a=True, check_finite=False)
-    factor /= np.diag(factor).copy()
-    return factor
-
-
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _round_columns(
     weight: Floats,
     wanted: Floats,

@@ -112,10 +112,16 @@ class Bert:
         shared = declare_inputs(g, with_past=False)
         return BertInputs(shared, g.input("token_types", TensorProto.INT64, ["tokens"]))
 
-    def embed(self, g: Graph, precision: Precision, inputs: BertInputs) -> str:
+    def embed(
+        self,
+        g: Graph,
+        precision: Precision,
+        inputs: BertInputs,
+        only: Sequence[int] | None = None,
+    ) -> str:
         """Sum the three embeddings."""
         g.scope = "embeddings"
-        words, places, types = self._weights.embeddings()
+        words, places, types = self._weights.embeddings(only)
         x = precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
         typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
         placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
@@ -271,19 +277,20 @@ class _Weights:
         self._checkpoint, self._config = checkpoint, config
         self._root = "bert." if "bert.embeddings.LayerNorm.weight" in checkpoint.tensors else ""
 
-    def embeddings(self) -> list[Floats]:
-        """Load the tables of words, positions and token types."""
-        config = self._config
-        return [
-            self._checkpoint.tensor(
-                f"{self._root}embeddings.{kind}_embeddings.weight", count, config.hidden_size
-            )
-            for kind, count in (
-                ("word", config.vocab_size),
-                ("position", config.max_position_embeddings),
-                ("token_type", config.type_vocab_size),
-            )
-        ]
+    def embeddings(self, only: Sequence[int] | None) -> tuple[Floats, Floats, Floats]:
+        """Load the tables of words (``only`` some of them), positions and token types."""
+        config, hidden = self._config, self._config.hidden_size
+        prefix, load = f"{self._root}embeddings", self._checkpoint
+        name, vocabulary = f"{prefix}.word_embeddings.weight", config.vocab_size
+        return (
+            load.tensor(name, vocabulary, hidden)
+            if only is None
+            else load.rows(name, only, vocabulary, hidden),
+            load.tensor(
+                f"{prefix}.position_embeddings.weight", config.max_position_embeddings, hidden
+            ),
+            load.tensor(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, hidden),
+        )
 
     def layer(self, index: int, is_scored: bool) -> BertLayer:
         """Load a layer, the value's bias within the output's."""

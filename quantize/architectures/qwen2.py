@@ -129,11 +129,20 @@ class Qwen2:
         cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"])
         return Qwen2Inputs(shared, cache_rows, _rotary_angles(g, shared.positions, self.config))
 
-    def embed(self, g: Graph, precision: Precision, inputs: Qwen2Inputs) -> str:
-        name, config = "model.embed_tokens.weight", self.config
-        table = self._checkpoint.tensor(name, config.vocab_size, config.hidden_size)
+    def embed(
+        self,
+        g: Graph,
+        precision: Precision,
+        inputs: Qwen2Inputs,
+        only: Sequence[int] | None = None,
+    ) -> str:
+        name, shape = "model.embed_tokens.weight", (self.config.vocab_size, self.stream_width)
+        load = self._checkpoint
+        table = load.tensor(name, *shape) if only is None else load.rows(name, only, *shape)
+        if self._rotation is not None:
+            self._rotation.apply_in_place(table)
         g.scope = "embeddings"
-        return precision.embedding(g, name, self.aligned(table), inputs.shared.token_ids)
+        return precision.embedding(g, name, table, inputs.shared.token_ids)
 
     def layer(self, index: int) -> Qwen2Layer:
         layer = load_layer(self._checkpoint, self.config, index)
