@@ -12,6 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from quantize.calibration import read_calibration
 
 MXBAI_LARGE_V2 = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -96,3 +100,110 @@ def _random(rng: np.random.Generator, *shape: int) -> NDArray[np.uint16]:
     """Draw bfloat16 weights: of mean 0, or of mean 1 for vectors, which are mostly norms' gains."""
     values = rng.standard_normal(shape, np.float32) * np.float32(0.02) + np.float32(len(shape) == 1)
     return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+PLANTED = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "max_position_embeddings": 4096,
+    "model_type": "qwen2",
+    "num_attention_heads": 8,
+    "num_hidden_layers": 6,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+OUTLIER_CHANNELS = (7, 63, 100, 101, 230)
+MASSIVE_TOKEN = "<|im_start|>"
+
+
+def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
+    """Write a small decoder that has what large ones are known for.
+
+    * a few channels of the stream are ``outlier`` times the others, in all tokens
+    * one token has one channel of about ``massive``
+    * what down_proj reads is heavy-tailed
+
+    The first layer brings the outliers in, and all that reads the stream makes up for them, so
+    that without rounding the decoder ranks about as it would without them. Its last attention is
+    sharp and strong, so that documents differ.
+    """
+    rng = np.random.default_rng(0)
+    tokenizer = _byte_tokenizer()
+    layers, hidden, wide = 6, 256, 704
+    groups, narrow = 2, 64
+    grow = np.ones(hidden, np.float32)
+    grow[list(OUTLIER_CHANNELS)] = outlier
+    gain = np.float32(np.sqrt(np.mean(grow**2)))  # undoes what the outliers do to the norm
+
+    def normal(*shape: int, scale: float = 1.0) -> NDArray[np.float32]:
+        return rng.standard_normal(shape, np.float32) * np.float32(scale)
+
+    def norm(scale: float) -> NDArray[np.float32]:
+        return np.float32(scale) * (1 + 0.1 * normal(hidden))
+
+    embedding = normal(tokenizer.get_vocab_size(), hidden)
+    tensors = {"model.embed_tokens.weight": embedding, "model.norm.weight": norm(gain) / grow}
+    for layer in range(layers):
+        is_first, is_last = layer == 0, layer == layers - 1
+        read = np.ones_like(grow) if is_first else grow
+        written = 1 + 0.05 * (read - 1)
+        tail = np.exp(normal(wide))
+        gate = normal(wide, hidden, scale=hidden**-0.5) / grow
+        up = normal(wide, hidden, scale=hidden**-0.5) / grow * tail[:, None]
+        down = normal(hidden, wide, scale=(0.005 if is_last else 0.1) * wide**-0.5)
+        down = down * written[:, None] / tail
+        output = normal(hidden, hidden, scale=(7 if is_last else 0.7) * hidden**-0.5)
+        output *= written[:, None]
+        value_bias = normal(narrow, scale=1 if is_first else 0.1)
+        if is_first:
+            # what a value's bias adds to the attention's output is the same for all tokens
+            constant = value_bias.reshape(groups, 1, -1).repeat(4, axis=1).reshape(-1)
+            signs = rng.choice([-1, 1], len(OUTLIER_CHANNELS))[:, None]
+            output[list(OUTLIER_CHANNELS)] = outlier * signs * constant / (constant @ constant)
+            token = embedding[tokenizer.token_to_id(MASSIVE_TOKEN)]
+            gate[0] = up[0] = token / np.linalg.norm(token)  # 16 for the token, about 1 for others
+            down[:, 0] = 0
+            down[OUTLIER_CHANNELS[0], 0] = massive / hidden
+        query_scale = (1.5 if is_last else 0.5) * hidden**-0.5
+        prefix = f"model.layers.{layer}"
+        tensors |= {
+            f"{prefix}.input_layernorm.weight": norm(1 if is_first else gain),
+            f"{prefix}.self_attn.q_proj.weight": normal(hidden, hidden, scale=query_scale) / read,
+            f"{prefix}.self_attn.q_proj.bias": normal(hidden, scale=0.3),
+            f"{prefix}.self_attn.k_proj.weight": normal(narrow, hidden, scale=hidden**-0.5) / read,
+            f"{prefix}.self_attn.k_proj.bias": normal(narrow, scale=0.3),
+            f"{prefix}.self_attn.v_proj.weight": normal(narrow, hidden, scale=hidden**-0.5) / read,
+            f"{prefix}.self_attn.v_proj.bias": value_bias,
+            f"{prefix}.self_attn.o_proj.weight": output,
+            f"{prefix}.post_attention_layernorm.weight": norm(gain),
+            f"{prefix}.mlp.gate_proj.weight": gate,
+            f"{prefix}.mlp.up_proj.weight": up,
+            f"{prefix}.mlp.down_proj.weight": down,
+        }
+    directory.mkdir(parents=True)
+    save_file(
+        {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()},
+        directory / "model.safetensors",
+    )
+    config = {**PLANTED, "vocab_size": len(embedding)}
+    (directory / "config.json").write_text(json.dumps(config))
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def _byte_tokenizer() -> Tokenizer:
+    """Make a byte-level BPE tokenizer of Qwen's kind, trained on the built-in text's queries."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|endoftext|>", MASSIVE_TOKEN, "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    queries = dict.fromkeys(pair.query for pair in read_calibration(None).pairs)
+    tokenizer.train_from_iterator(queries, trainer)
+    return tokenizer

@@ -1,0 +1,43 @@
+"""ONNX Runtime's own dynamic quantization, for comparison: a bundle made from a float32 bundle."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from edgerank.bundle import describe_files, read_bundle, write_manifest
+
+
+def write_dynamic(fp32_bundle: Path, target: Path) -> None:
+    """Quantize every MatMul per tensor, as ``quantize_dynamic`` does unless told otherwise."""
+    source = read_bundle(fp32_bundle)
+    target.mkdir()
+    name = "model.dynamic.onnx"
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole.onnx"  # the quantizer wants the weights in the file
+        onnx.save(_without_shapes(onnx.load(source.model_path)), whole)
+        quantize_dynamic(
+            whole,
+            target / name,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gather"],
+            extra_options={
+                "MatMulConstBOnly": True,
+                "DefaultTensorType": onnx.TensorProto.FLOAT,  # behind operators without shapes
+            },
+        )
+    shutil.copyfile(source.tokenizer_path, target / "tokenizer.json")
+    manifest = msgspec.structs.replace(
+        source.manifest, precision="dynamic", model=name, files=describe_files(target)
+    )
+    write_manifest(target, manifest)
+
+
+def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    del model.graph.value_info[:]
+    return model

@@ -1,0 +1,83 @@
+"""What outliers do to int8, and what each step of the recipe does about them.
+
+The checkpoint is a small Qwen2 decoder with random weights and planted outliers; the figures are
+against float32 on the held-out part of the built-in text. Beside them: ONNX Runtime's per-tensor
+dynamic quantization of the float32 graph, and the same decoder without outliers, whose figures say
+how well random weights take rounding at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import kendalltau
+
+from benchmarks.checkpoints import write_planted
+from benchmarks.dynamic import write_dynamic
+from edgerank import Reranker
+from quantize import quantize
+from quantize.calibration import read_calibration
+
+RECIPES = {
+    "int8 per token": (),
+    "+ rotate": ("rotate",),
+    "+ balance": ("rotate", "balance"),
+    "+ compensate, the full recipe": ("rotate", "balance", "compensate"),
+    "full recipe without rotate": ("balance", "compensate"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.parse_args()
+    table = Table("weights and activations", "mean error", "largest", "Kendall tau", "least")
+    with tempfile.TemporaryDirectory() as scratch:
+        for row in compare(Path(scratch) / "planted", outlier=100, massive=8000):
+            table.add_row(*row)
+        table.add_section()
+        for row in compare(Path(scratch) / "plain", outlier=1, massive=1):
+            table.add_row(*row)
+    Console().print(table)
+
+
+def compare(work: Path, outlier: float, massive: float) -> Iterator[tuple[str, ...]]:
+    """Quantize one checkpoint in all ways: rows of the table."""
+    write_planted(work / "checkpoint", outlier=outlier, massive=massive)
+    quantize(work / "checkpoint", work / "fp32", precision="fp32")
+    pairs = [(pair.query, pair.document) for pair in read_calibration(None).held_out]
+    reference = Reranker.open(work / "fp32").score_pairs(pairs)
+    yield f"fp32, outliers {outlier:g} times", f"spread {reference.std():.1f}", "", "", ""
+    write_dynamic(work / "fp32", work / "dynamic")
+    yield "ONNX Runtime dynamic, per tensor", *figures(work / "dynamic", pairs, reference)
+    for name, steps in RECIPES.items():
+        quantize(work / "checkpoint", work / "int8", steps=steps)
+        yield name, *figures(work / "int8", pairs, reference)
+
+
+def figures(
+    bundle: Path, pairs: list[tuple[str, str]], reference: np.ndarray
+) -> tuple[str, str, str, str]:
+    """Compare a bundle's scores with the reference."""
+    scores = Reranker.open(bundle).score_pairs(pairs)
+    errors = np.abs(scores - reference)
+    queries = np.array([query for query, _ in pairs])
+    taus = [
+        float(kendalltau(reference[queries == query], scores[queries == query]).statistic)
+        for query in dict.fromkeys(queries.tolist())
+    ]
+    return (
+        f"{errors.mean():.2f}",
+        f"{errors.max():.2f}",
+        f"{np.mean(taus):.3f}",
+        f"{min(taus):.3f}",
+    )
+
+
+if __name__ == "__main__":
+    main()
