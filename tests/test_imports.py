@@ -22,6 +22,10 @@ HEAVY = {
     "numba",
     "grpc",
     "huggingface_hub",
+    "bm25s",
+    "ir_measures",
+    "pytrec_eval",
+    "scipy",
     "click",
     "typer",
     "rich",
@@ -114,6 +118,22 @@ def test_only_the_quantize_command_imports_quantize():
         if any(within(module, "quantize") for module in modules)
     }
     assert importers == {"edgerank/cli/quantize.py"}
+
+
+def test_only_the_eval_command_imports_evaluation():
+    importers = {
+        file
+        for file, modules in imports_of("edgerank").items()
+        if any(within(module, "edgerank.evaluation") for module in modules)
+        and not file.startswith("edgerank/evaluation/")
+    }
+    assert importers == {"edgerank/cli/eval.py"}
+
+
+def test_the_command_line_loads_no_library_of_a_single_command():
+    loaded = loaded_by("import edgerank.cli")
+    assert "click" in loaded
+    assert loaded & HEAVY == {"click"}
 
 
 def test_quantize_imports_the_runtime_that_it_measures_but_no_command_line():

@@ -1,4 +1,4 @@
-"""The command line: ``edgerank quantize | rerank | inspect | verify``."""
+"""The command line: ``edgerank quantize | rerank | eval | inspect | verify``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import click
 
 import edgerank
+from edgerank.cli.eval import eval_command
 from edgerank.cli.inspect import inspect, verify
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
@@ -23,7 +24,7 @@ def cli() -> None:
     """Rerank documents on plain CPUs with int8 models, offline."""
 
 
-for command in (quantize, rerank, inspect, verify):
+for command in (quantize, rerank, eval_command, inspect, verify):
     cli.add_command(command)
 
 

@@ -1,0 +1,128 @@
+"""A judged collection in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/<split>.tsv."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgerank.errors import InputError
+
+QRELS_HEADER = ["query-id", "corpus-id", "score"]
+MAX_RELEVANCE = 1_000_000  # trec_eval keeps a counter for each level, and wraps at 32 bits
+
+Qrels = dict[str, dict[str, int]]  # relevance by query id, then document id
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents, and the queries that are judged."""
+
+    name: str
+    documents: dict[str, str]  # texts by id, behind their titles
+    queries: dict[str, str]  # texts by id
+    qrels: Qrels  # of just these queries; it may judge documents that are not in the corpus
+
+
+class _Record(msgspec.Struct):
+    """A line of corpus.jsonl or queries.jsonl; other fields are not read."""
+
+    id: str | int = msgspec.field(name="_id")
+    text: str
+    title: str | None = None
+
+
+def read_collection(directory: str | os.PathLike[str], split: str = "test") -> Collection:
+    """Read a collection.
+
+    :param split: which judgements: those of qrels/<split>.tsv
+    :raises InputError: a file is missing or malformed, or a judged query is absent
+    """
+    directory = Path(directory)
+    qrels_path = directory / "qrels" / f"{split}.tsv"
+    qrels = _read_qrels(qrels_path)
+    queries = _read_texts(directory / "queries.jsonl")
+    missing = next((query for query in qrels if query not in queries), None)
+    if missing is not None:
+        raise InputError(f"{qrels_path}: the query {missing!r} is not in queries.jsonl")
+    return Collection(
+        name=directory.resolve().name,
+        documents=_read_texts(directory / "corpus.jsonl"),
+        queries={query: queries[query] for query in queries if query in qrels},
+        qrels=qrels,
+    )
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    """Read the texts of a JSONL file by id, each behind its title."""
+    texts: dict[str, str] = {}
+    for number, line in numbered_lines(path):
+        try:
+            record = msgspec.json.decode(line, type=_Record)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"{path}: line {number}: {error}") from error
+        key = str(record.id)
+        if key.split() != [key]:
+            raise InputError(
+                f"{path}: line {number}: the id {key!r} is empty or holds a space, which run files"
+                " cannot"
+            )
+        if key in texts:
+            raise InputError(f"{path}: line {number}: the id {key!r} was there before")
+        texts[key] = f"{record.title}\n{record.text}" if record.title else record.text
+    if not texts:
+        raise InputError(f"{path}: empty")
+    return texts
+
+
+def _read_qrels(path: Path) -> Qrels:
+    """Read tab-separated judgements under BEIR's header."""
+    qrels: Qrels = {}
+    for number, line in numbered_lines(path):
+        try:
+            fields = [field.strip() for field in line.decode().split("\t")]
+            if number == 1 and fields != QRELS_HEADER:
+                raise ValueError
+            if number == 1:
+                continue
+            query, document, relevance = fields
+            grade = int(relevance)
+        except ValueError as error:
+            wanted = "the header query-id, corpus-id, score" if number == 1 else "an integer score"
+            raise InputError(
+                f"{path}: line {number}: expected three fields with tabs between them, and {wanted}"
+            ) from error
+        if abs(grade) > MAX_RELEVANCE:
+            raise InputError(
+                f"{path}: line {number}: the score {grade} is out of range; it must be from"
+                f" {-MAX_RELEVANCE} to {MAX_RELEVANCE}"
+            )
+        before = qrels.setdefault(query, {}).setdefault(document, grade)
+        if before != grade:
+            raise InputError(
+                f"{path}: line {number}: {document!r} has the score {grade} for {query!r}, but had"
+                f" {before} before"
+            )
+    if not qrels:
+        raise InputError(f"{path}: no judgements")
+    return qrels
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers, but for blank ones.
+
+    :raises InputError: the file cannot be read
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error

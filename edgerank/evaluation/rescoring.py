@@ -1,0 +1,149 @@
+"""Candidates scored anew, by a bundle or by anything else; what was scored before is read back."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from tqdm import tqdm
+
+from edgerank.bundle import MANIFEST_NAME, sha256_of
+from edgerank.errors import EdgerankError
+from edgerank.evaluation.collection import Collection
+from edgerank.evaluation.trec import Run, growing_run, partial_path, read_tagged
+from edgerank.reranker import Reranker
+
+QUERIES_AT_ONCE = 128  # of embedding models, which embed a document once for all of them
+
+logger = logging.getLogger(__name__)
+
+# Scores of (query, document) pairs, in their order; higher is more relevant.
+ScorePairs = Callable[[Sequence[tuple[str, str]]], Iterable[float]]
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """A run, and what it took."""
+
+    run: Run
+    num_scored: int  # documents; less than the run has if some were read back
+    seconds: float  # that scoring them took
+
+    @property
+    def documents_per_second(self) -> float | None:
+        """None if all were read back."""
+        return self.num_scored / self.seconds if self.num_scored else None
+
+
+def rescore(
+    collection: Collection,
+    candidates: Run,
+    score_pairs: ScorePairs,
+    *,
+    path: Path | None = None,
+    digest: str = "",
+    queries_at_once: int = 1,
+    name: str = "rescore",
+    show_progress: bool = False,
+) -> Rescored:
+    """Score every candidate of every query.
+
+    :param path: a TREC run file to write as scores come in, under a name of its own until it is
+        complete. What it holds of an interrupted or earlier call with the same digest, candidates
+        and texts is read back; anything else in it is replaced, with a warning to the log.
+    :param digest: names all that the scores depend on besides the texts
+    :param queries_at_once: how many queries' pairs to score in one call; an interruption loses them
+    :param show_progress: draw a progress bar on stderr, called ``name``
+    :raises EdgerankError: a score is not finite
+    """
+    tag = f"edgerank-{_digest_of(digest, collection, candidates)[:12]}"
+    known = {} if path is None else _read_back(path, tag, candidates)
+    waiting = [query for query, found in candidates.items() if found and query not in known]
+    run = {query: known.get(query, {}) for query in candidates}
+    num_known = sum(map(len, known.values()))
+    total = sum(map(len, candidates.values()))
+    seconds = 0.0
+    with (
+        growing_run(path, known, tag) as append,
+        tqdm(
+            total=total, initial=num_known, unit="doc", desc=name, disable=not show_progress
+        ) as bar,
+    ):
+        for first in range(0, len(waiting), queries_at_once):
+            group = waiting[first : first + queries_at_once]
+            places = [(query, document) for query in group for document in candidates[query]]
+            pairs = [(collection.queries[q], collection.documents[d]) for q, d in places]
+            start = time.perf_counter()
+            scores = [float(score) for score in score_pairs(pairs)]
+            seconds += time.perf_counter() - start
+            scored: Run = {query: {} for query in group}
+            for (query, document), score in zip(places, scores, strict=True):
+                if not math.isfinite(score):
+                    raise EdgerankError(f"query {query!r}, document {document!r}: score {score}")
+                scored[query][document] = score
+            append(scored)
+            run.update(scored)
+            bar.update(len(pairs))
+    return Rescored(run, total - num_known, seconds)
+
+
+def rescore_with_bundle(
+    collection: Collection,
+    candidates: Run,
+    bundle: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    max_length: int | None = None,
+    path: Path | None = None,
+    name: str = "rescore",
+    show_progress: bool = False,
+) -> Rescored:
+    """Score every candidate of every query with a bundle, as ``rescore`` does.
+
+    Parameters and errors are those of ``Reranker.open`` and ``rescore``.
+    """
+    reranker = Reranker.open(bundle, threads=threads, max_length=max_length)
+    manifest = reranker.bundle.manifest
+    length = manifest.max_length if max_length is None else max_length
+    return rescore(
+        collection,
+        candidates,
+        reranker.score_pairs,
+        path=path,
+        digest=f"{sha256_of(reranker.bundle.directory / MANIFEST_NAME)} {length}",
+        queries_at_once=QUERIES_AT_ONCE if manifest.scoring.rule == "similarity" else 1,
+        name=name,
+        show_progress=show_progress,
+    )
+
+
+def _read_back(path: Path, tag: str, candidates: Run) -> Run:
+    """Read what a finished and an unfinished run hold of the same scores; warn of anything else."""
+    known: Run = {}
+    for file in (path, partial_path(path)):
+        whole, num_others = read_tagged(file, tag, candidates)
+        if num_others:
+            logger.warning(
+                "%s: queries left out: %d, unfinished or of another bundle, collection, length or"
+                " first stage",
+                file,
+                num_others,
+            )
+        known.update(whole)
+    return known
+
+
+def _digest_of(digest: str, collection: Collection, candidates: Run) -> str:
+    """Hash all that a run depends on: what scores, and ids and texts of what it scores."""
+    hasher = hashlib.sha256(digest.encode())
+    for query, found in candidates.items():
+        documents = [(document, collection.documents[document]) for document in found]
+        hasher.update(msgspec.json.encode((query, collection.queries[query], documents)))
+    return hasher.hexdigest()
