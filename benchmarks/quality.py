@@ -35,7 +35,7 @@ from quantize import quantize
 
 COLLECTIONS = Path(__file__).parents[2] / "shared/collections"
 PRECISIONS = ("fp32", "int8", "int4")
-QUERIES_AT_ONCE = 32
+QUERIES_AT_ONCE = 128  # texts of a call are embedded once
 BATCH_SIZE = 32
 
 Scorer = Callable[[Sequence[tuple[str, str]]], np.ndarray]

@@ -24,7 +24,7 @@ T = TypeVar("T")
 DEFAULT_NAME = "built-in text"
 HELD_OUT_EVERY = 4  # one query of so many is for measuring
 CANDIDATES = 20  # documents that a held-out query is measured on, others' if it has too few
-CALIBRATION_TOKENS = 6144  # more changes little and takes longer
+CALIBRATION_TOKENS = 12288  # more changes little and takes longer
 HELD_OUT_TOKENS = 20480
 
 
