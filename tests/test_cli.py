@@ -196,7 +196,9 @@ def test_a_terminal_without_all_of_unicode_gets_a_table_and_whole_json(model):
 def test_version_and_help_are_printed():
     assert re.search(r"\d+\.\d+\.\d+", succeed("--version"))
     described = succeed("--help")
-    assert all(command in described for command in ("quantize", "rerank", "inspect", "verify"))
+    assert all(
+        command in described for command in ("quantize", "rerank", "eval", "inspect", "verify")
+    )
 
 
 @pytest.mark.parametrize(
