@@ -83,12 +83,15 @@ class Layerwise:
             results = list(self._layer(layer, precision, batches, streams))
             after = [result.pop(NEXT_STREAM) for result in results]
             rows = {
-                name.removeprefix(OBSERVED): np.concatenate([result[name] for result in results])
-                for name in results[0]
+                name.removeprefix(OBSERVED): np.concatenate(
+                    [result.pop(name) for result in results]
+                )
+                for name in list(results[0])
             }
             self._bar.update()
             yield Step(index, layer, streams, after, rows, observed.matrices)
             streams = after
+            del layer, rows  # before the next layer's take their place
 
     def _embed(self, batches: Sequence[Batch]) -> list[Floats]:
         """Run the embedding with a table of the tokens that occur alone."""

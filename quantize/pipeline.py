@@ -200,6 +200,7 @@ class _Writer:
             for layer, rows in self._layers():
                 x = layer.write(g, self._precision(rows, keep), inputs, x)
                 streams.append(x)
+                del layer, rows
             self.model.finish(g, self._precision({}, keep), inputs, x)
             g.save()
         finally:
@@ -218,6 +219,7 @@ class _Writer:
             if "balance" in self.steps:
                 layer, rows = layer.balanced(rows)
             yield layer, rows if "compensate" in self.steps else {}
+            del step, layer, rows  # before the next layer's take their place
 
     def _precision(self, rows: Mapping[str, Floats], keep: Sequence[str]) -> Precision:
         if self.precision == "fp32":
