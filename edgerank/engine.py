@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -64,17 +64,34 @@ class Session:
             ort.InferenceSession, str(model), options, providers=list(providers)
         ).result()
         self.inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        self.outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        self.outputs = [value.name for value in self._session.get_outputs()]
+        self.pasts = [name for name in self.inputs if name.startswith("past.")]
+        self.presents = [name.replace("past", "present", 1) for name in self.pasts]
 
     def run(
-        self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]
-    ) -> list[NDArray[np.float32]]:
-        """Compute ``outputs``; what ``feed`` has beyond the inputs is left out."""
-        wanted = {name: value for name, value in feed.items() if name in self.inputs}
-        results: list[NDArray[np.float32]] = self._thread.submit(
-            self._session.run, outputs, wanted
-        ).result()
-        return results
+        self,
+        batches: Iterable[Batch],
+        outputs: Sequence[str],
+        extra_feeds: Iterable[Mapping[str, NDArray[np.float32]]] | None = None,
+    ) -> Iterator[tuple[Batch, list[NDArray[np.float32]]]]:
+        """Run micro-batches in order, on what those before cached; yield each with ``outputs``.
+
+        :param extra_feeds: for each micro-batch, inputs that are not its own
+        """
+        width = self.inputs[self.pasts[0]][1] if self.pasts else 0
+        cache = Cache(len(self.pasts), width)
+        feeds = repeat({}) if extra_feeds is None else extra_feeds
+        for batch, extra in zip(batches, feeds, strict=False):
+            past = dict(zip(self.pasts, cache.leading(batch.past_length), strict=True))
+            feed = {**batch.feed, **past, **extra}
+            wanted = {name: value for name, value in feed.items() if name in self.inputs}
+            presents = self.presents if len(batch.cache_rows) else []
+            results: list[NDArray[np.float32]] = self._thread.submit(
+                self._session.run, [*outputs, *presents], wanted
+            ).result()
+            if presents:
+                cache.store(batch.past_length, results[len(outputs) :])
+            yield batch, results[: len(outputs)]
 
 
 class Engine:
@@ -99,19 +116,16 @@ class Engine:
             raise BundleError(
                 f"{bundle.model_path}: ONNX Runtime cannot load it: {error}"
             ) from error
-        inputs = self._session.inputs
-        self._pasts = [name for name in inputs if name.startswith("past.")]
-        self._presents = [name.replace("past", "present", 1) for name in self._pasts]
         self._output = OUTPUTS[bundle.manifest.scoring.rule]
-        known = {*self._pasts, *(field.name for field in fields(Batch))}
-        if not known.issuperset(inputs) or self._output not in self._session.outputs:
+        known = {*self._session.pasts, *(field.name for field in fields(Batch))}
+        is_known = known.issuperset(self._session.inputs)
+        if not is_known or self._output not in self._session.outputs:
             raise BundleError(f"{bundle.model_path}: not the graph that the manifest describes")
-        self._cache_width = inputs[self._pasts[0]][1] if self._pasts else 0
 
     @property
     def is_causal(self) -> bool:
         """Whether the graph is a decoder with a cache."""
-        return bool(self._pasts)
+        return bool(self._session.pasts)
 
     def run(self, batches: Iterable[Batch], num_scores: int) -> NDArray[np.float32]:
         """Run micro-batches in order.
@@ -125,16 +139,7 @@ class Engine:
         self, batches: Iterable[Batch], outputs: Sequence[str]
     ) -> Iterator[tuple[Batch, list[NDArray[np.float32]]]]:
         """Run micro-batches in order; yield each with the ``outputs`` of the graph."""
-        cache = Cache(len(self._pasts), self._cache_width)
-        for batch in batches:
-            feed = batch.feed | dict(
-                zip(self._pasts, cache.leading(batch.past_length), strict=True)
-            )
-            presents = self._presents if len(batch.cache_rows) else []
-            results = self._session.run([*outputs, *presents], feed)
-            if presents:
-                cache.store(batch.past_length, results[len(outputs) :])
-            yield batch, results[: len(outputs)]
+        return self._session.run(batches, outputs)
 
 
 def gather_scores(

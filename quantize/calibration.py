@@ -17,7 +17,7 @@ from edgerank.prompt import PromptEncoder
 from edgerank.reranker import MAX_BATCH_TOKENS, Reranker
 from quantize.errors import QuantizeError
 from quantize.layerwise import Layerwise
-from quantize.model import Floats
+from quantize.weights import Floats
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from quantize.weights import INT8_MAX, quantize_channels
+from quantize.weights import INT8_MAX, Floats, quantize_channels
 
 LARGEST_BLOCK = 64  # of a rotation that is no power of two
 GRAIN = 32  # channels
@@ -26,8 +26,6 @@ OUTLIER = 5  # times the median rms
 SAMPLE_ROWS = 256  # rows and
 SAMPLE_CHANNELS = 1024  # output channels: enough to tell the errors of two scalings apart
 SMALLEST = 1e-6  # of the largest: what a channel without activations is taken to have
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from edgerank.packing import Batch
 from edgerank.reranker import Reranker
 from quantize.calibration import Calibration, Pair, batches_of, reranker_with
 from quantize.layerwise import Layerwise, Step
-from quantize.model import Floats, Model
+from quantize.model import Model
+from quantize.weights import Floats
 
 WORST = 5  # documents that are named
 TOP = 10

@@ -16,11 +16,12 @@ from onnx import TensorProto
 from tqdm import tqdm
 
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Cache, Session, gather_scores
+from edgerank.engine import CPU_PROVIDER, Session, gather_scores
 from edgerank.packing import Batch
 from quantize.graph import Graph
-from quantize.model import Floats, Layer, Model
+from quantize.model import Layer, Model
 from quantize.precision import OBSERVED, Float32, Observed, Precision
+from quantize.weights import Floats
 
 STREAM, NEXT_STREAM = "stream", "next_stream"  # names of a stage's input and output
 
@@ -74,7 +75,6 @@ class Layerwise:
 
     def steps(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[Step]:
         """Run layer after layer."""
-
         streams = self._embed(batches)
         for index in range(self._model.num_layers):
             layer = self._model.layer(index)
@@ -140,14 +140,7 @@ class Layerwise:
         finally:
             g.close()
         g.data_path.unlink()  # it stays mapped as long as the session lives
-        pasts = [name for name in session.inputs if name.startswith("past.")]
-        presents = [name.replace("past", "present", 1) for name in pasts]
-        names = [name for name in session.outputs if name not in presents]
-        cache = Cache(len(pasts), self._model.cache_width)
-        for batch, stream in zip(batches, streams, strict=True):
-            past = dict(zip(pasts, cache.leading(batch.past_length), strict=True))
-            cached = presents if len(batch.cache_rows) else []
-            results = session.run([*names, *cached], {**batch.feed, **past, STREAM: stream})
-            if cached:
-                cache.store(batch.past_length, results[len(names) :])
-            yield dict(zip(names, results[: len(names)], strict=True))
+        names = [name for name in session.outputs if name not in session.presents]
+        extra_feeds = ({STREAM: stream} for stream in streams)
+        for _, results in session.run(batches, names, extra_feeds):
+            yield dict(zip(names, results, strict=True))

@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from quantize.graph import Graph
 from quantize.precision import Precision
+from quantize.weights import Floats
 
-Floats = NDArray[np.float32]
 I = TypeVar("I")  # noqa: E741  # an architecture's inputs
 I_contra = TypeVar("I_contra", contravariant=True)
 

@@ -41,10 +41,11 @@ from quantize.fidelity import Reference, compare, run_reference
 from quantize.graph import Graph
 from quantize.hub import locate
 from quantize.layerwise import Layerwise
-from quantize.model import Floats, Layer, Model
+from quantize.model import Layer, Model
 from quantize.precision import Float32, Int4, Int8, Precision
 from quantize.report import Report, ScoredPair, check_plotting, write_report
 from quantize.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
+from quantize.weights import Floats
 
 Step = Literal["rotate", "balance", "compensate"]
 

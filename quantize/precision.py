@@ -12,11 +12,11 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantize.graph import CONTRIB, Graph
 from quantize.weights import (
     INT8_MAX,
+    Floats,
     error_feedback,
     quantize_blocks,
     quantize_channels,
@@ -29,7 +29,15 @@ SHIFTED_ZERO_POINT = 16  # of rows that hardly go below zero
 OBSERVED = "rows/"  # before a site, the name of the output with its rows
 INT4_BLOCK = 32  # weights that share a scale
 
-Floats = NDArray[np.float32]
+
+@dataclass(frozen=True)
+class Activation:
+    """What matrices are to read."""
+
+    site: str  # where in the model, for calibration
+    x: str  # float32 [T, K]
+    carried: str | None = None  # float32 [T, 1], a scale that ``x`` still lacks
+    least: float | None = None  # a small negative number that no element of ``x`` is below
 
 
 @dataclass(frozen=True)
@@ -58,26 +66,11 @@ class Product:
 class Precision(Protocol):
     """What an architecture needs to know of a precision."""
 
-    name: str
-
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         """Look up rows of ``table`` [V, H] for ``ids`` int64 [T]: float32 [T, H]."""
 
-    def rows(
-        self,
-        g: Graph,
-        site: str,
-        x: str,
-        *,
-        carried: str | None = None,
-        least: float | None = None,
-    ) -> Rows:
-        """Prepare ``x`` float32 [T, K] to be multiplied.
-
-        :param site: names the rows for calibration
-        :param carried: float32 [T, 1], a scale that ``x`` still lacks
-        :param least: a small negative number that no element of ``x`` is below
-        """
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        """Prepare an activation to be multiplied."""
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         """Multiply by ``weight`` [N, K]."""
@@ -86,21 +79,12 @@ class Precision(Protocol):
 class Float32:
     """float32 throughout: the reference that the others are measured against."""
 
-    name = "fp32"
-
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         return g.op("Gather", g.weight(name, table), ids)
 
-    def rows(
-        self,
-        g: Graph,
-        site: str,
-        x: str,
-        *,
-        carried: str | None = None,
-        least: float | None = None,
-    ) -> Rows:
-        return Rows(site, x if carried is None else g.op("Mul", x, carried))
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        x, carried = activation.x, activation.carried
+        return Rows(activation.site, x if carried is None else g.op("Mul", x, carried))
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         transposed = g.weight(name, np.ascontiguousarray(weight.T))
@@ -113,17 +97,9 @@ class Observed(Float32):
 
     matrices: list[str] = field(default_factory=list)
 
-    def rows(
-        self,
-        g: Graph,
-        site: str,
-        x: str,
-        *,
-        carried: str | None = None,
-        least: float | None = None,
-    ) -> Rows:
-        rows = super().rows(g, site, x, carried=carried)
-        g.output(OBSERVED + site, rows.real, ["tokens", "width"])
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        rows = super().rows(g, activation)
+        g.output(OBSERVED + rows.site, rows.real, ["tokens", "width"])
         return rows
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
@@ -151,7 +127,6 @@ class Int8:
     inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
     keep: Sequence[str] = ()  # patterns of matrices that stay in float32
     _feedback: dict[str, Floats] = field(default_factory=dict)  # by site, once it was needed
-    name = "int8"
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         vocabulary, hidden = table.shape
@@ -175,15 +150,8 @@ class Int8:
             bits=8,
         )
 
-    def rows(
-        self,
-        g: Graph,
-        site: str,
-        x: str,
-        *,
-        carried: str | None = None,
-        least: float | None = None,
-    ) -> Rows:
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        x, carried, least = activation.x, activation.carried, activation.least
         if least is None:
             zero_point, levels = ZERO_POINT, INT8_MAX
             scale = g.op("ReduceMax", g.op("Abs", x), g.constant([-1]), keepdims=1)
@@ -202,11 +170,14 @@ class Int8:
         real = x
         if carried is not None:
             scale, real = g.op("Mul", scale, carried), g.op("Mul", x, carried)
-        return Rows(site, real, integers, scale, zero_point, levels)
+        return Rows(activation.site, real, integers, scale, zero_point, levels)
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         if any(fnmatchcase(name, pattern) for pattern in self.keep):
             return Float32().matmul(g, rows, name, weight)
+        return self._rounded_matmul(g, rows, name, weight)
+
+    def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         values, scales = quantize_channels(weight, self._feedback_at(rows.site))
         product = g.op(
             "MatMulIntegerToFloat",
@@ -232,12 +203,9 @@ class Int4(Int8):
     The embedding stays int8: it is memory-mapped, and only the rows in use cost memory.
     """
 
-    name = "int4"
-
-    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+    def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         num_channels, depth = weight.shape
-        kept = any(fnmatchcase(name, pattern) for pattern in self.keep)
-        if kept or depth % INT4_BLOCK:
+        if depth % INT4_BLOCK:
             return Float32().matmul(g, rows, name, weight)
         values, scales = quantize_blocks(weight, INT4_BLOCK, self._feedback_at(rows.site))
         product = g.op(

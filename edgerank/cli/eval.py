@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from edgerank.bundle import MIN_LENGTH, read_bundle
-from edgerank.errors import EdgerankError, InputError
+from edgerank.cli.extras import needs_extra
+from edgerank.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,8 @@ def eval_command(
     bundles re-rank the same candidates, and are compared with the first stage and the first bundle.
     Where BM25 itself takes long, the bm25.trec of an earlier --runs will do as --first-stage.
     """
-    try:
+    with needs_extra("evaluating", "eval"):
         from edgerank import evaluation
-    except ModuleNotFoundError as error:
-        raise EdgerankError(
-            f"evaluating needs {error.name}: pip install 'edgerank[eval]'"
-        ) from error
     for bundle in bundles:
         _check_bundle(bundle, max_length)
     show_progress = sys.stderr.isatty()

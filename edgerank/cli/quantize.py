@@ -8,8 +8,8 @@ from typing import Literal
 
 import click
 
+from edgerank.cli.extras import needs_extra
 from edgerank.cli.inspect import fidelity_lines
-from edgerank.errors import EdgerankError
 
 
 @click.command()
@@ -56,12 +56,8 @@ def quantize(
 
     The bundle is measured against the original in float32 and carries the figures.
     """
-    try:
+    with needs_extra("quantizing", "quantize"):
         from quantize import quantize as run
-    except ModuleNotFoundError as error:
-        raise EdgerankError(
-            f"quantizing needs {error.name}: pip install 'edgerank[quantize]'"
-        ) from error
     made = run(
         checkpoint,
         bundle,

@@ -19,8 +19,9 @@ from quantize.checkpoint import Checkpoint
 from quantize.equalisation import Rotation, channel_scales
 from quantize.errors import QuantizeError
 from quantize.graph import Graph
-from quantize.model import Dense, Floats
-from quantize.precision import Precision
+from quantize.model import Dense
+from quantize.precision import Activation, Precision
+from quantize.weights import Floats
 
 TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
 LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
@@ -157,7 +158,7 @@ class Bert:
     def _classify(self, g: Graph, precision: Precision, x: str) -> str:
         """Pool the first tokens' rows [R, H] and classify: one logit each, float32 [R]."""
         pooler, classifier = self._weights.classifier()
-        rows = precision.rows(g, "pooler", x)
+        rows = precision.rows(g, Activation("pooler", x))
         pooled = g.op("Tanh", linear(g, precision, rows, "pooler", pooler.weight, pooler.bias))
         logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
         logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
@@ -243,7 +244,7 @@ class BertLayer:
         config, shared, grid = self.config, inputs.shared, inputs.shared.grid
         g.scope = f"layers.{self.index}"
         x = self.attention_norm.write(g, self._site("attention_norm"), x, config)
-        rows = precision.rows(g, self._site("qkv"), x)
+        rows = precision.rows(g, Activation(self._site("qkv"), x))
         both = np.concatenate([self.key, self.value])
         keys_values = linear(g, precision, rows, self._site("key_value"), both)
         if self.is_scored:
@@ -253,17 +254,17 @@ class BertLayer:
         queries = linear(g, precision, rows, name, self.query.weight, self.query.bias)
         heads = config.num_attention_heads
         attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
-        rows = precision.rows(g, self._site("output"), attended)
+        rows = precision.rows(g, Activation(self._site("output"), attended))
         added = linear(
             g, precision, rows, self._site("output"), self.output.weight, self.output.bias
         )
         x = self._add_residual(g, "attention", added, x, self.attention_scales)
 
         x = self.feed_forward_norm.write(g, self._site("feed_forward_norm"), x, config)
-        rows, wide = precision.rows(g, self._site("intermediate"), x), self.intermediate
+        rows, wide = precision.rows(g, Activation(self._site("intermediate"), x)), self.intermediate
         name = self._site("intermediate")
         inner = g.op("Gelu", linear(g, precision, rows, name, wide.weight, wide.bias))
-        rows = precision.rows(g, self._site("dense"), inner, least=LEAST_GELU)
+        rows = precision.rows(g, Activation(self._site("dense"), inner, least=LEAST_GELU))
         added = linear(g, precision, rows, self._site("dense"), self.dense, self.dense_bias)
         return self._add_residual(g, "feed_forward", added, x, self.feed_forward_scales)
 

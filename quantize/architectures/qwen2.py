@@ -27,8 +27,9 @@ from quantize.checkpoint import Checkpoint
 from quantize.equalisation import Rotation, channel_scales
 from quantize.errors import QuantizeError
 from quantize.graph import CONTRIB, Graph
-from quantize.model import Dense, Floats
-from quantize.precision import Precision, Rows
+from quantize.model import Dense
+from quantize.precision import Activation, Precision, Rows
+from quantize.weights import Floats
 
 Angles = tuple[str, str]  # cosines and sines, float32 [1, T, head_size / 2]
 
@@ -249,7 +250,7 @@ class Qwen2Layer:
         g.scope = f"layers.{self.index}"
         past = g.input(f"past.{self.index}", TensorProto.FLOAT, ["past", 2 * config.kv_width])
 
-        rows = precision.rows(g, self._site("qkv"), self._norm(g, "attention", x))
+        rows = precision.rows(g, Activation(self._site("qkv"), self._norm(g, "attention", x)))
         keys_values = self._keys_values(g, precision, rows, angles)
         g.output(
             f"present.{self.index}",
@@ -272,9 +273,11 @@ class Qwen2Layer:
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
         )
-        rows = precision.rows(g, self._site("o"), attended)
+        rows = precision.rows(g, Activation(self._site("o"), attended))
         x = g.op("Add", x, linear(g, precision, rows, self._name("self_attn.o"), self.output))
-        rows = precision.rows(g, self._site("gate_up"), self._norm(g, "feed_forward", x))
+        rows = precision.rows(
+            g, Activation(self._site("gate_up"), self._norm(g, "feed_forward", x))
+        )
         return g.op("Add", x, self._feed_forward(g, precision, rows))
 
     def _norm(self, g: Graph, part: Literal["attention", "feed_forward"], x: str) -> str:
@@ -302,7 +305,7 @@ class Qwen2Layer:
         gated = g.op("QuickGelu", gated, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
         raised = precision.matmul(g, rows, self._name("mlp.up"), self.up)
         product = g.op("Mul", gated, raised.values)
-        inner = precision.rows(g, self._site("down"), product, carried=raised.scale)
+        inner = precision.rows(g, Activation(self._site("down"), product, carried=raised.scale))
         return linear(g, precision, inner, self._name("mlp.down"), self.down)
 
     def _name(self, part: str) -> str:
