@@ -96,6 +96,11 @@ def quantize(
     if precision not in PRECISIONS:
         raise QuantizeError(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
     is_rounded = precision != "fp32"
+    if not is_rounded and (keep_fp32 or min_tau is not None or report is not None):
+        raise QuantizeError(
+            "precision 'fp32' is the original and is not measured: leave out keep_fp32, min_tau and"
+            " report"
+        )
     if report is not None:
         check_plotting()
     if steps is None:

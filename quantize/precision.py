@@ -131,7 +131,7 @@ class Int8:
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         vocabulary, hidden = table.shape
         block_size = min(128, hidden & -hidden)  # the largest power of two that divides the row
-        if block_size < 16:  # the operator's smallest block
+        if self._is_kept(name) or block_size < 16:  # the operator's smallest block
             return Float32().embedding(g, name, table, ids)
         values = np.empty((vocabulary, hidden), np.uint8)
         scales = np.empty((vocabulary, hidden // block_size), np.float32)
@@ -173,7 +173,7 @@ class Int8:
         return Rows(activation.site, real, integers, scale, zero_point, levels)
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
-        if any(fnmatchcase(name, pattern) for pattern in self.keep):
+        if self._is_kept(name):
             return Float32().matmul(g, rows, name, weight)
         return self._rounded_matmul(g, rows, name, weight)
 
@@ -189,6 +189,9 @@ class Int8:
             domain=CONTRIB,
         )
         return Product(product, rows.scale)
+
+    def _is_kept(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.keep)
 
     def _feedback_at(self, site: str) -> Floats | None:
         if site in self.inputs and site not in self._feedback:

@@ -192,6 +192,21 @@ def test_auto_keeps_the_matrix_that_stands_out_and_none_if_none_does(tmp_path, c
     assert read_bundle(tmp_path / "bundle").manifest.kept.matrices == ("layers.1.dense",)
 
 
+def test_the_embedding_can_be_kept_too(cross_encoder, tmp_path):
+    quantize(cross_encoder, tmp_path / "bundle", keep_fp32=["embeddings.word"])
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert manifest.kept.added_bytes > 0
+    graph = onnx.load(tmp_path / "bundle/model.int8.onnx", load_external_data=False).graph
+    assert "GatherBlockQuantized" not in {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize("option", [{"keep_fp32": 1}, {"min_tau": 0.5}, {"report": "report"}])
+def test_what_needs_a_measurement_is_refused_for_float32(cross_encoder, tmp_path, option):
+    with pytest.raises(QuantizeError, match="'fp32' is the original and is not measured"):
+        quantize(cross_encoder, tmp_path / "bundle", precision="fp32", **option)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_pattern_that_matches_nothing_is_named(cross_encoder, tmp_path):
     with pytest.raises(QuantizeError, match=r"'layers\.9\.\*'.*layers\.0\.dense"):
         quantize(cross_encoder, tmp_path / "bundle", keep_fp32=["layers.9.*"])
