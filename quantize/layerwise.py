@@ -80,13 +80,13 @@ class Layerwise:
             layer = self._model.layer(index)
             observed = Observed()
             precision = observed if observe else Float32()
-            results = list(self._layer(layer, precision, batches, streams))
-            after = [result.pop(NEXT_STREAM) for result in results]
+            parts: dict[str, list[Floats]] = {}
+            for result in self._layer(layer, precision, batches, streams):
+                for name, part in result.items():
+                    parts.setdefault(name, []).append(part)
+            after = parts.pop(NEXT_STREAM)
             rows = {
-                name.removeprefix(OBSERVED): np.concatenate(
-                    [result.pop(name) for result in results]
-                )
-                for name in list(results[0])
+                name.removeprefix(OBSERVED): np.concatenate(parts.pop(name)) for name in list(parts)
             }
             self._bar.update()
             yield Step(index, layer, streams, after, rows, observed.matrices)
@@ -143,4 +143,6 @@ class Layerwise:
         names = [name for name in session.outputs if name not in session.presents]
         extra_feeds = ({STREAM: stream} for stream in streams)
         for _, results in session.run(batches, names, extra_feeds):
-            yield dict(zip(names, results, strict=True))
+            # copies: an array of ONNX Runtime's keeps all of the session's memory alive
+            yield {name: part.copy() for name, part in zip(names, results, strict=True)}
+            del results

@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 from scipy.linalg import cholesky
+from scipy.linalg.blas import ssyrk
 
 PAIR_BOUND = 128  # 255 * 128 = 32640 <= 32767, the largest int16
 INT8_MAX = 127
@@ -77,10 +78,10 @@ def error_feedback(inputs: Floats) -> Floats:
     """
     count, depth = inputs.shape
     damping = float(np.clip(0.25 * depth / count, *DAMPING))
-    moments = inputs.T @ inputs
+    moments = ssyrk(1.0, inputs.T, lower=True)  # the other half is not read
     diagonal = np.einsum("kk->k", moments)
     diagonal += max(damping * float(diagonal.mean()), SMALLEST_SCALE)
-    factor: Floats = cholesky(moments.T, lower=True, overwrite_a=True, check_finite=False)
+    factor: Floats = cholesky(moments, lower=True, overwrite_a=True, check_finite=False)
     factor /= np.diag(factor).copy()
     return factor
 
