@@ -40,6 +40,8 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: tuple[Piece, ...]  # up to the document: what all documents of a query share
     document: tuple[Piece, ...]
     instruction: str | None = None  # put before the query piece's text; None: takes none
+    default_instruction: str | None = None  # where the caller gives none
+    strip: bool = False  # texts lose the white space around them
 
     def __post_init__(self) -> None:
         for pieces, placeholder in ((self.query, "{query}"), (self.document, "{document}")):
@@ -50,14 +52,18 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is cut when query, document and ``reserved`` tokens exceed the maximum length.
 
-    * document: the query to ``query_share`` of the length, then the document to what is left
+    * document: the query to ``query_share`` of the length, then the document to what is left,
+      or to the length
     * longest: the longer of query and document first
     * each: query and document are sequences of their own, each cut to the length
     """
 
     rule: Literal["document", "longest", "each"]
-    reserved: int  # tokens of the maximum length that the fixed pieces take
+    reserved: int  # tokens of the maximum length that the fixed pieces take; may be negative
     query_share: tuple[Positive, Positive] = (1, 1)  # numerator, denominator
+
+
+Activation = Literal["identity", "sigmoid", "tanh"]
 
 
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +74,7 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     rule: Literal["logit", "similarity"]
-    activation: Literal["identity", "sigmoid"] = "identity"
+    activation: Activation = "identity"
     normalize_offset: float = 0.0  # a normalised logit is sigmoid(logit - offset)
 
 

@@ -68,16 +68,18 @@ class PromptEncoder:
         """
         query_ids = self._query_ids(query, instruction)
         template = next(piece.text for piece in self._prompt.document if not _is_fixed(piece))
-        document_ids = self._tokenize(template.replace("{document}", text) for text in documents)
+        document_ids = self._tokenize(
+            template.replace("{document}", self._stripped(text)) for text in documents
+        )
         rule = self._truncation.rule
         room = self._max_length - self._truncation.reserved
         if rule == "document":
             share, whole = self._truncation.query_share
-            query_ids = query_ids[: self._max_length * share // whole]
+            query_ids = query_ids[: min(self._max_length * share // whole, room)]
         elif rule == "each":
             query_ids = query_ids[:room]
         prefix = EMPTY if rule == "longest" else self._assemble(self._prompt.query, query_ids)
-        width = room - len(query_ids) if rule == "document" else room
+        width = min(room - len(query_ids), self._max_length) if rule == "document" else room
 
         head = EMPTY
         sequences: list[Tokens] = []
@@ -98,12 +100,16 @@ class PromptEncoder:
 
     def _query_ids(self, query: str, instruction: str | None) -> Ids:
         template = next(piece.text for piece in self._prompt.query if not _is_fixed(piece))
-        text = template.replace("{query}", query)
-        if instruction:
-            if self._prompt.instruction is None:
-                raise InputError("instruction: this model's family takes none; leave it out")
+        text = template.replace("{query}", self._stripped(query))
+        if instruction and self._prompt.instruction is None:
+            raise InputError("instruction: this model's family takes none; leave it out")
+        instruction = instruction or self._prompt.default_instruction
+        if instruction and self._prompt.instruction is not None:
             text = self._prompt.instruction.replace("{instruction}", instruction) + text
         return self._tokenize([text])[0]
+
+    def _stripped(self, text: str) -> str:
+        return text.strip() if self._prompt.strip else text
 
     def _assemble(self, pieces: Sequence[Piece], variable: Ids) -> Tokens:
         """Lay pieces end to end, ``variable`` in the place of the one with a placeholder."""

@@ -21,6 +21,8 @@ def activate(raw: Scores, scoring: Scoring, *, normalize: bool) -> Scores:
         return (1 + raw) * np.float32(0.5) if normalize else raw
     if normalize:
         return _sigmoid(raw - np.float32(scoring.normalize_offset))
+    if scoring.activation == "tanh":
+        return np.tanh(raw)
     return _sigmoid(raw) if scoring.activation == "sigmoid" else raw
 
 

@@ -111,6 +111,21 @@ class Checkpoint:
         return values
 
 
+def one_label(checkpoint: Checkpoint, name: str, hidden: int) -> NDArray[np.float32]:
+    """Load the classifier's only row: [hidden].
+
+    :raises QuantizeError: it has several labels, or is missing
+    """
+    stored = checkpoint.tensors.get(name)
+    if stored is not None and stored.shape[0] != 1:
+        raise QuantizeError(
+            f"{checkpoint.directory}: the classifier has {stored.shape[0]} labels; a reranker needs"
+            " exactly one"
+        )
+    row: NDArray[np.float32] = checkpoint.tensor(name, 1, hidden)[0]
+    return row
+
+
 def open_checkpoint(directory: Path) -> Checkpoint:
     """Open a checkpoint directory; tensors are read later, one by one.
 

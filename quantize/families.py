@@ -5,53 +5,138 @@ A family is recognised from the checkpoint's own files and becomes data in the b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 from tokenizers import Tokenizer
 
-from edgerank.bundle import Piece, Prompt, Scoring, Truncation
-from quantize.architectures import bert, qwen2
+from edgerank.bundle import Prompt, Scoring, Truncation
+from quantize.architectures import bert, decoder, gemma, llama, qwen2, qwen3
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.model import Model
+from quantize.settings import (
+    activation_of,
+    embedding_prompts,
+    joined,
+    longest_input,
+    only_token,
+    pooling_of,
+    writes_embeddings,
+)
+from quantize.templates import (
+    BGE_RERANKER_GEMMA,
+    MXBAI_RERANK_V2,
+    QWEN3_RERANKER,
+    ZERANK,
+    Template,
+)
+
+Head = Literal["ForCausalLM", "ForSequenceClassification", "Model"]
+
+DECODERS: dict[str, Callable[[Checkpoint], decoder.Shape]] = {
+    "Gemma": gemma.read_shape,
+    "Llama": llama.read_shape,
+    "Qwen2": qwen2.read_shape,
+    "Qwen3": qwen3.read_shape,
+}
+ENCODERS: dict[str, Callable[[Checkpoint, bert.Head], bert.Bert]] = {
+    "Bert": lambda checkpoint, head: bert.Bert(checkpoint, bert.BERT, head),
+    "Camembert": lambda checkpoint, head: bert.Bert(checkpoint, bert.ROBERTA, head),
+    "Electra": lambda checkpoint, head: bert.Bert(checkpoint, bert.ELECTRA, head),
+    "Roberta": lambda checkpoint, head: bert.Bert(checkpoint, bert.ROBERTA, head),
+    "XLMRoberta": lambda checkpoint, head: bert.Bert(checkpoint, bert.ROBERTA, head),
+}
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A family, and the files that tell it."""
+
+    name: str
+    models: str  # for people
+    score: str  # how it reads, for people
+    heads: tuple[Head, ...]
+    backbones: tuple[str, ...]
+    template: Template | None = None  # the tokenizer's own way to join two texts by default
+    remote_code: str | None = None  # a module that config.json names
+
+
+FAMILIES = (
+    Recognition(
+        "zerank",
+        "zerank-1, zerank-1-small, zerank-2",
+        'sigmoid(logit("Yes") / 5)',
+        ("ForCausalLM",),
+        ("Qwen3",),
+        ZERANK,
+        remote_code="modeling_zeranker",
+    ),
+    Recognition(
+        "qwen3-reranker",
+        "Qwen3-Reranker 0.6B, 4B, 8B, and those with a classifier instead",
+        'the probability of "yes" against "no"; or the logit, through the activation that the'
+        " checkpoint names",
+        ("ForCausalLM", "ForSequenceClassification"),
+        ("Qwen3",),
+        QWEN3_RERANKER,
+    ),
+    Recognition(
+        "mxbai-rerank-v2",
+        "mxbai-rerank base, large v2",
+        'logit("1") - logit("0")',
+        ("ForCausalLM",),
+        ("Qwen2", "Llama"),
+        MXBAI_RERANK_V2,
+    ),
+    Recognition(
+        "bge-reranker-gemma",
+        "bge-reranker-v2-gemma",
+        'logit("Yes")',
+        ("ForCausalLM",),
+        ("Gemma",),
+        BGE_RERANKER_GEMMA,
+    ),
+    Recognition(
+        "cross-encoder",
+        "ms-marco MiniLM, TinyBERT and ELECTRA, bge-reranker base, large, v2-m3, and others with"
+        " one logit",
+        "the logit, through the activation that the checkpoint names",
+        ("ForSequenceClassification",),
+        (*ENCODERS, *DECODERS),
+    ),
+    Recognition(
+        "embedding",
+        "MiniLM, bge, e5 and other sentence-transformers models with mean or cls pooling",
+        "the cosine of query and document",
+        ("Model",),
+        tuple(ENCODERS),
+    ),
+)
+
+
+def describe(family: Recognition) -> list[str]:
+    """Say in a few lines what a family is, how it is recognised and how its scores read."""
+    heads = (f"{head} with modules.json" if head == "Model" else head for head in family.heads)
+    recognized = f"{', '.join(family.backbones)} + {' or '.join(heads)}"
+    if family.remote_code is not None:
+        recognized += f", {family.remote_code} in auto_map"
+    return [
+        family.name,
+        f"    models      {family.models}",
+        f"    recognised  {recognized}",
+        f"    score       {family.score}",
+    ]
 
 
 class _Config(msgspec.Struct):
     """config.json, as far as it tells families apart."""
 
     architectures: list[str] | None = None
-
-
-class _Module(msgspec.Struct):
-    """An entry of sentence-transformers' modules.json."""
-
-    type: str = ""
-
-
-class _TransformerSettings(msgspec.Struct):
-    """sentence-transformers' sentence_bert_config.json."""
-
-    max_seq_length: int | None = None
-
-
-class _TokenizerSettings(msgspec.Struct):
-    """tokenizer_config.json"""
-
-    model_max_length: float | None = None
-
-
-class _ActivationSettings(msgspec.Struct):
-    activation_fn: str | None = None
-
-
-class _CrossEncoderConfig(msgspec.Struct):
-    """What sentence-transformers keeps in config.json, and kept there before its version 4."""
-
-    sentence_transformers: _ActivationSettings | None = None
-    sbert_ce_default_activation_function: str | None = None
+    auto_map: dict[str, Any] = {}
+    hidden_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,183 +153,160 @@ class Family:
     model: Model[Any]
 
 
-def recognize(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+def recognize(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    name: str | None = None,
+    template: Template | None = None,
+) -> Family:
     """Tell a checkpoint's family from its files.
 
+    :param name: a family of ``FAMILIES`` that it is known to be
+    :param template: to ask it with instead of the family's
     :raises QuantizeError: no family fits, or the checkpoint lacks what its family needs
     """
-    architectures = checkpoint.config_as(_Config).architectures or ["none named"]
-    has_pooling = checkpoint.json_as("modules.json", list[_Module]) is not None
-    for architecture, needs_pooling, describe in RECOGNIZED:
-        if architecture in architectures and needs_pooling == has_pooling:
-            return describe(checkpoint, tokenizer)
-    supported = ", ".join(
-        f"{name} with modules.json" if pooling else name for name, pooling, _ in RECOGNIZED
-    )
-    raise QuantizeError(
-        f"{checkpoint.directory / 'config.json'}: architecture {architectures[0]}"
-        f"{' with modules.json' if has_pooling else ''} is not supported; supported: {supported}"
-    )
+    config = checkpoint.config_as(_Config)
+    path = checkpoint.directory / "config.json"
+    architecture = (config.architectures or ["none named"])[0]
+    has_pooling = writes_embeddings(checkpoint)
+    backbone, head = _parse(architecture)
+    fitting = [
+        family
+        for family in FAMILIES
+        if backbone in family.backbones
+        and head in family.heads
+        and has_pooling == (head == "Model")
+        and (name or family.remote_code is None or family.remote_code in str(config.auto_map))
+    ]
+    if name is not None:
+        if name not in (known.name for known in FAMILIES):
+            names = ", ".join(known.name for known in FAMILIES)
+            raise QuantizeError(f"family {name!r} is unknown; choose {names}")
+        fitting = [family for family in fitting if family.name == name]
+    if not fitting:
+        raise QuantizeError(
+            f"{path}: architecture {architecture}{' with modules.json' if has_pooling else ''} is"
+            f" not supported{f' by family {name}' if name else ''}; supported:"
+            f" {', '.join(sorted({*DECODERS, *ENCODERS}))}; `edgerank families` says more"
+        )
+    family = fitting[0]
+    template = template or family.template
+    if head == "Model":
+        if template is not None:
+            raise QuantizeError(f"{path}: an embedding model takes no template")
+        return _embedding(checkpoint, tokenizer, family, backbone)
+    if template is None:
+        return _pair(checkpoint, tokenizer, family, backbone)
+    return _templated(checkpoint, tokenizer, family, template, backbone, head, config.hidden_size)
 
 
-def _mxbai_rerank_v2(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
-    """mxbai-rerank v2: the PyPI package mxbai-rerank, ``mxbai_rerank_v2.py``."""
-    config = qwen2.read_config(checkpoint)
-    prompt = Prompt(
-        query=(
-            Piece(
-                "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful"
-                " assistant.<|im_end|>\n<|im_start|>user\n"
-            ),
-            Piece("query: {query}"),
-            Piece("\n"),
-        ),
-        document=(
-            Piece("document: {document}"),
-            Piece("\n"),
-            Piece(
-                "You are a search relevance expert who evaluates how well documents match search"
-                " queries. For each query-document pair, carefully analyze the semantic"
-                " relationship between them, then provide your binary relevance judgment (0 for"
-                " not relevant, 1 for relevant).\nRelevance:"
-            ),
-            Piece("<|im_end|>\n<|im_start|>assistant\n"),
-        ),
-        instruction="instruction: {instruction}\n",
-    )
-    fixed = sum(_count(tokenizer, piece) for piece in prompt.query + prompt.document)
-    separator = _count(tokenizer, Piece("\n"))
-    positive, negative = (_only_token(checkpoint, tokenizer, digit) for digit in "10")
-    limit = config.max_position_embeddings - (fixed - separator)
-    estimated_max = 9.0 if config.hidden_size == 896 else 12.0  # base, large
+def _parse(architecture: str) -> tuple[str, Head | None]:
+    """Cut a class of transformers into backbone and head."""
+    heads: tuple[Head, ...] = ("ForCausalLM", "ForSequenceClassification", "Model")
+    for head in heads:
+        if architecture.endswith(head):
+            return architecture.removesuffix(head), head
+    return architecture, None
 
+
+def _templated(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    family: Recognition,
+    template: Template,
+    backbone: str,
+    head: Head | None,
+    hidden_size: int,
+) -> Family:
+    """A prompt of fixed pieces, then one dot product with the last token's state."""
+    prompt = template.prompt
+    if backbone not in DECODERS:
+        raise QuantizeError(f"{checkpoint.directory}: only decoders take a template")
+    shape = DECODERS[backbone](checkpoint)
+    fixed = sum(_count(tokenizer, piece.text) for piece in prompt.query + prompt.document)
+    reserved = sum(sign * _count(tokenizer, text) for text, sign in template.counted.items())
+    limit = shape.max_positions - fixed + reserved
+    has_classifier = head == "ForSequenceClassification"
+    weights: Mapping[int, float] = {}
+    if not has_classifier:
+        if not template.score:
+            raise QuantizeError(f"{checkpoint.directory}: the template names no tokens to score by")
+        weights = {
+            only_token(checkpoint, tokenizer, token): weight
+            for token, weight in template.score.items()
+        }
+    offset = template.normalize_offset
+    if template is MXBAI_RERANK_V2 and hidden_size == 896:
+        offset = 4.5  # half of what the base model's scores reach, as the reference has it
     return Family(
-        name="mxbai-rerank-v2",
-        architecture="qwen2",
-        max_length=min(8192, limit),
+        name=family.name,
+        architecture=backbone.lower(),
+        max_length=min(template.max_length, limit),
         max_length_limit=limit,
         prompt=prompt,
-        truncation=Truncation("document", reserved=separator, query_share=(3, 4)),
-        scoring=Scoring("logit", normalize_offset=estimated_max / 2),
-        model=qwen2.Qwen2(checkpoint, (positive, negative)),
+        truncation=Truncation("document", reserved, template.query_share),
+        scoring=Scoring(
+            "logit",
+            activation_of(checkpoint) if has_classifier else template.activation,
+            0.0 if has_classifier else offset,
+        ),
+        model=decoder.Decoder(checkpoint, shape, weights),
     )
 
 
-def _bert_cross_encoder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+def _pair(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
+) -> Family:
     """One logit for a pair, as sentence-transformers' CrossEncoder reads it."""
-    config = bert.read_config(checkpoint)
-    for token in ("[CLS]", "[SEP]"):
-        _only_token(checkpoint, tokenizer, token)
-    limit = config.max_position_embeddings
+    model: Model[Any]
+    if backbone in DECODERS:
+        shape = DECODERS[backbone](checkpoint)
+        model, limit = decoder.Decoder(checkpoint, shape, {}), shape.max_positions
+    else:
+        encoder = ENCODERS[backbone](checkpoint, "classifier")
+        model, limit = encoder, encoder.max_positions
+    pieces = joined(checkpoint, tokenizer, "{query}", "{document}")
+    if backbone in ENCODERS and len(pieces) == 2:
+        raise QuantizeError(
+            f"{checkpoint.tokenizer_path}: it joins two texts without special tokens; is this the"
+            " checkpoint's own tokenizer?"
+        )
+    document = [piece.text for piece in pieces].index("{document}")
     return Family(
-        name="bert-cross-encoder",
-        architecture="bert",
-        max_length=min(_tokenizer_max_length(checkpoint) or limit, limit),
+        name=family.name,
+        architecture=backbone.lower(),
+        max_length=min(longest_input(checkpoint) or limit, limit),
         max_length_limit=limit,
-        prompt=Prompt(
-            query=(Piece("[CLS]"), Piece("{query}"), Piece("[SEP]")),
-            document=(Piece("{document}", token_type=1), Piece("[SEP]", token_type=1)),
-        ),
-        truncation=Truncation("longest", reserved=3),
-        scoring=Scoring("logit", activation=_cross_encoder_activation(checkpoint)),
-        model=bert.Bert(checkpoint, "classifier"),
+        prompt=Prompt(query=pieces[:document], document=pieces[document:]),
+        truncation=Truncation("longest", reserved=len(pieces) - 2),
+        scoring=Scoring("logit", activation=activation_of(checkpoint)),
+        model=model,
     )
 
 
-def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+def _embedding(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
+) -> Family:
     """A sentence-transformers embedding model: the score is a cosine."""
-    config = bert.read_config(checkpoint)
-    for token in ("[CLS]", "[SEP]"):
-        _only_token(checkpoint, tokenizer, token)
-    limit = config.max_position_embeddings
-    settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
-    wanted = settings.max_seq_length if settings else None
-    wanted = wanted or _tokenizer_max_length(checkpoint) or limit
+    model = ENCODERS[backbone](checkpoint, pooling_of(checkpoint))
+    limit = model.max_positions
+    query, document = (
+        joined(checkpoint, tokenizer, text) for text in embedding_prompts(checkpoint)
+    )
     return Family(
-        name="bert-embedding",
-        architecture="bert",
-        max_length=min(wanted, limit),
+        name=family.name,
+        architecture=backbone.lower(),
+        max_length=min(longest_input(checkpoint) or limit, limit),
         max_length_limit=limit,
-        prompt=Prompt(
-            query=(Piece("[CLS]"), Piece("{query}"), Piece("[SEP]")),
-            document=(Piece("[CLS]"), Piece("{document}"), Piece("[SEP]")),
-        ),
-        truncation=Truncation("each", reserved=2),
+        prompt=Prompt(query, document),
+        truncation=Truncation("each", reserved=len(query) - 1),
         scoring=Scoring("similarity"),
-        model=bert.Bert(checkpoint, _pooling(checkpoint)),
+        model=model,
     )
 
 
-RECOGNIZED: tuple[tuple[str, bool, Callable[[Checkpoint, Tokenizer], Family]], ...] = (
-    ("Qwen2ForCausalLM", False, _mxbai_rerank_v2),
-    ("BertForSequenceClassification", False, _bert_cross_encoder),
-    ("BertModel", True, _bert_embedding),
-)
-
-
-def _count(tokenizer: Tokenizer, piece: Piece) -> int:
-    """Count the tokens of a piece without placeholders; a piece with one counts as none."""
-    if "{" in piece.text:
+def _count(tokenizer: Tokenizer, text: str) -> int:
+    """Count the tokens of a fixed text; one with a placeholder counts as none."""
+    if "{query}" in text or "{document}" in text:
         return 0
-    return len(tokenizer.encode(piece.text, add_special_tokens=False))
-
-
-def _only_token(checkpoint: Checkpoint, tokenizer: Tokenizer, text: str) -> int:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    if len(ids) != 1:
-        raise QuantizeError(
-            f"{checkpoint.tokenizer_path}: {text!r} is not one token; is this the checkpoint's"
-            " own tokenizer?"
-        )
-    return ids[0]
-
-
-def _tokenizer_max_length(checkpoint: Checkpoint) -> int | None:
-    settings = checkpoint.json_as("tokenizer_config.json", _TokenizerSettings)
-    length = settings.model_max_length if settings else None
-    return int(length) if length and length < 1e9 else None  # transformers writes 1e30 for none
-
-
-def _cross_encoder_activation(checkpoint: Checkpoint) -> Literal["identity", "sigmoid"]:
-    """Read which activation sentence-transformers applies; a sigmoid unless the config says."""
-    config = checkpoint.config_as(_CrossEncoderConfig)
-    settings = config.sentence_transformers
-    name = (
-        (settings.activation_fn if settings else None)
-        or config.sbert_ce_default_activation_function
-        or "torch.nn.modules.activation.Sigmoid"
-    )
-    activations: dict[str, Literal["identity", "sigmoid"]] = {
-        "torch.nn.modules.linear.Identity": "identity",
-        "torch.nn.modules.activation.Sigmoid": "sigmoid",
-    }
-    if name not in activations:
-        raise QuantizeError(
-            f"{checkpoint.directory / 'config.json'}: activation {name!r} is not supported;"
-            f" supported: {', '.join(activations)}"
-        )
-    return activations[name]
-
-
-def _pooling(checkpoint: Checkpoint) -> Literal["mean", "cls"]:
-    entries = checkpoint.json_as("modules.json", list[_Module]) or []
-    modules = [module.type.split(".")[-1] for module in entries]
-    if any(module not in ("Transformer", "Pooling", "Normalize") for module in modules):
-        raise QuantizeError(
-            f"{checkpoint.directory / 'modules.json'}: modules {', '.join(modules)} are not"
-            " supported; supported: Transformer, Pooling, Normalize"
-        )
-    settings = checkpoint.json_as("1_Pooling/config.json", dict[str, Any]) or {}
-    mode: str = settings.get("pooling_mode") or ", ".join(
-        name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for name, is_on in settings.items()  # one flag a mode before sentence-transformers 5.3
-        if name.startswith("pooling_mode_") and is_on
-    )
-    if mode == "mean":
-        return "mean"
-    if mode == "cls":
-        return "cls"
-    raise QuantizeError(
-        f"{checkpoint.directory / '1_Pooling/config.json'}: pooling mode {mode or 'none'!r} is not"
-        " supported; supported: mean, cls"
-    )
+    return len(tokenizer.encode(text, add_special_tokens=False))

@@ -45,6 +45,7 @@ from quantize.model import Layer, Model
 from quantize.precision import Float32, Int4, Int8, Precision
 from quantize.report import Report, ScoredPair, check_plotting, write_report
 from quantize.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
+from quantize.templates import read_template
 from quantize.weights import Floats
 
 Step = Literal["rotate", "balance", "compensate"]
@@ -74,6 +75,8 @@ def quantize(
     keep_fp32: KeepFp32 = (),
     min_tau: float | None = None,
     report: str | os.PathLike[str] | None = None,
+    family: str | None = None,
+    template: str | os.PathLike[str] | None = None,
     steps: Sequence[Step] | None = None,
     show_progress: bool = False,
 ) -> Bundle:
@@ -88,6 +91,10 @@ def quantize(
         lose most, or "auto" for those that stand out; takes twice the time, to show the trade
     :param min_tau: the least mean Kendall tau against the original to accept
     :param report: a directory for report.json and report.html
+    :param family: one of ``quantize.families.FAMILIES`` that the checkpoint is known to be;
+        recognised from its files by default
+    :param template: JSON of a ``quantize.templates.Template`` to ask a decoder with instead of its
+        family's
     :param steps: parts of the recipe: all of ``STEPS`` by default, none for fp32
     :param show_progress: draw a progress bar on stderr
     :raises QuantizeError: the checkpoint or the calibration text is unusable, the bundle cannot be
@@ -108,24 +115,29 @@ def quantize(
     calibration = read_calibration(None if calibrate is None else Path(calibrate))
     source, directory = locate(checkpoint)
     opened = open_checkpoint(directory)
-    family = recognize(opened, _load_tokenizer(opened))
-    if family.max_length < MIN_LENGTH:
+    recognized = recognize(
+        opened,
+        _load_tokenizer(opened),
+        family,
+        None if template is None else read_template(Path(template)),
+    )
+    if recognized.max_length < MIN_LENGTH:
         raise QuantizeError(
             f"{directory}: config.json's max_position_embeddings and the tokenizer's settings leave"
-            f" {family.max_length} tokens for the texts; at least {MIN_LENGTH} are needed"
+            f" {recognized.max_length} tokens for the texts; at least {MIN_LENGTH} are needed"
         )
     with (
         _atomic_directory(Path(bundle)) as staging,
-        tqdm(desc=family.name, unit=" layers", disable=not show_progress) as bar,
+        tqdm(desc=recognized.name, unit=" layers", disable=not show_progress) as bar,
     ):
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
         scratch = staging / "scratch"
         scratch.mkdir()
-        draft = Bundle(staging, _manifest(source, family, precision, steps))
-        original = Layerwise(family.model, scratch, bar)
+        draft = Bundle(staging, _manifest(source, recognized, precision, steps))
+        original = Layerwise(recognized.model, scratch, bar)
         texts = thinned(draft, original, calibration)
         batches = batches_of(draft, original, texts.pairs)
-        model = family.model
+        model = recognized.model
         if "rotate" in steps:
             model = model.rotated(_outliers(original, batches[:OUTLIER_BATCHES]))
         passes = 1 + is_rounded + 2 * bool(keep_fp32)
@@ -133,7 +145,7 @@ def quantize(
         writer = _Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
         made = None
         if is_rounded:
-            reference = run_reference(draft, family.model, texts, scratch, bar)
+            reference = run_reference(draft, recognized.model, texts, scratch, bar)
             made = _write_and_measure(draft, writer, reference, keep_fp32)
             if report is not None:
                 write_report(Path(report), made)

@@ -111,13 +111,13 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def test_only_the_quantize_command_imports_quantize():
+def test_only_two_commands_import_quantize():
     importers = {
         file
         for file, modules in imports_of("edgerank").items()
         if any(within(module, "quantize") for module in modules)
     }
-    assert importers == {"edgerank/cli/quantize.py"}
+    assert importers == {"edgerank/cli/families.py", "edgerank/cli/quantize.py"}
 
 
 def test_only_the_eval_command_imports_evaluation():

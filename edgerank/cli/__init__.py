@@ -1,4 +1,4 @@
-"""The command line: ``edgerank quantize | rerank | eval | inspect | verify``."""
+"""The command line: ``edgerank quantize | families | rerank | eval | inspect | verify``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 import edgerank
 from edgerank.cli.eval import eval_command
+from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
@@ -24,7 +25,7 @@ def cli() -> None:
     """Rerank documents on plain CPUs with int8 models, offline."""
 
 
-for command in (quantize, rerank, eval_command, inspect, verify):
+for command in (quantize, families, rerank, eval_command, inspect, verify):
     cli.add_command(command)
 
 

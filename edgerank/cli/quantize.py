@@ -36,6 +36,17 @@ from edgerank.cli.inspect import fidelity_lines
     help="Matrices to leave in float32: those that stand out, the N worst, or names with"
     " wildcards, separated by commas.",
 )
+@click.option(
+    "--family",
+    metavar="NAME",
+    help="The checkpoint's family, where its files do not tell; see `edgerank families`.",
+)
+@click.option(
+    "--template",
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="How to ask a decoder; begin with what `edgerank families NAME` prints.",
+)
 @click.option("--min-tau", type=click.FloatRange(-1, 1), help="Refuse a lower Kendall tau.")
 @click.option(
     "--report",
@@ -49,6 +60,8 @@ def quantize(
     precision: str,
     calibrate: Path | None,
     keep_fp32: str | None,
+    family: str | None,
+    template: Path | None,
     min_tau: float | None,
     report: Path | None,
 ) -> None:
@@ -65,6 +78,8 @@ def quantize(
         calibrate=calibrate,
         keep_fp32=_kept(keep_fp32),
         min_tau=min_tau,
+        family=family,
+        template=template,
         report=report,
         show_progress=sys.stderr.isatty(),
     )

@@ -1,6 +1,7 @@
-"""BERT encoders, as cross-encoders with one logit or as sentence-embedding models.
+"""BERT and its relatives, as cross-encoders with one logit or as sentence-embedding models.
 
-Follows ``transformers.models.bert.modeling_bert``: post-norm layers, learned absolute positions.
+Post-norm layers, learned absolute positions. Follows ``transformers.models``' ``bert``, ``electra``
+and ``roberta``; XLM-R and CamemBERT are RoBERTa with other vocabularies.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from onnx import TensorProto
 
 from edgerank.bundle import Positive
 from quantize.blocks import Grid, Inputs, attention, declare_inputs, gather_rows, linear
-from quantize.checkpoint import Checkpoint
+from quantize.checkpoint import Checkpoint, one_label
 from quantize.equalisation import Rotation, channel_scales
-from quantize.errors import QuantizeError
 from quantize.graph import Graph
 from quantize.model import Dense
 from quantize.precision import Activation, Precision
@@ -26,6 +26,24 @@ from quantize.weights import Floats
 TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
 LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
 Head = Literal["classifier", "mean", "cls"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What tells one relative from another."""
+
+    root: str  # of tensors' names, unless the encoder was saved alone
+    head_dense: str  # the classification head's first layer, and
+    head_output: str  # its second
+    head_activation: Literal["Tanh", "Gelu"]
+    skips_positions: bool = False  # positions count from pad_token_id + 1
+
+
+BERT = Variant("bert.", "bert.pooler.dense", "classifier", "Tanh")
+ELECTRA = Variant("electra.", "classifier.dense", "classifier.out_proj", "Gelu")
+ROBERTA = Variant(
+    "roberta.", "classifier.dense", "classifier.out_proj", "Tanh", skips_positions=True
+)
 
 
 class BertConfig(msgspec.Struct, frozen=True):
@@ -38,25 +56,21 @@ class BertConfig(msgspec.Struct, frozen=True):
     num_attention_heads: Positive
     num_hidden_layers: Positive
     vocab_size: Positive
+    embedding_size: Positive | None = None  # of ELECTRA
     hidden_act: Literal["gelu"] = "gelu"
+    pad_token_id: int = 0
     position_embedding_type: Literal["absolute"] = "absolute"
     type_vocab_size: Positive = 2
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("num_attention_heads must divide hidden_size")
+        if self.embedding_size not in (None, self.hidden_size):
+            raise ValueError("an embedding_size other than hidden_size is not supported")
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
-
-
-def read_config(checkpoint: Checkpoint) -> BertConfig:
-    """Read and check config.json.
-
-    :raises QuantizeError: a field is missing or asks for what this graph does not do
-    """
-    return checkpoint.config_as(BertConfig)
 
 
 @dataclass(frozen=True)
@@ -96,22 +110,29 @@ class Bert:
     cache_width = 0
 
     def __init__(
-        self, checkpoint: Checkpoint, head: Head, rotation: Rotation | None = None
+        self,
+        checkpoint: Checkpoint,
+        variant: Variant,
+        head: Head,
+        rotation: Rotation | None = None,
     ) -> None:
         """Read the configuration.
 
         :param rotation: of each head's values
+        :raises QuantizeError: it lacks a field or asks for what the graph does not do
         """
-        self.config = read_config(checkpoint)
+        self.config = checkpoint.config_as(BertConfig)
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
-        self._checkpoint, self._weights = checkpoint, _Weights(checkpoint, self.config)
+        self._weights = _Weights(checkpoint, self.config, variant)
+        self.max_positions = self.config.max_position_embeddings - self._weights.first_position
+        self._checkpoint, self._variant = checkpoint, variant
         self._head, self._rotation = head, rotation
 
     def rotated(self, outliers: Sequence[int]) -> Bert:
         """Rotate each head's values; a norm with a bias lets no rotation of the stream through."""
         rotation = Rotation.random(self.config.head_size, seed=1)
-        return Bert(self._checkpoint, self._head, rotation)
+        return Bert(self._checkpoint, self._variant, self._head, rotation)
 
     def declare(self, g: Graph) -> BertInputs:
         shared = declare_inputs(g, with_past=False)
@@ -124,13 +145,17 @@ class Bert:
         inputs: BertInputs,
         only: Sequence[int] | None = None,
     ) -> str:
-        """Sum the three embeddings."""
+        """Sum the embeddings of words, positions and, if there are several, token types."""
         g.scope = "embeddings"
         words, places, types = self._weights.embeddings(only)
         x = precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
-        typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
+        if len(types) == 1:
+            places = places + types
+        else:
+            typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
+            x = g.op("Add", x, typed)
         placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
-        return g.op("Add", g.op("Add", x, typed), placed)
+        return g.op("Add", x, placed)
 
     def layer(self, index: int) -> BertLayer:
         # from the last attention on only each sequence's first token matters, except to the mean
@@ -156,10 +181,11 @@ class Bert:
         return stream
 
     def _classify(self, g: Graph, precision: Precision, x: str) -> str:
-        """Pool the first tokens' rows [R, H] and classify: one logit each, float32 [R]."""
-        pooler, classifier = self._weights.classifier()
+        """Classify the first tokens' rows [R, H]: one logit each, float32 [R]."""
+        dense, classifier = self._weights.classifier()
         rows = precision.rows(g, Activation("pooler", x))
-        pooled = g.op("Tanh", linear(g, precision, rows, "pooler", pooler.weight, pooler.bias))
+        pooled = linear(g, precision, rows, "pooler", dense.weight, dense.bias)
+        pooled = g.op(self._variant.head_activation, pooled)
         logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
         logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
         return g.op("Squeeze", logits, g.constant([1]))
@@ -283,22 +309,25 @@ class BertLayer:
 class _Weights:
     """What lies in the checkpoint, under its names."""
 
-    def __init__(self, checkpoint: Checkpoint, config: BertConfig) -> None:
-        self._checkpoint, self._config = checkpoint, config
-        self._root = "bert." if "bert.embeddings.LayerNorm.weight" in checkpoint.tensors else ""
+    def __init__(self, checkpoint: Checkpoint, config: BertConfig, variant: Variant) -> None:
+        self._checkpoint, self._config, self._variant = checkpoint, config, variant
+        is_rooted = f"{variant.root}embeddings.LayerNorm.weight" in checkpoint.tensors
+        self._root = variant.root if is_rooted else ""
+        self.first_position = config.pad_token_id + 1 if variant.skips_positions else 0
 
     def embeddings(self, only: Sequence[int] | None) -> tuple[Floats, Floats, Floats]:
         """Load the tables of words (``only`` some of them), positions and token types."""
         config, hidden = self._config, self._config.hidden_size
         prefix, load = f"{self._root}embeddings", self._checkpoint
         name, vocabulary = f"{prefix}.word_embeddings.weight", config.vocab_size
+        positions = config.max_position_embeddings
         return (
             load.tensor(name, vocabulary, hidden)
             if only is None
             else load.rows(name, only, vocabulary, hidden),
-            load.tensor(
-                f"{prefix}.position_embeddings.weight", config.max_position_embeddings, hidden
-            ),
+            load.tensor(f"{prefix}.position_embeddings.weight", positions, hidden)[
+                self.first_position :
+            ],
             load.tensor(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, hidden),
         )
 
@@ -334,20 +363,15 @@ class _Weights:
         return self._norm(f"{previous}.LayerNorm")
 
     def classifier(self) -> tuple[Dense, Dense]:
-        """Load pooler and classifier.
+        """Load the two layers of the classification head.
 
-        :raises QuantizeError: the classifier has several labels
+        :raises QuantizeError: the second has several labels
         """
-        hidden = self._config.hidden_size
-        labels = self._checkpoint.tensors.get("classifier.weight")
-        if labels is not None and labels.shape[0] != 1:
-            raise QuantizeError(
-                f"{self._checkpoint.directory}: the classifier has {labels.shape[0]} labels; a"
-                " reranker needs exactly one"
-            )
-        load = self._checkpoint.tensor
-        classifier = Dense(load("classifier.weight", 1, hidden), load("classifier.bias", 1))
-        return self._dense("pooler.dense", hidden, hidden), classifier
+        hidden, variant, load = self._config.hidden_size, self._variant, self._checkpoint.tensor
+        weight = one_label(self._checkpoint, f"{variant.head_output}.weight", hidden)
+        output = Dense(weight[None], load(f"{variant.head_output}.bias", 1))
+        name = variant.head_dense
+        return Dense(load(f"{name}.weight", hidden, hidden), load(f"{name}.bias", hidden)), output
 
     def _norm(self, name: str) -> Norm:
         load, size = self._checkpoint.tensor, self._config.hidden_size

@@ -1,0 +1,27 @@
+"""``edgerank families``"""
+
+from __future__ import annotations
+
+import click
+
+from edgerank.cli.extras import needs_extra
+from edgerank.errors import InputError
+
+
+@click.command()
+@click.argument("name", required=False)
+def families(name: str | None) -> None:
+    """List the families that `quantize` knows, or print the template of the family NAME."""
+    with needs_extra("listing families", "quantize"):
+        from quantize.families import FAMILIES, describe
+        from quantize.templates import write_template
+    if name is None:
+        for family in FAMILIES:
+            for line in describe(family):
+                click.echo(line)
+        return
+    template = next((family.template for family in FAMILIES if family.name == name), None)
+    if template is None:
+        names = ", ".join(family.name for family in FAMILIES if family.template)
+        raise InputError(f"family {name!r} has no template; those with one: {names}")
+    click.echo(write_template(template))

@@ -1,0 +1,22 @@
+"""Llama: the plain decoder; ``transformers.models.llama.modeling_llama``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from quantize.architectures.decoder import DecoderConfig, Shape, shape_of
+from quantize.checkpoint import Checkpoint
+
+
+class LlamaConfig(DecoderConfig, frozen=True):
+    """The part of config.json that shapes the graph."""
+
+    hidden_act: Literal["silu"] = "silu"
+
+
+def read_shape(checkpoint: Checkpoint) -> Shape:
+    """Read and check config.json.
+
+    :raises QuantizeError: a field is missing or asks for what the graph does not do
+    """
+    return shape_of(checkpoint.config_as(LlamaConfig), is_tied=False)
