@@ -96,10 +96,21 @@ def _with_candidates(pairs: Sequence[Pair]) -> list[Pair]:
     return filled
 
 
-def reranker_with(bundle: Bundle, engine: Any) -> Reranker:
-    """Put another engine behind a bundle's prompt and scoring."""
-    prompt = PromptEncoder(bundle, bundle.manifest.max_length)
-    return Reranker(bundle, prompt, engine, MAX_BATCH_TOKENS)
+@dataclass(frozen=True)
+class Draft:
+    """A bundle that still lacks its graph."""
+
+    bundle: Bundle
+    prompt: PromptEncoder
+
+    @staticmethod
+    def of(bundle: Bundle) -> Draft:
+        return Draft(bundle, PromptEncoder(bundle, bundle.manifest.max_length))
+
+    def score(self, engine: Any, pairs: Sequence[Pair]) -> Floats:
+        """Score pairs with some engine behind the bundle's prompt and scoring."""
+        reranker = Reranker(self.bundle, self.prompt, engine, MAX_BATCH_TOKENS)
+        return reranker.score_pairs([(pair.query, pair.document) for pair in pairs])
 
 
 class _Recorder:
@@ -115,18 +126,18 @@ class _Recorder:
         return np.zeros((num_scores, *self._width), np.float32)
 
 
-def batches_of(bundle: Bundle, engine: Layerwise, pairs: Sequence[Pair]) -> list[Batch]:
+def batches_of(draft: Draft, engine: Layerwise, pairs: Sequence[Pair]) -> list[Batch]:
     """Return the micro-batches in which a reranker would run pairs."""
-    recorder = _Recorder(bundle, engine.is_causal)
-    reranker_with(bundle, recorder).score_pairs([(pair.query, pair.document) for pair in pairs])
+    recorder = _Recorder(draft.bundle, engine.is_causal)
+    draft.score(recorder, pairs)
     return recorder.batches
 
 
-def thinned(bundle: Bundle, engine: Layerwise, calibration: Calibration) -> Calibration:
+def thinned(draft: Draft, engine: Layerwise, calibration: Calibration) -> Calibration:
     """Leave out what exceeds the budgets of tokens: pairs at even distances, or whole queries."""
 
     def share(pairs: Sequence[Pair], budget: int) -> float:
-        tokens = sum(len(batch.token_ids) for batch in batches_of(bundle, engine, pairs))
+        tokens = sum(len(batch.token_ids) for batch in batches_of(draft, engine, pairs))
         return min(1.0, budget / max(tokens, 1))
 
     pairs = _spread(calibration.pairs, share(calibration.pairs, CALIBRATION_TOKENS))

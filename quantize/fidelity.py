@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
-from edgerank.bundle import Bundle, Compared, Fidelity
+from edgerank.bundle import Compared, Fidelity
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.packing import Batch
-from edgerank.reranker import Reranker
-from quantize.calibration import Calibration, Pair, batches_of, reranker_with
+from quantize.calibration import Calibration, Draft, Pair, batches_of
 from quantize.layerwise import Layerwise, Step
 from quantize.model import Model
 from quantize.weights import Floats
@@ -39,13 +38,9 @@ class Reference:
 
 
 def run_reference(
-    draft: Bundle, model: Model[Any], texts: Calibration, scratch: Path, bar: tqdm
+    draft: Draft, model: Model[Any], texts: Calibration, scratch: Path, bar: tqdm
 ) -> Reference:
-    """Score the held-out pairs layer by layer in float32.
-
-    :param draft: for its prompt and scoring; it needs no graph yet
-    :param model: the original
-    """
+    """Score the held-out pairs layer by layer in float32, by the original ``model``."""
     streams: list[Sequence[Floats]] = []
 
     def keep(step: Step) -> None:
@@ -53,20 +48,20 @@ def run_reference(
 
     engine = Layerwise(model, scratch, bar, keep)
     batches = batches_of(draft, engine, texts.held_out)[:TRACED_BATCHES]
-    scores = score(reranker_with(draft, engine), texts.held_out)
+    scores = draft.score(engine, texts.held_out)
     return Reference(texts.name, texts.held_out, scores, batches, streams)
 
 
 def compare(
-    bundle: Bundle, streams: Sequence[str], model: Model[Any], reference: Reference
+    draft: Draft, streams: Sequence[str], model: Model[Any], reference: Reference
 ) -> tuple[Fidelity, Floats]:
     """Measure a bundle; return its fidelity and the scores that it was measured by.
 
-    :param bundle: a bundle whose graph also puts out its ``streams``, one after each layer
+    :param draft: one that has its graph, which also puts out its ``streams``, one after each layer
     :param model: the model as it was written, to align the original's streams with
     """
-    engine = Engine(bundle, threads=physical_cores(), providers=[CPU_PROVIDER])
-    scores = score(reranker_with(bundle, engine), reference.pairs)
+    engine = Engine(draft.bundle, threads=physical_cores(), providers=[CPU_PROVIDER])
+    scores = draft.score(engine, reference.pairs)
     errors = np.abs(scores - reference.scores)
     by_query = list(_by_query(reference.pairs))
     taus = [_kendall_tau(reference.scores[rows], scores[rows]) for rows in by_query]
@@ -96,11 +91,6 @@ def compare(
         layers=tuple(_layer_errors(engine, streams, model, reference)),
     )
     return fidelity, scores
-
-
-def score(reranker: Reranker, pairs: Sequence[Pair]) -> Floats:
-    """Score pairs; float32 [len(pairs)]."""
-    return reranker.score_pairs([(pair.query, pair.document) for pair in pairs])
 
 
 def _layer_errors(

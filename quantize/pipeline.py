@@ -6,12 +6,9 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -24,7 +21,6 @@ from edgerank.bundle import (
     MIN_LENGTH,
     Bundle,
     Fidelity,
-    Kept,
     Manifest,
     Source,
     describe_files,
@@ -32,23 +28,18 @@ from edgerank.bundle import (
     write_manifest,
 )
 from edgerank.packing import Batch
-from quantize.calibration import batches_of, read_calibration, thinned
+from quantize.calibration import Draft, batches_of, read_calibration, thinned
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.equalisation import outlier_channels
 from quantize.errors import QuantizeError
 from quantize.families import Family, recognize
-from quantize.fidelity import Reference, compare, run_reference
-from quantize.graph import Graph
+from quantize.fidelity import run_reference
 from quantize.hub import locate
 from quantize.layerwise import Layerwise
-from quantize.model import Layer, Model
-from quantize.precision import Float32, Int4, Int8, Precision
-from quantize.report import Report, ScoredPair, check_plotting, write_report
-from quantize.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
+from quantize.report import check_plotting, write_report
+from quantize.sensitivity import KeepFp32
 from quantize.templates import read_template
-from quantize.weights import Floats
-
-Step = Literal["rotate", "balance", "compensate"]
+from quantize.writer import Step, Writer, write_and_measure
 
 STEPS: dict[Step, str] = {
     "rotate": "rotated",
@@ -61,9 +52,7 @@ PRECISIONS = {
     "int4": "int4 weights per block of an output channel; int8 embedding per block of a row",
     "fp32": "float32 weights and activations",
 }
-ROUNDED = {"int8": Int8, "int4": Int4}
 OUTLIER_BATCHES = 2  # micro-batches that show which channels stand out
-SENSITIVITY_BATCHES = 2  # and which matrices lose most
 
 
 def quantize(
@@ -133,7 +122,7 @@ def quantize(
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
         scratch = staging / "scratch"
         scratch.mkdir()
-        draft = Bundle(staging, _manifest(source, recognized, precision, steps))
+        draft = Draft.of(Bundle(staging, _manifest(source, recognized, precision, steps)))
         original = Layerwise(recognized.model, scratch, bar)
         texts = thinned(draft, original, calibration)
         batches = batches_of(draft, original, texts.pairs)
@@ -142,22 +131,22 @@ def quantize(
             model = model.rotated(_outliers(original, batches[:OUTLIER_BATCHES]))
         passes = 1 + is_rounded + 2 * bool(keep_fp32)
         bar.total = bar.n + passes * model.num_layers
-        writer = _Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
+        writer = Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
         made = None
         if is_rounded:
             reference = run_reference(draft, recognized.model, texts, scratch, bar)
-            made = _write_and_measure(draft, writer, reference, keep_fp32)
+            made = write_and_measure(draft, writer, reference, keep_fp32)
             if report is not None:
                 write_report(Path(report), made)
             _check_tau(bundle, made.fidelity, min_tau)
         else:
-            writer.write(draft.model_path, ())
+            writer.write(draft.bundle.model_path, ())
         bar.total = bar.n  # fewer if no matrix was found worth keeping
         shutil.rmtree(scratch)
         write_manifest(
             staging,
             msgspec.structs.replace(
-                draft.manifest,
+                draft.bundle.manifest,
                 fidelity=made.fidelity if made else None,
                 kept=made.kept if made else None,
                 files=describe_files(staging),
@@ -195,112 +184,6 @@ def _outliers(engine: Layerwise, batches: Sequence[Batch]) -> list[int]:
         rms = np.sqrt(np.square(np.concatenate(step.after)).mean(axis=0))
         prominence = np.maximum(prominence, rms / np.median(rms))
     return outlier_channels(prominence)
-
-
-@dataclass(frozen=True)
-class _Writer:
-    """How a model's layers become those of a graph."""
-
-    model: Model[Any]
-    precision: str
-    steps: Sequence[Step]
-    engine: Layerwise
-    batches: Sequence[Batch]  # of calibration text
-    bar: tqdm  # advances by one a layer
-
-    def write(self, path: Path, keep: Sequence[str]) -> tuple[Graph, list[str]]:
-        """Write the graph; return it with the names of the streams after each layer."""
-        g = Graph(path)
-        try:
-            inputs = self.model.declare(g)
-            x = self.model.embed(g, self._precision({}, keep), inputs)
-            streams = []
-            for layer, rows in self._layers():
-                x = layer.write(g, self._precision(rows, keep), inputs, x)
-                streams.append(x)
-                del layer, rows
-            self.model.finish(g, self._precision({}, keep), inputs, x)
-            g.save()
-        finally:
-            g.close()
-        return g, streams
-
-    def _layers(self) -> Iterator[tuple[Layer[Any], Mapping[str, Floats]]]:
-        """Yield each layer, equalised, with what its matrices read of the calibration text."""
-        if not {"balance", "compensate"}.intersection(self.steps):
-            for index in range(self.model.num_layers):
-                yield self.model.layer(index), {}
-                self.bar.update()
-            return
-        for step in self.engine.steps(self.batches, observe=True):
-            layer, rows = step.layer, step.rows
-            if "balance" in self.steps:
-                layer, rows = layer.balanced(rows)
-            yield layer, rows if "compensate" in self.steps else {}
-            del step, layer, rows  # before the next layer's take their place
-
-    def _precision(self, rows: Mapping[str, Floats], keep: Sequence[str]) -> Precision:
-        if self.precision == "fp32":
-            return Float32()
-        return ROUNDED[self.precision](rows, keep)
-
-
-def _write_and_measure(
-    draft: Bundle, writer: _Writer, reference: Reference, keep_fp32: KeepFp32
-) -> Report:
-    """Write the graph and measure it; once more with the matrices that are to be kept."""
-
-    def attempt(keep: Sequence[str]) -> tuple[Fidelity, Floats, Graph]:
-        g, streams = writer.write(draft.model_path, keep)
-        g.save(extra_outputs=streams)
-        fidelity, scores = compare(draft, streams, writer.model, reference)
-        g.save()
-        return fidelity, scores, g
-
-    fidelity, scores, g = attempt(())
-    kept: Kept | None = None
-    sensitivities: Sequence[Sensitivity] = ()
-    if keep_fp32:
-        if keep_fp32 == "auto" or isinstance(keep_fp32, int):
-            batches = writer.batches[:SENSITIVITY_BATCHES]
-            rounded = ROUNDED[writer.precision]
-            sensitivities = measure_sensitivities(writer.engine, batches, rounded)
-            keep_fp32 = choose(sensitivities, keep_fp32)
-        else:
-            _check_names(keep_fp32, [name for name in g.weights if f"{name}.scales" in g.weights])
-        size, without = _size(draft), fidelity
-        if keep_fp32:
-            fidelity, scores, _ = attempt(keep_fp32)
-        added = _size(draft) - size
-        kept = Kept(tuple(keep_fp32), added, without.mean_error, without.kendall_tau)
-    about = draft.manifest
-    return Report(
-        source=about.source,
-        family=about.family,
-        precision=about.precision,
-        recipe=about.recipe,
-        fidelity=fidelity,
-        kept=kept,
-        sensitivities=sensitivities,
-        pairs=[
-            ScoredPair(pair.query, pair.id, float(before), float(after))
-            for pair, before, after in zip(reference.pairs, reference.scores, scores, strict=True)
-        ],
-    )
-
-
-def _check_names(patterns: Sequence[str], matrices: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in matrices):
-            raise QuantizeError(
-                f"keep_fp32: {pattern!r} matches none of the rounded matrices, which are named like"
-                f" {', '.join(sorted(matrices)[:8])}"
-            )
-
-
-def _size(draft: Bundle) -> int:
-    """Bytes of the graph and its weights."""
-    return sum(path.stat().st_size for path in draft.directory.glob(f"{draft.model_path.name}*"))
 
 
 def _check_tau(bundle: str | os.PathLike[str], fidelity: Fidelity, min_tau: float | None) -> None:
