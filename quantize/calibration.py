@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edgerank.bundle import Bundle
+from edgerank.engine import Engine
 from edgerank.packing import Batch
 from edgerank.prompt import PromptEncoder
 from edgerank.reranker import MAX_BATCH_TOKENS, Reranker
@@ -115,14 +116,14 @@ class _Recorder:
         return np.zeros((num_scores, *self._width), np.float32)
 
 
-def batches_of(bundle: Bundle, engine: Layerwise, pairs: Sequence[Pair]) -> list[Batch]:
+def batches_of(bundle: Bundle, engine: Layerwise | Engine, pairs: Sequence[Pair]) -> list[Batch]:
     """Return the micro-batches in which a reranker would run pairs."""
     recorder = _Recorder(bundle, engine.is_causal)
     reranker_with(bundle, recorder).score_pairs([(pair.query, pair.document) for pair in pairs])
     return recorder.batches
 
 
-def thinned(bundle: Bundle, engine: Layerwise, calibration: Calibration) -> Calibration:
+def thinned(bundle: Bundle, engine: Layerwise | Engine, calibration: Calibration) -> Calibration:
     """Leave out what exceeds the budgets of tokens: pairs at even distances, or whole queries."""
 
     def share(pairs: Sequence[Pair], budget: int) -> float:

@@ -17,6 +17,7 @@ from quantize.architectures import bert, qwen2
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.model import Model
+from quantize.pairs import pad_token_id, pair_prompt, position_limit
 
 
 class _Config(msgspec.Struct):
@@ -55,8 +56,8 @@ class _CrossEncoderConfig(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Family:
-    """How a checkpoint is prompted, cut, scored and written as a graph."""
+class Description:
+    """How a checkpoint is prompted, cut and scored."""
 
     name: str
     architecture: str
@@ -65,10 +66,24 @@ class Family:
     prompt: Prompt
     truncation: Truncation
     scoring: Scoring
+
+
+@dataclass(frozen=True)
+class Family(Description):
+    """A description, and how the checkpoint is written as a graph."""
+
     model: Model[Any]
 
 
-def recognize(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+@dataclass(frozen=True)
+class Imported(Description):
+    """A description of a checkpoint whose graph is to be exported by optimum."""
+
+    exported_class: str  # of transformers
+    pad_token_id: int
+
+
+def recognize(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family | Imported:
     """Tell a checkpoint's family from its files.
 
     :raises QuantizeError: no family fits, or the checkpoint lacks what its family needs
@@ -78,12 +93,15 @@ def recognize(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
     for architecture, needs_pooling, describe in RECOGNIZED:
         if architecture in architectures and needs_pooling == has_pooling:
             return describe(checkpoint, tokenizer)
+    if architectures[0].endswith(CLASSIFIER) and not has_pooling:
+        return _imported_cross_encoder(checkpoint, tokenizer, architectures[0])
     supported = ", ".join(
         f"{name} with modules.json" if pooling else name for name, pooling, _ in RECOGNIZED
     )
     raise QuantizeError(
         f"{checkpoint.directory / 'config.json'}: architecture {architectures[0]}"
         f"{' with modules.json' if has_pooling else ''} is not supported; supported: {supported}"
+        f" and, through optimum, ...{CLASSIFIER}"
     )
 
 
@@ -175,6 +193,32 @@ def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
     )
 
 
+def _imported_cross_encoder(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, architecture: str
+) -> Imported:
+    """One logit for a pair, laid out as the tokenizer's own post-processor does."""
+    prompt, num_special = pair_prompt(checkpoint, tokenizer)
+    positions, wanted = position_limit(checkpoint), _tokenizer_max_length(checkpoint)
+    limit = positions or wanted
+    if limit is None:
+        raise QuantizeError(
+            f"{checkpoint.directory}: neither config.json's max_position_embeddings nor"
+            " tokenizer_config.json's model_max_length says how many tokens the model takes"
+        )
+    return Imported(
+        name="cross-encoder",
+        architecture="imported",
+        max_length=min(wanted or limit, limit),
+        max_length_limit=limit,
+        prompt=prompt,
+        truncation=Truncation("longest", reserved=num_special),
+        scoring=Scoring("logit", activation=_cross_encoder_activation(checkpoint)),
+        exported_class=architecture,
+        pad_token_id=pad_token_id(checkpoint),
+    )
+
+
+CLASSIFIER = "ForSequenceClassification"  # how transformers names classifiers
 RECOGNIZED: tuple[tuple[str, bool, Callable[[Checkpoint, Tokenizer], Family]], ...] = (
     ("Qwen2ForCausalLM", False, _mxbai_rerank_v2),
     ("BertForSequenceClassification", False, _bert_cross_encoder),

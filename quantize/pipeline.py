@@ -6,9 +6,9 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -32,14 +32,22 @@ from edgerank.bundle import (
     write_manifest,
 )
 from edgerank.packing import Batch
-from quantize.calibration import batches_of, read_calibration, thinned
+from quantize.calibration import (
+    Calibration,
+    batches_of,
+    read_calibration,
+    reranker_with,
+    thinned,
+)
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.equalisation import outlier_channels
 from quantize.errors import QuantizeError
-from quantize.families import Family, recognize
-from quantize.fidelity import Reference, compare, run_reference
+from quantize.export import export
+from quantize.families import Description, Family, Imported, recognize
+from quantize.fidelity import Reference, compare, measure, open_engine, run_reference, score
 from quantize.graph import Graph
 from quantize.hub import locate
+from quantize.imported import fold, write_imported
 from quantize.layerwise import Layerwise
 from quantize.model import Layer, Model
 from quantize.precision import Float32, Int4, Int8, Precision
@@ -61,6 +69,7 @@ PRECISIONS = {
     "fp32": "float32 weights and activations",
 }
 ROUNDED = {"int8": Int8, "int4": Int4}
+SCRATCH = "scratch"  # a directory beside what is being written
 OUTLIER_BATCHES = 2  # micro-batches that show which channels stand out
 SENSITIVITY_BATCHES = 2  # and which matrices lose most
 
@@ -103,12 +112,14 @@ def quantize(
         )
     if report is not None:
         check_plotting()
-    if steps is None:
-        steps = tuple(STEPS) if is_rounded else ()
     calibration = read_calibration(None if calibrate is None else Path(calibrate))
     source, directory = locate(checkpoint)
     opened = open_checkpoint(directory)
     family = recognize(opened, _load_tokenizer(opened))
+    if steps is None:
+        steps = tuple(STEPS) if is_rounded and isinstance(family, Family) else ()
+    if isinstance(family, Imported):
+        _check_imported(opened, steps, keep_fp32)
     if family.max_length < MIN_LENGTH:
         raise QuantizeError(
             f"{directory}: config.json's max_position_embeddings and the tokenizer's settings leave"
@@ -119,27 +130,17 @@ def quantize(
         tqdm(desc=family.name, unit=" layers", disable=not show_progress) as bar,
     ):
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
-        scratch = staging / "scratch"
+        scratch = staging / SCRATCH
         scratch.mkdir()
         draft = Bundle(staging, _manifest(source, family, precision, steps))
-        original = Layerwise(family.model, scratch, bar)
-        texts = thinned(draft, original, calibration)
-        batches = batches_of(draft, original, texts.pairs)
-        model = family.model
-        if "rotate" in steps:
-            model = model.rotated(_outliers(original, batches[:OUTLIER_BATCHES]))
-        passes = 1 + is_rounded + 2 * bool(keep_fp32)
-        bar.total = bar.n + passes * model.num_layers
-        writer = _Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
-        made = None
-        if is_rounded:
-            reference = run_reference(draft, family.model, texts, scratch, bar)
-            made = _write_and_measure(draft, writer, reference, keep_fp32)
+        if isinstance(family, Family):
+            made = _make(draft, family, steps, calibration, keep_fp32, bar)
+        else:
+            made = _make_imported(draft, opened, family, calibration, keep_fp32, bar)
+        if made is not None:
             if report is not None:
                 write_report(Path(report), made)
             _check_tau(bundle, made.fidelity, min_tau)
-        else:
-            writer.write(draft.model_path, ())
         bar.total = bar.n  # fewer if no matrix was found worth keeping
         shutil.rmtree(scratch)
         write_manifest(
@@ -154,7 +155,80 @@ def quantize(
     return read_bundle(bundle)
 
 
-def _manifest(source: Source, family: Family, precision: str, steps: Sequence[Step]) -> Manifest:
+def _make(
+    draft: Bundle,
+    family: Family,
+    steps: Sequence[Step],
+    calibration: Calibration,
+    keep_fp32: KeepFp32,
+    bar: tqdm,
+) -> Report | None:
+    """Write the graph layer by layer; measure it unless it is in float32."""
+    precision, scratch = draft.manifest.precision, draft.directory / SCRATCH
+    is_rounded = precision != "fp32"
+    original = Layerwise(family.model, scratch, bar)
+    texts = thinned(draft, original, calibration)
+    batches = batches_of(draft, original, texts.pairs)
+    model = family.model
+    if "rotate" in steps:
+        model = model.rotated(_outliers(original, batches[:OUTLIER_BATCHES]))
+    passes = 1 + is_rounded + 2 * bool(keep_fp32)
+    bar.total = bar.n + passes * model.num_layers
+    writer = _Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
+    if not is_rounded:
+        writer.write(draft.model_path, ())
+        return None
+    reference = run_reference(draft, family.model, texts, scratch, bar)
+    return _write_and_measure(draft, writer, reference, keep_fp32)
+
+
+def _check_imported(checkpoint: Checkpoint, steps: Sequence[Step], keep_fp32: KeepFp32) -> None:
+    """Refuse what takes a model that can be run layer by layer."""
+    for option, is_used in (
+        ("steps of the recipe", bool(steps)),
+        ("keep_fp32 'auto' or a number", keep_fp32 == "auto" or isinstance(keep_fp32, int)),
+    ):
+        if is_used:
+            raise QuantizeError(
+                f"{checkpoint.directory}: {option}: not for an architecture that is exported by"
+                " optimum; leave it out, or name the matrices to keep"
+            )
+
+
+def _make_imported(
+    draft: Bundle,
+    checkpoint: Checkpoint,
+    family: Imported,
+    calibration: Calibration,
+    keep_fp32: KeepFp32,
+    bar: tqdm,
+) -> Report | None:
+    """Export the checkpoint and rewrite its graph; measure it unless it is in float32."""
+    scratch = draft.directory / SCRATCH
+    exported = fold(export(checkpoint, family.exported_class, scratch), scratch)
+    if draft.manifest.precision == "fp32":
+        write_imported(exported, draft.model_path, Float32(), family.pad_token_id)
+        return None
+    original = replace(draft, directory=scratch)
+    write_imported(exported, original.model_path, Float32(), family.pad_token_id)
+    engine = open_engine(original)
+    texts = thinned(draft, engine, calibration)
+    scores = score(reranker_with(draft, engine), texts.held_out)
+    reference = Reference(texts.name, texts.held_out, scores, batches=(), streams=())
+    del engine
+
+    def attempt(keep: Sequence[str]) -> tuple[Fidelity, Floats, Graph]:
+        precision = ROUNDED[draft.manifest.precision](keep=keep)
+        g = write_imported(exported, draft.model_path, precision, family.pad_token_id)
+        scores = score(reranker_with(draft, open_engine(draft)), reference.pairs)
+        return measure(reference, scores, layers=()), scores, g
+
+    return _report_on(draft, reference, attempt, _named(keep_fp32))
+
+
+def _manifest(
+    source: Source, family: Description, precision: str, steps: Sequence[Step]
+) -> Manifest:
     """Describe the bundle as far as it is known before it is written."""
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -236,7 +310,7 @@ class _Writer:
 def _write_and_measure(
     draft: Bundle, writer: _Writer, reference: Reference, keep_fp32: KeepFp32
 ) -> Report:
-    """Write the graph and measure it; once more with the matrices that are to be kept."""
+    """Write the graph and measure it, with the matrices that are to be kept if any."""
 
     def attempt(keep: Sequence[str]) -> tuple[Fidelity, Floats, Graph]:
         g, streams = writer.write(draft.model_path, keep)
@@ -245,22 +319,43 @@ def _write_and_measure(
         g.save()
         return fidelity, scores, g
 
+    keep: Sequence[str] | None
+    sensitivities: Sequence[Sensitivity] = ()
+    if keep_fp32 == "auto" or (keep_fp32 and isinstance(keep_fp32, int)):
+        batches = writer.batches[:SENSITIVITY_BATCHES]
+        sensitivities = measure_sensitivities(writer.engine, batches, ROUNDED[writer.precision])
+        keep = choose(sensitivities, keep_fp32)
+    else:
+        keep = _named(keep_fp32)
+    return _report_on(draft, reference, attempt, keep, sensitivities)
+
+
+def _named(keep_fp32: KeepFp32) -> Sequence[str] | None:
+    """Return the patterns of matrices to keep; None if there are none."""
+    return None if isinstance(keep_fp32, int) or not keep_fp32 else tuple(keep_fp32)
+
+
+def _report_on(
+    draft: Bundle,
+    reference: Reference,
+    attempt: Callable[[Sequence[str]], tuple[Fidelity, Floats, Graph]],
+    keep: Sequence[str] | None,
+    sensitivities: Sequence[Sensitivity] = (),
+) -> Report:
+    """Write the graph and measure it; once more with the matrices that are to be kept.
+
+    :param attempt: writes the graph with some matrices kept, and measures it
+    :param keep: patterns of the matrices to keep; None if that was not asked for
+    """
     fidelity, scores, g = attempt(())
     kept: Kept | None = None
-    sensitivities: Sequence[Sensitivity] = ()
-    if keep_fp32:
-        if keep_fp32 == "auto" or isinstance(keep_fp32, int):
-            batches = writer.batches[:SENSITIVITY_BATCHES]
-            rounded = ROUNDED[writer.precision]
-            sensitivities = measure_sensitivities(writer.engine, batches, rounded)
-            keep_fp32 = choose(sensitivities, keep_fp32)
-        else:
-            _check_names(keep_fp32, [name for name in g.weights if f"{name}.scales" in g.weights])
+    if keep is not None:
+        _check_names(keep, [name for name in g.weights if f"{name}.scales" in g.weights])
         size, without = _size(draft), fidelity
-        if keep_fp32:
-            fidelity, scores, _ = attempt(keep_fp32)
+        if keep:
+            fidelity, scores, _ = attempt(keep)
         added = _size(draft) - size
-        kept = Kept(tuple(keep_fp32), added, without.mean_error, without.kendall_tau)
+        kept = Kept(tuple(keep), added, without.mean_error, without.kendall_tau)
     about = draft.manifest
     return Report(
         source=about.source,
