@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,7 @@ def export(checkpoint: Checkpoint, architecture: str, scratch: Path) -> Path:
     model_type = model_class.config_class.model_type
     if model_type not in supported:
         raise _refused(checkpoint, architecture, f"optimum exports no {model_type}", supported)
-    # Both libraries say much that is of no concern here, on stderr, and draw bars.
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with _quiet(transformers.logging):
         try:
             model = _load(checkpoint, model_class)
             describe = TasksManager.get_exporter_config_constructor(
@@ -65,6 +64,19 @@ def export(checkpoint: Checkpoint, architecture: str, scratch: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keep off stderr what the libraries say of each other, and their bars."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def _load(checkpoint: Checkpoint, model_class: Any) -> Any:
     """Load a model in float32, and see that it is whole and has one label."""
     directory = checkpoint.directory
@@ -79,6 +91,7 @@ def _load(checkpoint: Checkpoint, model_class: Any) -> Any:
         directory,
         config=config,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are in the info
         output_loading_info=True,
         **options,
     )
