@@ -95,7 +95,8 @@ def _load(checkpoint: Checkpoint, model_class: Any) -> Any:
         output_loading_info=True,
         **options,
     )
-    absent = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    absent = [*info["missing_keys"], *mismatched]  # a version of transformers adds the shapes
     if absent:
         raise QuantizeError(
             f"{directory}: the checkpoint lacks {absent[0]!r} in the shape that config.json"
