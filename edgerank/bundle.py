@@ -117,7 +117,8 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top10_overlap: float  # share of a query's first ten, mean over queries
     min_top10_overlap: float
     worst: tuple[Compared, ...]  # the documents with the largest errors
-    layers: tuple[float, ...]  # after each layer: rms error of the stream / its rms
+    # after each layer: rms error of the stream / its rms; nothing for imported graphs
+    layers: tuple[float, ...]
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edgerank.bundle import Bundle
+from edgerank.engine import Engine
 from edgerank.packing import Batch
 from edgerank.prompt import PromptEncoder
 from edgerank.reranker import MAX_BATCH_TOKENS, Reranker
@@ -107,6 +108,11 @@ class Draft:
     def of(bundle: Bundle) -> Draft:
         return Draft(bundle, PromptEncoder(bundle, bundle.manifest.max_length))
 
+    @property
+    def scratch(self) -> Path:
+        """A directory for what does not become part of the bundle."""
+        return self.bundle.directory / "scratch"
+
     def score(self, engine: Any, pairs: Sequence[Pair]) -> Floats:
         """Score pairs with some engine behind the bundle's prompt and scoring."""
         reranker = Reranker(self.bundle, self.prompt, engine, MAX_BATCH_TOKENS)
@@ -126,14 +132,14 @@ class _Recorder:
         return np.zeros((num_scores, *self._width), np.float32)
 
 
-def batches_of(draft: Draft, engine: Layerwise, pairs: Sequence[Pair]) -> list[Batch]:
+def batches_of(draft: Draft, engine: Layerwise | Engine, pairs: Sequence[Pair]) -> list[Batch]:
     """Return the micro-batches in which a reranker would run pairs."""
     recorder = _Recorder(draft.bundle, engine.is_causal)
     draft.score(recorder, pairs)
     return recorder.batches
 
 
-def thinned(draft: Draft, engine: Layerwise, calibration: Calibration) -> Calibration:
+def thinned(draft: Draft, engine: Layerwise | Engine, calibration: Calibration) -> Calibration:
     """Leave out what exceeds the budgets of tokens: pairs at even distances, or whole queries."""
 
     def share(pairs: Sequence[Pair], budget: int) -> float:

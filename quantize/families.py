@@ -17,14 +17,14 @@ from quantize.architectures import bert, decoder, gemma, llama, qwen2, qwen3
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.model import Model
+from quantize.pairs import joined, pad_token_id, position_limit
 from quantize.settings import (
     activation_of,
     embedding_prompts,
-    joined,
+    has_modules,
     longest_input,
     only_token,
     pooling_of,
-    writes_embeddings,
 )
 from quantize.templates import (
     BGE_RERANKER_GEMMA,
@@ -140,8 +140,8 @@ class _Config(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Family:
-    """How a checkpoint is prompted, cut, scored and written as a graph."""
+class Description:
+    """How a checkpoint is prompted, cut and scored."""
 
     name: str
     architecture: str
@@ -150,7 +150,21 @@ class Family:
     prompt: Prompt
     truncation: Truncation
     scoring: Scoring
+
+
+@dataclass(frozen=True)
+class Family(Description):
+    """A description, and how the checkpoint is written as a graph."""
+
     model: Model[Any]
+
+
+@dataclass(frozen=True)
+class Imported(Description):
+    """A description of a checkpoint whose graph is to be exported by optimum."""
+
+    exported_class: str  # of transformers
+    pad_token_id: int
 
 
 def recognize(
@@ -158,7 +172,7 @@ def recognize(
     tokenizer: Tokenizer,
     name: str | None = None,
     template: Template | None = None,
-) -> Family:
+) -> Family | Imported:
     """Tell a checkpoint's family from its files.
 
     :param name: a family of ``FAMILIES`` that it is known to be
@@ -168,14 +182,13 @@ def recognize(
     config = checkpoint.config_as(_Config)
     path = checkpoint.directory / "config.json"
     architecture = (config.architectures or ["none named"])[0]
-    has_pooling = writes_embeddings(checkpoint)
     backbone, head = _parse(architecture)
     fitting = [
         family
         for family in FAMILIES
         if backbone in family.backbones
         and head in family.heads
-        and has_pooling == (head == "Model")
+        and (head != "Model" or has_modules(checkpoint))
         and (name or family.remote_code is None or family.remote_code in str(config.auto_map))
     ]
     if name is not None:
@@ -183,11 +196,15 @@ def recognize(
             names = ", ".join(known.name for known in FAMILIES)
             raise QuantizeError(f"family {name!r} is unknown; choose {names}")
         fitting = [family for family in fitting if family.name == name]
+    if not fitting and head == "ForSequenceClassification" and name in (None, "cross-encoder"):
+        return _imported(checkpoint, tokenizer, architecture)
     if not fitting:
+        without = " without modules.json" if head == "Model" else ""
         raise QuantizeError(
-            f"{path}: architecture {architecture}{' with modules.json' if has_pooling else ''} is"
-            f" not supported{f' by family {name}' if name else ''}; supported:"
-            f" {', '.join(sorted({*DECODERS, *ENCODERS}))}; `edgerank families` says more"
+            f"{path}: architecture {architecture}{without}"
+            f" is not supported{f' by family {name}' if name else ''}; supported:"
+            f" {', '.join(sorted({*DECODERS, *ENCODERS}))}, and what optimum exports for sequence"
+            " classification; `edgerank families` says more"
         )
     family = fitting[0]
     template = template or family.template
@@ -265,23 +282,49 @@ def _pair(
     else:
         encoder = ENCODERS[backbone](checkpoint, "classifier")
         model, limit = encoder, encoder.max_positions
-    pieces = joined(checkpoint, tokenizer, "{query}", "{document}")
-    if backbone in ENCODERS and len(pieces) == 2:
-        raise QuantizeError(
-            f"{checkpoint.tokenizer_path}: it joins two texts without special tokens; is this the"
-            " checkpoint's own tokenizer?"
-        )
-    document = [piece.text for piece in pieces].index("{document}")
+    prompt, num_special = _pair_prompt(checkpoint, tokenizer)
+    if backbone in ENCODERS and not num_special:
+        raise _no_special_tokens(checkpoint)
     return Family(
         name=family.name,
         architecture=backbone.lower(),
         max_length=min(longest_input(checkpoint) or limit, limit),
         max_length_limit=limit,
-        prompt=Prompt(query=pieces[:document], document=pieces[document:]),
-        truncation=Truncation("longest", reserved=len(pieces) - 2),
+        prompt=prompt,
+        truncation=Truncation("longest", reserved=num_special),
         scoring=Scoring("logit", activation=activation_of(checkpoint)),
         model=model,
     )
+
+
+def _imported(checkpoint: Checkpoint, tokenizer: Tokenizer, architecture: str) -> Imported:
+    """One logit for a pair, from a graph that optimum exports."""
+    prompt, num_special = _pair_prompt(checkpoint, tokenizer)
+    wanted = longest_input(checkpoint)
+    limit = position_limit(checkpoint) or wanted
+    if limit is None:
+        raise QuantizeError(
+            f"{checkpoint.directory}: neither config.json's max_position_embeddings nor"
+            " tokenizer_config.json's model_max_length says how many tokens the model takes"
+        )
+    return Imported(
+        name="cross-encoder",
+        architecture="imported",
+        max_length=min(wanted or limit, limit),
+        max_length_limit=limit,
+        prompt=prompt,
+        truncation=Truncation("longest", reserved=num_special),
+        scoring=Scoring("logit", activation=activation_of(checkpoint)),
+        exported_class=architecture,
+        pad_token_id=pad_token_id(checkpoint),
+    )
+
+
+def _pair_prompt(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Prompt, int]:
+    """Return how the tokenizer joins a pair, and how many special tokens it puts around it."""
+    pieces = joined(checkpoint, tokenizer, "{query}", "{document}")
+    document = [piece.text for piece in pieces].index("{document}")
+    return Prompt(query=pieces[:document], document=pieces[document:]), len(pieces) - 2
 
 
 def _embedding(
@@ -293,6 +336,8 @@ def _embedding(
     query, document = (
         joined(checkpoint, tokenizer, text) for text in embedding_prompts(checkpoint)
     )
+    if len(query) == 1:
+        raise _no_special_tokens(checkpoint)
     return Family(
         name=family.name,
         architecture=backbone.lower(),
@@ -302,6 +347,13 @@ def _embedding(
         truncation=Truncation("each", reserved=len(query) - 1),
         scoring=Scoring("similarity"),
         model=model,
+    )
+
+
+def _no_special_tokens(checkpoint: Checkpoint) -> QuantizeError:
+    return QuantizeError(
+        f"{checkpoint.tokenizer_path}: it puts no special tokens around texts; is this the"
+        " checkpoint's own tokenizer?"
     )
 
 

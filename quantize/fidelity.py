@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
-from edgerank.bundle import Compared, Fidelity
+from edgerank.bundle import Bundle, Compared, Fidelity
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.packing import Batch
@@ -60,14 +60,28 @@ def compare(
     :param draft: one that has its graph, which also puts out its ``streams``, one after each layer
     :param model: the model as it was written, to align the original's streams with
     """
-    engine = Engine(draft.bundle, threads=physical_cores(), providers=[CPU_PROVIDER])
+    engine = open_engine(draft.bundle)
     scores = draft.score(engine, reference.pairs)
+    layers = list(_layer_errors(engine, streams, model, reference))
+    return measure(reference, scores, layers), scores
+
+
+def open_engine(bundle: Bundle) -> Engine:
+    """Open an engine as the runtime does by default."""
+    return Engine(bundle, threads=physical_cores(), providers=[CPU_PROVIDER])
+
+
+def measure(reference: Reference, scores: Floats, layers: Sequence[float]) -> Fidelity:
+    """Compare scores with those of the original.
+
+    :param layers: the relative error of the stream after each layer, where it was followed
+    """
     errors = np.abs(scores - reference.scores)
     by_query = list(_by_query(reference.pairs))
     taus = [_kendall_tau(reference.scores[rows], scores[rows]) for rows in by_query]
     overlaps = [_overlap(reference.scores[rows], scores[rows]) for rows in by_query]
     query_of = {int(row): query for query, rows in enumerate(by_query) for row in rows}
-    fidelity = Fidelity(
+    return Fidelity(
         text=reference.text,
         queries=len(by_query),
         pairs=len(errors),
@@ -88,9 +102,8 @@ def compare(
             )
             for row in np.argsort(-errors, kind="stable")[:WORST]
         ),
-        layers=tuple(_layer_errors(engine, streams, model, reference)),
+        layers=tuple(layers),
     )
-    return fidelity, scores
 
 
 def _layer_errors(

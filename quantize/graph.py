@@ -6,7 +6,7 @@ what reranking needs. Weights lie page-aligned in ``<model>.data`` so that ONNX 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,10 @@ class Graph:
         )
         return outputs
 
+    def append(self, node: onnx.NodeProto) -> None:
+        """Append a node that was made elsewhere, under the names of its values there."""
+        self._nodes.append(node)
+
     @property
     def weights(self) -> Collection[str]:
         """Names of the weights so far."""
@@ -127,7 +131,7 @@ class Graph:
         for node in reversed(self._nodes):
             if not wanted.isdisjoint(node.output):
                 nodes.append(node)
-                wanted.update(node.input)
+                wanted.update(reads(node))
         graph = helper.make_graph(
             nodes[::-1],
             "edgerank",
@@ -143,3 +147,11 @@ class Graph:
     def close(self) -> None:
         """Release the data file."""
         self._data.close()
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the values that a node reads, also within its branches."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from reads(inner)

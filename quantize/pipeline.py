@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -27,19 +26,15 @@ from edgerank.bundle import (
     read_bundle,
     write_manifest,
 )
-from edgerank.packing import Batch
-from quantize.calibration import Draft, batches_of, read_calibration, thinned
+from quantize.calibration import Draft, read_calibration
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.equalisation import outlier_channels
 from quantize.errors import QuantizeError
-from quantize.families import Family, recognize
-from quantize.fidelity import run_reference
+from quantize.families import Description, Family, recognize
 from quantize.hub import locate
-from quantize.layerwise import Layerwise
 from quantize.report import check_plotting, write_report
 from quantize.sensitivity import KeepFp32
 from quantize.templates import read_template
-from quantize.writer import Step, Writer, write_and_measure
+from quantize.writer import Step, write_exported, write_model
 
 STEPS: dict[Step, str] = {
     "rotate": "rotated",
@@ -97,10 +92,9 @@ def quantize(
             "precision 'fp32' is the original and is not measured: leave out keep_fp32, min_tau and"
             " report"
         )
+    keep_fp32 = keep_fp32 or ()
     if report is not None:
         check_plotting()
-    if steps is None:
-        steps = tuple(STEPS) if is_rounded else ()
     calibration = read_calibration(None if calibrate is None else Path(calibrate))
     source, directory = locate(checkpoint)
     opened = open_checkpoint(directory)
@@ -110,6 +104,12 @@ def quantize(
         family,
         None if template is None else read_template(Path(template)),
     )
+    if steps is None:
+        steps = tuple(STEPS) if is_rounded and isinstance(recognized, Family) else ()
+    if steps and not isinstance(recognized, Family):
+        raise QuantizeError(
+            f"{directory}: steps of the recipe: not for an architecture that is exported by optimum"
+        )
     if recognized.max_length < MIN_LENGTH:
         raise QuantizeError(
             f"{directory}: config.json's max_position_embeddings and the tokenizer's settings leave"
@@ -120,29 +120,18 @@ def quantize(
         tqdm(desc=recognized.name, unit=" layers", disable=not show_progress) as bar,
     ):
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
-        scratch = staging / "scratch"
-        scratch.mkdir()
         draft = Draft.of(Bundle(staging, _manifest(source, recognized, precision, steps)))
-        original = Layerwise(recognized.model, scratch, bar)
-        texts = thinned(draft, original, calibration)
-        batches = batches_of(draft, original, texts.pairs)
-        model = recognized.model
-        if "rotate" in steps:
-            model = model.rotated(_outliers(original, batches[:OUTLIER_BATCHES]))
-        passes = 1 + is_rounded + 2 * bool(keep_fp32)
-        bar.total = bar.n + passes * model.num_layers
-        writer = Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
-        made = None
-        if is_rounded:
-            reference = run_reference(draft, recognized.model, texts, scratch, bar)
-            made = write_and_measure(draft, writer, reference, keep_fp32)
+        draft.scratch.mkdir()
+        if isinstance(recognized, Family):
+            made = write_model(draft, recognized.model, steps, calibration, keep_fp32, bar)
+        else:
+            made = write_exported(draft, opened, recognized, calibration, keep_fp32)
+        if made is not None:
             if report is not None:
                 write_report(Path(report), made)
             _check_tau(bundle, made.fidelity, min_tau)
-        else:
-            writer.write(draft.bundle.model_path, ())
         bar.total = bar.n  # fewer if no matrix was found worth keeping
-        shutil.rmtree(scratch)
+        shutil.rmtree(draft.scratch)
         write_manifest(
             staging,
             msgspec.structs.replace(
@@ -155,7 +144,9 @@ def quantize(
     return read_bundle(bundle)
 
 
-def _manifest(source: Source, family: Family, precision: str, steps: Sequence[Step]) -> Manifest:
+def _manifest(
+    source: Source, family: Description, precision: str, steps: Sequence[Step]
+) -> Manifest:
     """Describe the bundle as far as it is known before it is written."""
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -175,15 +166,6 @@ def _manifest(source: Source, family: Family, precision: str, steps: Sequence[St
         fidelity=None,
         kept=None,
     )
-
-
-def _outliers(engine: Layerwise, batches: Sequence[Batch]) -> list[int]:
-    """Find the channels of the stream that stand out after some layer."""
-    prominence = np.float32(0)
-    for step in engine.steps(batches):
-        rms = np.sqrt(np.square(np.concatenate(step.after)).mean(axis=0))
-        prominence = np.maximum(prominence, rms / np.median(rms))
-    return outlier_channels(prominence)
 
 
 def _check_tau(bundle: str | os.PathLike[str], fidelity: Fidelity, min_tau: float | None) -> None:

@@ -79,7 +79,8 @@ def _page(report: Report) -> str:
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    plots = [_svg(draw, report) for draw in (_draw_scores, _draw_errors, _draw_layers)]
+    drawn = [_draw_scores, _draw_errors, *([_draw_layers] if report.fidelity.layers else [])]
+    plots = [_svg(draw, report) for draw in drawn]
     matrices = report.sensitivities[:SHOWN_MATRICES]
     return template.render(report=report, fidelity=report.fidelity, plots=plots, matrices=matrices)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from tokenizers import Tokenizer
 
-from edgerank.bundle import Activation, Piece
+from edgerank.bundle import Activation
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 
@@ -60,10 +60,9 @@ class _CrossEncoderConfig(msgspec.Struct):
     sbert_ce_default_activation_function: str | None = None
 
 
-def writes_embeddings(checkpoint: Checkpoint) -> bool:
-    """Say whether sentence-transformers would make a vector of a text."""
-    modules = checkpoint.json_as("modules.json", list[_Module]) or []
-    return any(module.name == "Pooling" for module in modules)
+def has_modules(checkpoint: Checkpoint) -> bool:
+    """Say whether sentence-transformers saved the checkpoint with modules of its own."""
+    return checkpoint.json_as("modules.json", list[_Module]) is not None
 
 
 def longest_input(checkpoint: Checkpoint) -> int | None:
@@ -74,21 +73,6 @@ def longest_input(checkpoint: Checkpoint) -> int | None:
     tokenizer = checkpoint.json_as("tokenizer_config.json", _TokenizerSettings)
     length = tokenizer.model_max_length if tokenizer else None
     return int(length) if length and length < 1e9 else None  # transformers writes 1e30 for none
-
-
-def joined(checkpoint: Checkpoint, tokenizer: Tokenizer, *texts: str) -> tuple[Piece, ...]:
-    """Read off how the tokenizer joins one or two texts: its special tokens around them."""
-    encoding = tokenizer.encode(*("a" for _ in texts))
-    pieces: list[Piece] = []
-    rows = zip(encoding.ids, encoding.sequence_ids, encoding.type_ids, strict=True)
-    for token_id, place, token_type in rows:
-        text = tokenizer.id_to_token(token_id) if place is None else texts[place]
-        if place is None:
-            only_token(checkpoint, tokenizer, text)
-        elif pieces and pieces[-1].text == text:
-            continue  # another token of the same text
-        pieces.append(Piece(text, token_type))
-    return tuple(pieces)
 
 
 def only_token(checkpoint: Checkpoint, tokenizer: Tokenizer, text: str) -> int:

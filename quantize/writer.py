@@ -1,21 +1,27 @@
-"""A model's layers become those of a graph, and the graph is measured."""
+"""A model becomes a graph, layer by layer or through optimum, and the graph is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from edgerank.bundle import Fidelity, Kept
 from edgerank.packing import Batch
-from quantize.calibration import Draft
+from quantize.calibration import Calibration, Draft, batches_of, thinned
+from quantize.checkpoint import Checkpoint
+from quantize.equalisation import outlier_channels
 from quantize.errors import QuantizeError
-from quantize.fidelity import Reference, compare
+from quantize.export import export
+from quantize.families import Imported
+from quantize.fidelity import Reference, compare, measure, open_engine, run_reference
 from quantize.graph import Graph
+from quantize.imported import fold, write_imported
 from quantize.layerwise import Layerwise
 from quantize.model import Layer, Model
 from quantize.precision import Float32, Int4, Int8, Precision
@@ -26,11 +32,21 @@ from quantize.weights import Floats
 Step = Literal["rotate", "balance", "compensate"]
 
 ROUNDED = {"int8": Int8, "int4": Int4}
-SENSITIVITY_BATCHES = 2  # micro-batches that show which matrices lose most
+OUTLIER_BATCHES = 2  # micro-batches that show which channels stand out
+SENSITIVITY_BATCHES = 2  # and which matrices lose most
+
+
+def _outliers(engine: Layerwise, batches: Sequence[Batch]) -> list[int]:
+    """Find the channels of the stream that stand out after some layer."""
+    prominence = np.float32(0)
+    for step in engine.steps(batches):
+        rms = np.sqrt(np.square(np.concatenate(step.after)).mean(axis=0))
+        prominence = np.maximum(prominence, rms / np.median(rms))
+    return outlier_channels(prominence)
 
 
 @dataclass(frozen=True)
-class Writer:
+class _Writer:
     """How a model's layers become those of a graph."""
 
     model: Model[Any]
@@ -77,46 +93,129 @@ class Writer:
         return ROUNDED[self.precision](rows, keep)
 
 
-def write_and_measure(
-    draft: Draft, writer: Writer, reference: Reference, keep_fp32: KeepFp32
-) -> Report:
-    """Write the graph and measure it; once more with the matrices that are to be kept."""
+def write_model(
+    draft: Draft,
+    original: Model[Any],
+    steps: Sequence[Step],
+    calibration: Calibration,
+    keep_fp32: KeepFp32,
+    bar: tqdm,
+) -> Report | None:
+    """Write a model's graph layer by layer; measure it unless it is in float32."""
+    precision, scratch = draft.bundle.manifest.precision, draft.scratch
+    is_rounded = precision != "fp32"
+    engine = Layerwise(original, scratch, bar)
+    texts = thinned(draft, engine, calibration)
+    batches = batches_of(draft, engine, texts.pairs)
+    model = original
+    if "rotate" in steps:
+        model = model.rotated(_outliers(engine, batches[:OUTLIER_BATCHES]))
+    passes = 1 + is_rounded + 2 * bool(keep_fp32)
+    bar.total = bar.n + passes * model.num_layers
+    writer = _Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
+    if not is_rounded:
+        writer.write(draft.bundle.model_path, ())
+        return None
+    reference = run_reference(draft, original, texts, scratch, bar)
 
-    def attempt(keep: Sequence[str]) -> tuple[Fidelity, Floats, Graph]:
+    def attempt(keep: Sequence[str]) -> Attempt:
         g, streams = writer.write(draft.bundle.model_path, keep)
         g.save(extra_outputs=streams)
-        fidelity, scores = compare(draft, streams, writer.model, reference)
+        fidelity, scores = compare(draft, streams, model, reference)
         g.save()
-        return fidelity, scores, g
+        return Attempt(fidelity, scores, g)
 
-    fidelity, scores, g = attempt(())
+    if keep_fp32 != "auto" and not isinstance(keep_fp32, int):
+        return _report_on(draft, reference, attempt, keep_fp32)
+    rounded = ROUNDED[precision]
+    found = measure_sensitivities(writer.engine, batches[:SENSITIVITY_BATCHES], rounded)
+    return _report_on(draft, reference, attempt, choose(found, keep_fp32), found)
+
+
+def write_exported(
+    draft: Draft,
+    checkpoint: Checkpoint,
+    imported: Imported,
+    calibration: Calibration,
+    keep_fp32: KeepFp32,
+) -> Report | None:
+    """Export a checkpoint and rewrite its graph; measure it unless it is in float32.
+
+    :raises QuantizeError: it cannot be exported, or matrices are to be chosen that only a model
+        which runs layer by layer lets one choose
+    """
+    if keep_fp32 == "auto" or isinstance(keep_fp32, int):
+        raise QuantizeError(
+            f"{checkpoint.directory}: keep_fp32 'auto' or a number: not for an architecture that is"
+            " exported by optimum; name the matrices to keep"
+        )
+    precision, scratch = draft.bundle.manifest.precision, draft.scratch
+    exported = fold(export(checkpoint, imported.exported_class, scratch), scratch)
+    path, padding = draft.bundle.model_path, imported.pad_token_id
+    if precision == "fp32":
+        write_imported(exported, path, Float32(), padding)
+        return None
+    original = replace(draft.bundle, directory=scratch)
+    write_imported(exported, original.model_path, Float32(), padding)
+    engine = open_engine(original)
+    texts = thinned(draft, engine, calibration)
+    scores = draft.score(engine, texts.held_out)
+    reference = Reference(texts.name, texts.held_out, scores, batches=(), streams=())
+    del engine
+
+    def attempt(keep: Sequence[str]) -> Attempt:
+        g = write_imported(exported, path, ROUNDED[precision](keep=keep), padding)
+        scores = draft.score(open_engine(draft.bundle), reference.pairs)
+        return Attempt(measure(reference, scores, layers=()), scores, g)
+
+    return _report_on(draft, reference, attempt, keep_fp32)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A graph, and what it is worth."""
+
+    fidelity: Fidelity
+    scores: Floats  # of the held-out pairs
+    graph: Graph
+
+
+def _report_on(
+    draft: Draft,
+    reference: Reference,
+    attempt: Callable[[Sequence[str]], Attempt],
+    keep: Sequence[str],
+    sensitivities: Sequence[Sensitivity] | None = None,
+) -> Report:
+    """Write the graph and measure it; once more with the matrices that are to be kept, if any.
+
+    :param sensitivities: what ``keep`` was chosen by
+    """
+    made = attempt(())
     kept: Kept | None = None
-    sensitivities: Sequence[Sensitivity] = ()
-    if keep_fp32:
-        if keep_fp32 == "auto" or isinstance(keep_fp32, int):
-            batches = writer.batches[:SENSITIVITY_BATCHES]
-            rounded = ROUNDED[writer.precision]
-            sensitivities = measure_sensitivities(writer.engine, batches, rounded)
-            keep_fp32 = choose(sensitivities, keep_fp32)
-        else:
-            _check_names(keep_fp32, [name for name in g.weights if f"{name}.scales" in g.weights])
-        size, without = _size(draft), fidelity
-        if keep_fp32:
-            fidelity, scores, _ = attempt(keep_fp32)
+    if keep or sensitivities is not None:
+        if sensitivities is None:
+            names = made.graph.weights
+            _check_names(keep, [name for name in names if f"{name}.scales" in names])
+        size, without = _size(draft), made.fidelity
+        if keep:
+            made = attempt(keep)
         added = _size(draft) - size
-        kept = Kept(tuple(keep_fp32), added, without.mean_error, without.kendall_tau)
+        kept = Kept(tuple(keep), added, without.mean_error, without.kendall_tau)
     about = draft.bundle.manifest
     return Report(
         source=about.source,
         family=about.family,
         precision=about.precision,
         recipe=about.recipe,
-        fidelity=fidelity,
+        fidelity=made.fidelity,
         kept=kept,
-        sensitivities=sensitivities,
+        sensitivities=sensitivities or (),
         pairs=[
             ScoredPair(pair.query, pair.id, float(before), float(after))
-            for pair, before, after in zip(reference.pairs, reference.scores, scores, strict=True)
+            for pair, before, after in zip(
+                reference.pairs, reference.scores, made.scores, strict=True
+            )
         ],
     )
 

@@ -90,7 +90,7 @@ def save_qwen2(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
         "tie_word_embeddings": True,
         "initializer_range": 0.08,
     }
-    save(Qwen2ForCausalLM(Qwen2Config(**{**settings, **config})), directory)
+    save_model(Qwen2ForCausalLM(Qwen2Config(**{**settings, **config})), directory)
     Qwen2TokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>").save_pretrained(
         directory
     )
@@ -104,7 +104,7 @@ def save_cross_encoder(directory: Path, **config: object) -> Path:
     model = BertForSequenceClassification(_bert_config(tokenizer, num_labels=1, **config))
     with torch.no_grad():
         model.classifier.weight *= 20  # or a random model gives all documents nearly one score
-    save(model, directory)
+    save_model(model, directory)
     BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(directory)
     return directory
 
@@ -117,7 +117,7 @@ def save_embedding(directory: Path, pooling: str = "mean") -> Path:
     torch.manual_seed(0)
     tokenizer = wordpiece_tokenizer()
     backbone = directory.with_name(directory.name + "-backbone")
-    save(BertModel(_bert_config(tokenizer)), backbone)
+    save_model(BertModel(_bert_config(tokenizer)), backbone)
     BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(backbone)
     transformer = Transformer(str(backbone), max_seq_length=96)
     modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
@@ -138,7 +138,7 @@ def _bert_config(tokenizer: Tokenizer, **config: object) -> BertConfig:
     )
 
 
-def save(model: PreTrainedModel, directory: Path) -> None:
+def save_model(model: PreTrainedModel, directory: Path) -> None:
     """Save a model whose norms and biases are not the trivial ones of initialisation."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -45,7 +45,7 @@ from edgerank import Reranker
 from edgerank.bundle import read_bundle
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
-from tests.conftest import bpe_tokenizer, save, shared, wordpiece_tokenizer
+from tests.conftest import bpe_tokenizer, save_model, shared, wordpiece_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
@@ -125,7 +125,7 @@ def saver(model_class, config, make_tokenizer, *, sharpen: str = "", **files: st
         if sharpen:
             with torch.no_grad():
                 model.get_submodule(sharpen).weight *= 20
-        save(model, directory)
+        save_model(model, directory)
         tokenizer.save_pretrained(directory)
         for name, content in files.items():
             (directory / f"{name}.json").write_text(content)
@@ -509,7 +509,7 @@ def test_an_embedding_model_reads_its_prompts_and_roberta_positions(tmp_path):
         pad_token_id=1,
         **ENCODER,
     )
-    save(XLMRobertaModel(config), tmp_path / "backbone")
+    save_model(XLMRobertaModel(config), tmp_path / "backbone")
     tokenizer.save_pretrained(tmp_path / "backbone")
     transformer = Transformer(str(tmp_path / "backbone"), max_seq_length=96)
     reference = SentenceTransformer(

@@ -31,6 +31,7 @@ HEAVY = {
     "rich",
     "quantize",
 }
+FRAMEWORKS = ["torch", "transformers", "optimum", "sentence_transformers"]
 RANK = """
 from edgerank import Reranker
 hits = Reranker.open(sys.argv[1], verify=True).rank("who wrote dune?", ["Frank Herbert", "Paris"])
@@ -146,12 +147,19 @@ def test_quantize_imports_the_runtime_that_it_measures_but_no_command_line():
 
 
 @pytest.mark.parametrize("package", ["edgerank", "quantize"])
-@pytest.mark.parametrize("banned", ["torch", "transformers", "optimum", "sentence_transformers"])
-def test_no_package_imports_a_training_framework(package, banned):
+@pytest.mark.parametrize("banned", FRAMEWORKS)
+def test_no_module_but_the_export_imports_a_training_framework(package, banned):
     files = imports_of(package)
     assert f"{package}/__init__.py" in files
     for file, modules in files.items():
-        assert not any(within(module, banned) for module in modules), file
+        if file != "quantize/export.py":
+            assert not any(within(module, banned) for module in modules), file
+
+
+def test_the_pipeline_loads_a_training_framework_only_to_export():
+    loaded = loaded_by("import quantize.export, quantize.pipeline")
+    assert "quantize" in loaded
+    assert loaded.isdisjoint(FRAMEWORKS)
 
 
 def test_the_public_names_are_pinned_sorted_and_there():

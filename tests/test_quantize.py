@@ -107,7 +107,7 @@ def test_an_unknown_architecture_is_refused(decoder, tmp_path, architectures):
 
 def test_an_unknown_architecture_is_named_beside_the_supported_ones(decoder, tmp_path):
     edit_json(decoder / "config.json", lambda config: config.update(architectures=["T5Model"]))
-    assert_refused(decoder, r"T5Model.*Qwen2ForCausalLM.*BertForSequence", tmp_path)
+    assert_refused(decoder, r"T5Model without.*Bert.*Qwen2.*families", tmp_path)
 
 
 def test_a_missing_tensor_is_named(decoder, tmp_path):
@@ -174,7 +174,7 @@ def test_a_tokenizer_of_another_family_is_refused(decoder, embedding, tmp_path):
     shutil.copy(decoder / "tokenizer.json", tmp_path)
     shutil.copytree(embedding, decoder, dirs_exist_ok=True)
     shutil.copy(tmp_path / "tokenizer.json", decoder)
-    assert_refused(decoder, r"tokenizer\.json: '\[CLS\]' is not one token", tmp_path)
+    assert_refused(decoder, r"tokenizer\.json: it puts no special tokens", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -345,16 +345,16 @@ def test_a_classifier_with_two_labels_is_refused(tmp_path, pair_encoder):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}},
-        {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh"},
-        {"sentence_transformers": {"activation_fn": ["Tanh"]}},
-        {"sentence_transformers": "Tanh"},
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.ReLU"}},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.activation.ReLU"},
+        {"sentence_transformers": {"activation_fn": ["ReLU"]}},
+        {"sentence_transformers": "ReLU"},
     ],
     ids=str,
 )
 def test_an_activation_that_is_not_supported_is_refused(pair_encoder, tmp_path, settings):
     edit_json(pair_encoder / "config.json", lambda config: config.update(settings))
-    assert_refused(pair_encoder, r"config\.json.*(Tanh|activation|sentence_transformers)", tmp_path)
+    assert_refused(pair_encoder, r"config\.json.*(ReLU|activation|sentence_transformers)", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_an_existing_bundle_is_replaced_whole(qwen2, cross_encoder, tmp_path):
     target = tmp_path / "output" / "bundle"
     quantize(qwen2, target, precision="int8")
     made = quantize(cross_encoder, target, precision="fp32")
-    assert made.manifest.family == "bert-cross-encoder"
+    assert made.manifest.family == "cross-encoder"
     assert set(contents(target)) == {"edgerank.json", *made.manifest.files}
     assert [path.name for path in target.parent.iterdir()] == ["bundle"]
     assert scores_of(target).shape == (len(DOCUMENTS),)

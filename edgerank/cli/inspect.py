@@ -61,8 +61,9 @@ def fidelity_lines(manifest: Manifest) -> list[str]:
             "top 10",
             f"{fidelity.top10_overlap:.1%} the same, least {fidelity.min_top10_overlap:.0%}",
         ),
-        ("layers", " ".join(f"{error:.2%}" for error in fidelity.layers)),
     ]
+    if fidelity.layers:
+        facts.append(("layers", " ".join(f"{error:.2%}" for error in fidelity.layers)))
     facts += [
         (
             "worst",

@@ -71,9 +71,9 @@ class DecoderConfig(msgspec.Struct, frozen=True):
     max_position_embeddings: Positive
     num_attention_heads: Positive
     num_hidden_layers: Positive
+    num_key_value_heads: Positive
     rms_norm_eps: float
     vocab_size: Positive
-    num_key_value_heads: Positive | None = None
     head_dim: Positive | None = None
     rope_parameters: RopeScaling | None = None  # of transformers 5
     rope_scaling: RopeScaling | None = None
@@ -87,7 +87,7 @@ class DecoderConfig(msgspec.Struct, frozen=True):
             raise ValueError("num_attention_heads must cut hidden_size into heads of even size")
         if self.head_size % 2:
             raise ValueError("head_dim must be even")
-        if self.num_attention_heads % (self.num_key_value_heads or 1):
+        if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_key_value_heads must divide num_attention_heads")
         if self.attention_bias or self.mlp_bias:
             raise ValueError("attention_bias and mlp_bias are not supported")
@@ -123,7 +123,7 @@ def shape_of(config: DecoderConfig, *, is_tied: bool, **peculiar: Any) -> Shape:
         intermediate_size=config.intermediate_size,
         num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
         head_size=config.head_size,
         vocab_size=config.vocab_size,
         max_positions=config.max_position_embeddings,
