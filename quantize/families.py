@@ -13,7 +13,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.bundle import Piece, Prompt, Scoring, Truncation
-from quantize.architectures import bert, qwen2
+from quantize.architectures import bert, deberta, qwen2
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.model import Model
@@ -151,6 +151,27 @@ def _bert_cross_encoder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
     )
 
 
+def _deberta_cross_encoder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    """One logit for a pair, as sentence-transformers' CrossEncoder reads it: mxbai-rerank v1."""
+    config = deberta.read_config(checkpoint)
+    for token in ("[CLS]", "[SEP]"):
+        _only_token(checkpoint, tokenizer, token)
+    limit = config.max_position_embeddings
+    return Family(
+        name="deberta-cross-encoder",
+        architecture="deberta",
+        max_length=min(_tokenizer_max_length(checkpoint) or limit, limit),
+        max_length_limit=limit,
+        prompt=Prompt(
+            query=(Piece("[CLS]"), Piece("{query}"), Piece("[SEP]")),
+            document=(Piece("{document}"), Piece("[SEP]")),
+        ),
+        truncation=Truncation("longest", reserved=3),
+        scoring=Scoring("logit", activation=_cross_encoder_activation(checkpoint)),
+        model=deberta.Deberta(checkpoint),
+    )
+
+
 def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
     """A sentence-transformers embedding model: the score is a cosine."""
     config = bert.read_config(checkpoint)
@@ -178,6 +199,7 @@ def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
 RECOGNIZED: tuple[tuple[str, bool, Callable[[Checkpoint, Tokenizer], Family]], ...] = (
     ("Qwen2ForCausalLM", False, _mxbai_rerank_v2),
     ("BertForSequenceClassification", False, _bert_cross_encoder),
+    ("DebertaV2ForSequenceClassification", False, _deberta_cross_encoder),
     ("BertModel", True, _bert_embedding),
 )
 

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from edgerank.bundle import Positive
 from quantize.blocks import Grid, Inputs, attention, declare_inputs, gather_rows, linear
 from quantize.checkpoint import Checkpoint
+from quantize.disentangled import Positions
 from quantize.equalisation import Rotation, channel_scales
 from quantize.errors import QuantizeError
 from quantize.graph import Graph
@@ -28,8 +29,8 @@ LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
 Head = Literal["classifier", "mean", "cls"]
 
 
-class BertConfig(msgspec.Struct, frozen=True):
-    """The part of config.json that shapes the graph."""
+class EncoderConfig(msgspec.Struct, frozen=True):
+    """The part of config.json that shapes BERT's layers, whichever way positions come in."""
 
     hidden_size: Positive
     intermediate_size: Positive
@@ -39,8 +40,6 @@ class BertConfig(msgspec.Struct, frozen=True):
     num_hidden_layers: Positive
     vocab_size: Positive
     hidden_act: Literal["gelu"] = "gelu"
-    position_embedding_type: Literal["absolute"] = "absolute"
-    type_vocab_size: Positive = 2
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -49,6 +48,13 @@ class BertConfig(msgspec.Struct, frozen=True):
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+
+class BertConfig(EncoderConfig, frozen=True):
+    """The part of config.json that shapes the graph."""
+
+    position_embedding_type: Literal["absolute"] = "absolute"
+    type_vocab_size: Positive = 2
 
 
 def read_config(checkpoint: Checkpoint) -> BertConfig:
@@ -60,10 +66,16 @@ def read_config(checkpoint: Checkpoint) -> BertConfig:
 
 
 @dataclass(frozen=True)
-class BertInputs:
-    """The shared inputs, and BERT's token types."""
+class EncoderInputs:
+    """What a layer reads besides the stream."""
 
     shared: Inputs
+
+
+@dataclass(frozen=True)
+class BertInputs(EncoderInputs):
+    """The shared inputs, and BERT's token types."""
+
     token_types: str  # int64 [T]
 
 
@@ -80,7 +92,7 @@ class Norm:
     def __truediv__(self, scales: Floats) -> Norm:
         return Norm(self.gain / scales, self.bias / scales)
 
-    def write(self, g: Graph, name: str, x: str, config: BertConfig) -> str:
+    def write(self, g: Graph, name: str, x: str, config: EncoderConfig) -> str:
         gain, bias = g.weight(f"{name}.weight", self.gain), g.weight(f"{name}.bias", self.bias)
         epsilon = config.layer_norm_eps
         return g.op("LayerNormalization", x, gain, bias, axis=-1, epsilon=epsilon)
@@ -105,7 +117,9 @@ class Bert:
         self.config = read_config(checkpoint)
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
-        self._checkpoint, self._weights = checkpoint, _Weights(checkpoint, self.config)
+        root = "bert." if "bert.embeddings.LayerNorm.weight" in checkpoint.tensors else ""
+        self._checkpoint, self._root = checkpoint, root
+        self._weights = EncoderWeights(checkpoint, self.config, root)
         self._head, self._rotation = head, rotation
 
     def rotated(self, outliers: Sequence[int]) -> Bert:
@@ -126,7 +140,11 @@ class Bert:
     ) -> str:
         """Sum the three embeddings."""
         g.scope = "embeddings"
-        words, places, types = self._weights.embeddings(only)
+        config, prefix, load = self.config, f"{self._root}embeddings", self._checkpoint.tensor
+        length, hidden = config.max_position_embeddings, config.hidden_size
+        words = self._weights.words(only)
+        places = load(f"{prefix}.position_embeddings.weight", length, hidden)
+        types = load(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, hidden)
         x = precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
         typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
         placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
@@ -142,7 +160,8 @@ class Bert:
         g.scope = "head"
         x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
         if self._head == "classifier":
-            g.output("scores", self._classify(g, precision, x), ["scored"])
+            pooler, classifier = self._weights.classifier(f"{self._root}pooler.dense")
+            g.output("scores", classify(g, precision, x, pooler, classifier, "Tanh"), ["scored"])
             return
         pooled = _mean(g, x, inputs.shared.grid) if self._head == "mean" else x
         norm = g.op("ReduceL2", pooled, g.constant([-1]), keepdims=1)
@@ -155,14 +174,19 @@ class Bert:
     def aligned(self, stream: Floats) -> Floats:
         return stream
 
-    def _classify(self, g: Graph, precision: Precision, x: str) -> str:
-        """Pool the first tokens' rows [R, H] and classify: one logit each, float32 [R]."""
-        pooler, classifier = self._weights.classifier()
-        rows = precision.rows(g, Activation("pooler", x))
-        pooled = g.op("Tanh", linear(g, precision, rows, "pooler", pooler.weight, pooler.bias))
-        logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
-        logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
-        return g.op("Squeeze", logits, g.constant([1]))
+
+def classify(
+    g: Graph, precision: Precision, x: str, pooler: Dense, classifier: Dense, activation: str
+) -> str:
+    """Pool the first tokens' rows [R, H] and classify: one logit each, float32 [R].
+
+    :param activation: the pooler's, an ONNX operator
+    """
+    rows = precision.rows(g, Activation("pooler", x))
+    pooled = g.op(activation, linear(g, precision, rows, "pooler", pooler.weight, pooler.bias))
+    logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
+    logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
+    return g.op("Squeeze", logits, g.constant([1]))
 
 
 def _mean(g: Graph, x: str, grid: Grid) -> str:
@@ -182,11 +206,11 @@ class BertLayer:
     """The weights of one layer, from the norm of its input to its second sum.
 
     A key's bias adds the same to all of a query's logits, which a softmax ignores, so there is
-    none. A value's bias passes through the attention, whose weights sum to one, so it is part of
-    the output's.
+    none unless positions read the keys too. A value's bias passes through the attention, whose
+    weights sum to one, so it is part of the output's.
     """
 
-    config: BertConfig
+    config: EncoderConfig
     index: int
     is_scored: bool  # only the scored rows leave the layer
     attention_norm: Norm
@@ -200,6 +224,8 @@ class BertLayer:
     dense_bias: Floats | None  # [H], None once it is part of the residual
     attention_scales: Floats | None = None  # [H], by which the norm's output is divided
     feed_forward_scales: Floats | None = None
+    key_bias: Floats | None = None  # [H]
+    positions: Positions | None = None
 
     def rotated(self, head: Rotation) -> BertLayer:
         """Rotate each head's values."""
@@ -240,20 +266,31 @@ class BertLayer:
         changed = (rows[sites[0]] / first, rows[sites[1]] / values, shifted / second)
         return balanced, {**rows, **dict(zip(sites, changed, strict=True))}
 
-    def write(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> str:
+    def write(self, g: Graph, precision: Precision, inputs: EncoderInputs, x: str) -> str:
         config, shared, grid = self.config, inputs.shared, inputs.shared.grid
         g.scope = f"layers.{self.index}"
         x = self.attention_norm.write(g, self._site("attention_norm"), x, config)
         rows = precision.rows(g, Activation(self._site("qkv"), x))
         both = np.concatenate([self.key, self.value])
-        keys_values = linear(g, precision, rows, self._site("key_value"), both)
+        bias = self.key_bias
+        if bias is not None:
+            bias = np.concatenate([bias, np.zeros_like(bias)])
+        keys_values = linear(g, precision, rows, self._site("key_value"), both, bias)
         if self.is_scored:
             grid, scored = shared.scored_grid, shared.scored_rows
             rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
         name = self._site("query")
         queries = linear(g, precision, rows, name, self.query.weight, self.query.bias)
         heads = config.num_attention_heads
-        attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
+        attended = attention(
+            g,
+            grid,
+            queries,
+            keys_values,
+            num_heads=heads,
+            num_kv_heads=heads,
+            positions=self.positions,
+        )
         rows = precision.rows(g, Activation(self._site("output"), attended))
         added = linear(
             g, precision, rows, self._site("output"), self.output.weight, self.output.bias
@@ -280,35 +317,36 @@ class BertLayer:
         return f"layers.{self.index}.{name}"
 
 
-class _Weights:
-    """What lies in the checkpoint, under its names."""
+class EncoderWeights:
+    """What lies in a checkpoint of BERT's layout, under its names."""
 
-    def __init__(self, checkpoint: Checkpoint, config: BertConfig) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: EncoderConfig,
+        root: str,
+        projections: tuple[str, str, str] = ("query", "key", "value"),
+    ) -> None:
+        """Read nothing yet.
+
+        :param root: before the encoder's names
+        :param projections: names of the query's, key's and value's linear layer
+        """
         self._checkpoint, self._config = checkpoint, config
-        self._root = "bert." if "bert.embeddings.LayerNorm.weight" in checkpoint.tensors else ""
+        self._root, self._projections = root, projections
 
-    def embeddings(self, only: Sequence[int] | None) -> tuple[Floats, Floats, Floats]:
-        """Load the tables of words (``only`` some of them), positions and token types."""
-        config, hidden = self._config, self._config.hidden_size
-        prefix, load = f"{self._root}embeddings", self._checkpoint
-        name, vocabulary = f"{prefix}.word_embeddings.weight", config.vocab_size
-        return (
-            load.tensor(name, vocabulary, hidden)
-            if only is None
-            else load.rows(name, only, vocabulary, hidden),
-            load.tensor(
-                f"{prefix}.position_embeddings.weight", config.max_position_embeddings, hidden
-            ),
-            load.tensor(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, hidden),
-        )
+    def words(self, only: Sequence[int] | None) -> Floats:
+        """Load the table of words, or ``only`` some of its rows."""
+        name = f"{self._root}embeddings.word_embeddings.weight"
+        shape = (self._config.vocab_size, self._config.hidden_size)
+        if only is None:
+            return self._checkpoint.tensor(name, *shape)
+        return self._checkpoint.rows(name, only, *shape)
 
     def layer(self, index: int, is_scored: bool) -> BertLayer:
         """Load a layer, the value's bias within the output's."""
         hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}"
-        query, key, value = (
-            self._dense(f"{prefix}.attention.self.{part}", hidden, hidden)
-            for part in ("query", "key", "value")
-        )
+        query, key, value = self.projections(index)
         output = self._dense(f"{prefix}.attention.output.dense", hidden, hidden)
         dense = self._dense(f"{prefix}.output.dense", hidden, self._config.intermediate_size)
         return BertLayer(
@@ -328,13 +366,18 @@ class _Weights:
             dense_bias=dense.bias,
         )
 
+    def projections(self, index: int) -> list[Dense]:
+        """Load a layer's query, key and value."""
+        hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}.attention.self"
+        return [self._dense(f"{prefix}.{name}", hidden, hidden) for name in self._projections]
+
     def norm(self, index: int) -> Norm:
         """Load the norm that layer ``index`` begins with; the head's comes after the last."""
         previous = f"encoder.layer.{index - 1}.output" if index else "embeddings"
         return self._norm(f"{previous}.LayerNorm")
 
-    def classifier(self) -> tuple[Dense, Dense]:
-        """Load pooler and classifier.
+    def classifier(self, pooler: str) -> tuple[Dense, Dense]:
+        """Load the linear layer ``pooler`` and the classifier.
 
         :raises QuantizeError: the classifier has several labels
         """
@@ -347,7 +390,8 @@ class _Weights:
             )
         load = self._checkpoint.tensor
         classifier = Dense(load("classifier.weight", 1, hidden), load("classifier.bias", 1))
-        return self._dense("pooler.dense", hidden, hidden), classifier
+        dense = Dense(load(f"{pooler}.weight", hidden, hidden), load(f"{pooler}.bias", hidden))
+        return dense, classifier
 
     def _norm(self, name: str) -> Norm:
         load, size = self._checkpoint.tensor, self._config.hidden_size
