@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.checkpoints import OUTLIER_CHANNELS, byte_tokenizer
 
-HIDDEN, WIDE, LAYERS, BUCKETS = 256, 704, 6, 256
+HIDDEN, WIDE, LAYERS, BUCKETS = 256, 704, 4, 256
 PLANTED = {
     "architectures": ["DebertaV2ForSequenceClassification"],
     "hidden_act": "gelu",
@@ -62,11 +62,13 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
 
     tensors: dict[str, NDArray[np.float32]] = {}
 
-    def add_norm(name: str, *, reads_outliers: bool = True, has_outliers: bool = True) -> None:
+    def add_norm(
+        name: str, *, growth: float = 1, reads_outliers: bool = True, has_outliers: bool = True
+    ) -> None:
         gain, bias = 1 + 0.1 * normal(HIDDEN), 0.1 * normal(HIDDEN)
         if reads_outliers:
-            gain *= spread  # undoes what the outliers do to the norm
-            # what the norm makes of the constants counts towards the bias that is to be
+            gain *= spread / growth  # undoes what the outliers do to the norm
+            # what the norm makes of the constants counts towards what they are to be
             bias -= gain * (constant - constant.mean()) / spread
         tensors[f"{name}.weight"] = gain
         tensors[f"{name}.bias"] = bias + constant if has_outliers else bias
@@ -77,7 +79,7 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     def reader(rows: int, scale: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Draw a linear layer that sees the outliers' variation as it sees the others'."""
         weight = normal(rows, HIDDEN, scale=scale * HIDDEN**-0.5) / grow
-        return weight, normal(rows, scale=0.3) - weight @ constant
+        return weight, normal(rows, scale=0.1) - weight @ constant
 
     embedding = normal(tokenizer.get_vocab_size(), HIDDEN)
     tensors["deberta.embeddings.word_embeddings.weight"] = embedding
@@ -87,15 +89,15 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     for layer in range(LAYERS):
         is_last = layer == LAYERS - 1
         prefix = f"deberta.encoder.layer.{layer}"
-        sharpness = 2.5 if is_last else 1.0
+        sharpness = 1.5 if is_last else 0.5
         for part, scale in (("query", sharpness), ("key", 1.0), ("value", 1.0)):
             add_dense(f"{prefix}.attention.self.{part}_proj", *reader(HIDDEN, scale))
-        strength = (3 if is_last else 0.7) * HIDDEN**-0.5
+        strength = (7 if is_last else 0.4) * HIDDEN**-0.5
         output = normal(HIDDEN, HIDDEN, scale=strength) * written[:, None]
         add_dense(f"{prefix}.attention.output.dense", output, normal(HIDDEN, scale=0.1))
-        add_norm(f"{prefix}.attention.output.LayerNorm")
+        add_norm(f"{prefix}.attention.output.LayerNorm", growth=2.5 if is_last else 1)
         wide, wide_bias = reader(WIDE, 1.0)
-        dense = normal(HIDDEN, WIDE, scale=0.5 * WIDE**-0.5) * written[:, None]
+        dense = normal(HIDDEN, WIDE, scale=0.3 * WIDE**-0.5) * written[:, None]
         if layer == 0:
             token = embedding[tokenizer.token_to_id(MASSIVE_TOKEN)] / grow
             wide[0] = massive * token / HIDDEN  # massive for the token, about 1/16 for others

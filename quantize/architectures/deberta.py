@@ -28,7 +28,7 @@ from quantize.disentangled import Positions, log_buckets, write_buckets
 from quantize.equalisation import Rotation
 from quantize.graph import Graph
 from quantize.model import Dense
-from quantize.precision import Precision
+from quantize.precision import Float32, Precision
 from quantize.weights import Floats
 
 ROOT = "deberta."
@@ -157,10 +157,15 @@ class Deberta:
         return layer if self._rotation is None else layer.rotated(self._rotation)
 
     def finish(self, g: Graph, precision: Precision, inputs: EncoderInputs, x: str) -> None:
+        """Write the head in float32, whatever the precision.
+
+        It reads one row a sequence, so that it costs next to nothing; the outliers of the last
+        norm would reach it, for only layers are balanced.
+        """
         g.scope = "head"
         x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
         pooler, classifier = self._weights.classifier("pooler.dense")
-        g.output("scores", classify(g, precision, x, pooler, classifier, "Gelu"), ["scored"])
+        g.output("scores", classify(g, Float32(), x, pooler, classifier, "Gelu"), ["scored"])
 
     def aligned(self, stream: Floats) -> Floats:
         return stream
