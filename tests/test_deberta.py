@@ -16,12 +16,14 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
+from benchmarks.planted_deberta import write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
 from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
+from quantize.calibration import read_calibration
 from quantize.disentangled import log_buckets
 from tests.conftest import save_deberta, shared, wordpiece_tokenizer
 
@@ -141,6 +143,35 @@ def test_each_step_leaves_the_scores_alone(checkpoint, bundle, tmp_path, steps):
         Reranker.open(path).score(QUERY, DOCUMENTS) for path in (bundle, tmp_path / "equalised")
     )
     np.testing.assert_allclose(equalised, plain, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with outliers, and short texts to quantize it by."""
+    work = tmp_path_factory.mktemp("planted")
+    write_planted(work / "checkpoint", outlier=100, massive=30)
+    texts = read_calibration(None)
+    lines = (
+        json.dumps({"query": pair.query, "document": pair.document[:120]})
+        for pair in (*texts.pairs[::2], *texts.held_out)
+    )
+    (work / "texts.jsonl").write_text("\n".join(lines))
+    return work
+
+
+def test_int8_ranks_as_float32_beside_outliers(planted):
+    texts = planted / "texts.jsonl"
+    full = quantize(planted / "checkpoint", planted / "full", calibrate=texts).manifest.fidelity
+    plain = quantize(planted / "checkpoint", planted / "plain", calibrate=texts, steps=())
+    assert full.kendall_tau >= 0.98
+    assert full.mean_error < 0.05 * full.spread
+    assert plain.manifest.fidelity.kendall_tau < 0.9
+
+
+def test_int8_of_a_checkpoint_without_outliers_stays_close(checkpoint, tmp_path):
+    fidelity = quantize(checkpoint, tmp_path / "int8").manifest.fidelity
+    assert fidelity.mean_error < 0.1 * fidelity.spread
+    assert max(fidelity.layers) < 0.03
 
 
 @pytest.mark.parametrize(
