@@ -35,6 +35,7 @@ PLANTED = {
     "type_vocab_size": 0,
 }
 MASSIVE_TOKEN = "[SEP]"
+RANK = 16  # of what the last attention writes and the head reads
 
 
 def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
@@ -45,8 +46,8 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     * one neuron of the first layer is about ``massive`` for one token
 
     The norms' gains and all that reads the stream make up for them, so that without rounding the
-    encoder ranks about as it would without them. Its last attention is sharp and strong, so that
-    documents differ.
+    encoder ranks about as it would without them. Its last attention is sharp and strong and writes
+    where the head reads, as training would have it, so that documents differ.
     """
     rng = np.random.default_rng(0)
     tokenizer = byte_tokenizer(["[PAD]", "[CLS]", MASSIVE_TOKEN])
@@ -76,11 +77,16 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     def add_dense(name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, bias
 
-    def reader(rows: int, scale: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def reader(
+        rows: int, scale: float, subspace: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Draw a linear layer that sees the outliers' variation as it sees the others'."""
-        weight = normal(rows, HIDDEN, scale=scale * HIDDEN**-0.5) / grow
+        weight = normal(rows, HIDDEN, scale=scale * HIDDEN**-0.5)
+        weight = (weight if subspace is None else weight @ subspace) / grow
         return weight, normal(rows, scale=0.1) - weight @ constant
 
+    basis = np.linalg.qr(normal(HIDDEN, RANK))[0]
+    head = basis @ basis.T  # projects onto what the head reads
     embedding = normal(tokenizer.get_vocab_size(), HIDDEN)
     tensors["deberta.embeddings.word_embeddings.weight"] = embedding
     tensors["deberta.encoder.rel_embeddings.weight"] = normal(2 * BUCKETS, HIDDEN)
@@ -93,7 +99,10 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
         for part, scale in (("query", sharpness), ("key", 1.0), ("value", 1.0)):
             add_dense(f"{prefix}.attention.self.{part}_proj", *reader(HIDDEN, scale))
         strength = (7 if is_last else 0.4) * HIDDEN**-0.5
-        output = normal(HIDDEN, HIDDEN, scale=strength) * written[:, None]
+        output = normal(HIDDEN, HIDDEN, scale=strength)
+        if is_last:
+            output = head @ output * np.sqrt(HIDDEN / RANK)
+        output *= written[:, None]
         add_dense(f"{prefix}.attention.output.dense", output, normal(HIDDEN, scale=0.1))
         add_norm(f"{prefix}.attention.output.LayerNorm", growth=2.5 if is_last else 1)
         wide, wide_bias = reader(WIDE, 1.0)
@@ -106,7 +115,7 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
         add_dense(f"{prefix}.intermediate.dense", wide, wide_bias)
         add_dense(f"{prefix}.output.dense", dense, normal(HIDDEN, scale=0.1))
         add_norm(f"{prefix}.output.LayerNorm")
-    add_dense("pooler.dense", *reader(HIDDEN, 1.0))
+    add_dense("pooler.dense", *reader(HIDDEN, 1.0, head))
     add_dense("classifier", normal(1, HIDDEN, scale=10 * HIDDEN**-0.5), normal(1))
     directory.mkdir(parents=True)
     save_file(

@@ -23,7 +23,6 @@ from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
-from quantize.calibration import read_calibration
 from quantize.disentangled import log_buckets
 from tests.conftest import save_deberta, shared, wordpiece_tokenizer
 
@@ -75,7 +74,7 @@ def score(classifier: torch.nn.Module, sequence: Tokens) -> float:
         return float(classifier(input_ids=torch.from_numpy(sequence.ids)[None]).logits[0, 0])
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(
     counts=st.lists(st.integers(1, 400), min_size=1, max_size=6),
     max_tokens=st.sampled_from([16, 700, 4096]),
@@ -145,27 +144,15 @@ def test_each_step_leaves_the_scores_alone(checkpoint, bundle, tmp_path, steps):
     np.testing.assert_allclose(equalised, plain, rtol=0, atol=TOLERANCE)
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with outliers, and short texts to quantize it by."""
-    work = tmp_path_factory.mktemp("planted")
-    write_planted(work / "checkpoint", outlier=100, massive=30)
-    texts = read_calibration(None)
-    lines = (
-        json.dumps({"query": pair.query, "document": pair.document[:120]})
-        for pair in (*texts.pairs[::2], *texts.held_out)
+def test_int8_ranks_as_float32_beside_outliers(tmp_path):
+    write_planted(tmp_path / "checkpoint", outlier=100, massive=30)
+    full, plain = (
+        quantize(tmp_path / "checkpoint", tmp_path / "bundle", steps=steps).manifest.fidelity
+        for steps in (None, ())
     )
-    (work / "texts.jsonl").write_text("\n".join(lines))
-    return work
-
-
-def test_int8_ranks_as_float32_beside_outliers(planted):
-    texts = planted / "texts.jsonl"
-    full = quantize(planted / "checkpoint", planted / "full", calibrate=texts).manifest.fidelity
-    plain = quantize(planted / "checkpoint", planted / "plain", calibrate=texts, steps=())
     assert full.kendall_tau >= 0.98
     assert full.mean_error < 0.05 * full.spread
-    assert plain.manifest.fidelity.kendall_tau < 0.9
+    assert plain.kendall_tau < 0.85
 
 
 def test_int8_of_a_checkpoint_without_outliers_stays_close(checkpoint, tmp_path):
