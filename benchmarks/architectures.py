@@ -24,9 +24,8 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer, processors
 
-from benchmarks.checkpoints import byte_tokenizer
+from benchmarks.checkpoints import byte_tokenizer, pair_tokenizer
 from benchmarks.engine import BARE_CALLS, BARE_ROWS, LAYER_WEIGHTS, bare
 from edgerank.bundle import Bundle
 from edgerank.cpu import physical_cores
@@ -166,9 +165,7 @@ def build(geometry: Geometry, work: Path, depth: int) -> Bundle:
     model = getattr(transformers, f"{name}ForSequenceClassification")(config)
     checkpoint = work / f"checkpoint-{depth}"
     model.save_pretrained(checkpoint)
-    tokenizer = byte_tokenizer()
-    if not is_decoder:
-        tokenizer.post_processor = pair_processor(tokenizer)
+    tokenizer = byte_tokenizer([]) if is_decoder else pair_tokenizer("<s>", "</s>")
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     (checkpoint / "tokenizer_config.json").write_text(
         json.dumps({"model_max_length": 512, "model_input_names": ["input_ids"]})
@@ -176,16 +173,6 @@ def build(geometry: Geometry, work: Path, depth: int) -> Bundle:
     family = "cross-encoder" if is_decoder else None
     return quantize(
         checkpoint, work / f"bundle-{depth}", calibrate=work / "text.jsonl", family=family
-    )
-
-
-def pair_processor(tokenizer: Tokenizer) -> processors.TemplateProcessing:
-    """Put special tokens around texts, as encoders want them."""
-    end = "<|im_end|>"
-    return processors.TemplateProcessing(
-        single=f"{end} $A {end}",
-        pair=f"{end} $A {end} $B {end}",
-        special_tokens=[(end, tokenizer.token_to_id(end))],
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from quantize.calibration import read_calibration
 
@@ -132,7 +132,7 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     sharp and strong, so that documents differ.
     """
     rng = np.random.default_rng(0)
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(["<|endoftext|>", MASSIVE_TOKEN, "<|im_end|>"])
     layers, hidden, wide = 6, 256, 704
     groups, narrow = 2, 64
     grow = np.ones(hidden, np.float32)
@@ -194,16 +194,27 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     tokenizer.save(str(directory / "tokenizer.json"))
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(special_tokens: list[str]) -> Tokenizer:
     """Make a byte-level BPE tokenizer of Qwen's kind, trained on the built-in text's queries."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=512,
-        special_tokens=["<|endoftext|>", MASSIVE_TOKEN, "<|im_end|>"],
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     queries = dict.fromkeys(pair.query for pair in read_calibration(None).pairs)
     tokenizer.train_from_iterator(queries, trainer)
+    return tokenizer
+
+
+def pair_tokenizer(begin: str, end: str, *others: str) -> Tokenizer:
+    """Make one that puts special tokens around texts, as encoders want them."""
+    tokenizer = byte_tokenizer([*others, begin, end])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}",
+        pair=f"{begin} $A {end} $B {end}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (begin, end)],
+    )
     return tokenizer

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from quantize.disentangled import Buckets, Positions
 from quantize.graph import Graph
 from quantize.precision import Precision, Rows, scaled
 
@@ -29,6 +30,7 @@ class Grid:
     key_rows: str  # int64 [B, S], the row of past ++ flat axis in each key slot
     slots: str  # int64 [T], the slot of each flat row in the flattened [B, L]
     mask: str  # float32 [B, 1, L, S], 0 where the key is visible
+    buckets: Buckets | None = None  # of distances from query to key slots, if attention reads them
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,14 @@ def _mask(g: Graph, visible: str, key_rows: str) -> str:
 
 
 def attention(
-    g: Graph, grid: Grid, query: str, keys_values: str, *, num_heads: int, num_kv_heads: int
+    g: Graph,
+    grid: Grid,
+    query: str,
+    keys_values: str,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    positions: Positions | None = None,
 ) -> str:
     """Attend within each sequence of the grid.
 
@@ -102,20 +111,27 @@ def attention(
 
     :param query: float32 [T, num_heads * head_size]
     :param keys_values: float32 [past + T, 2 * num_kv_heads * head_size], keys left of values
+    :param positions: what is added to the logits; the grid then has buckets
     :return: float32 [T, num_heads * head_size]
     """
     queries = g.op("Gather", query, grid.query_rows)
     keys, values = g.ops(
         "Split", g.op("Gather", keys_values, grid.key_rows), count=2, num_outputs=2, axis=2
     )
+    mask, scale = grid.mask, None
+    if positions is not None:
+        assert grid.buckets is not None
+        bias = positions.write(g, grid.buckets, queries, keys)
+        mask, scale = g.op("Add", bias, mask), positions.scale
     attended = g.op(
         "Attention",
         queries,
         keys,
         values,
-        grid.mask,
+        mask,
         q_num_heads=num_heads,
         kv_num_heads=num_kv_heads,
+        scale=scale,
     )
     width = g.op("Shape", attended, start=2, end=3)
     flat = g.op("Reshape", attended, g.op("Concat", g.constant([-1]), width, axis=0))

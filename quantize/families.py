@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.bundle import Prompt, Scoring, Truncation
-from quantize.architectures import bert, decoder, gemma, llama, qwen2, qwen3
+from quantize.architectures import bert, deberta, decoder, gemma, llama, qwen2, qwen3
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
-from quantize.model import Model
+from quantize.model import Encoder, Model
 from quantize.pairs import joined, pad_token_id, position_limit
 from quantize.settings import (
     activation_of,
@@ -42,12 +43,22 @@ DECODERS: dict[str, Callable[[Checkpoint], decoder.Shape]] = {
     "Qwen2": qwen2.read_shape,
     "Qwen3": qwen3.read_shape,
 }
-ENCODERS: dict[str, Callable[[Checkpoint, bert.Head], bert.Bert]] = {
-    "Bert": lambda checkpoint, head: bert.Bert(checkpoint, bert.BERT, head),
-    "Camembert": lambda checkpoint, head: bert.Bert(checkpoint, bert.ROBERTA, head),
-    "Electra": lambda checkpoint, head: bert.Bert(checkpoint, bert.ELECTRA, head),
-    "Roberta": lambda checkpoint, head: bert.Bert(checkpoint, bert.ROBERTA, head),
-    "XLMRoberta": lambda checkpoint, head: bert.Bert(checkpoint, bert.ROBERTA, head),
+BERTS = {
+    "Bert": bert.BERT,
+    "Camembert": bert.ROBERTA,
+    "Electra": bert.ELECTRA,
+    "Roberta": bert.ROBERTA,
+    "XLMRoberta": bert.ROBERTA,
+}
+CLASSIFIERS: dict[str, Callable[[Checkpoint], Encoder[Any]]] = {
+    **{
+        name: partial(bert.Bert, variant=variant, head="classifier")
+        for name, variant in BERTS.items()
+    },
+    "DebertaV2": deberta.Deberta,
+}
+EMBEDDERS: dict[str, Callable[..., Encoder[Any]]] = {  # of a checkpoint and a ``head``
+    name: partial(bert.Bert, variant=variant) for name, variant in BERTS.items()
 }
 
 
@@ -105,14 +116,14 @@ FAMILIES = (
         " one logit",
         "the logit, through the activation that the checkpoint names",
         ("ForSequenceClassification",),
-        (*ENCODERS, *DECODERS),
+        (*CLASSIFIERS, *DECODERS),
     ),
     Recognition(
         "embedding",
         "MiniLM, bge, e5 and other sentence-transformers models with mean or cls pooling",
         "the cosine of query and document",
         ("Model",),
-        tuple(ENCODERS),
+        tuple(EMBEDDERS),
     ),
 )
 
@@ -203,8 +214,8 @@ def recognize(
         raise QuantizeError(
             f"{path}: architecture {architecture}{without}"
             f" is not supported{f' by family {name}' if name else ''}; supported:"
-            f" {', '.join(sorted({*DECODERS, *ENCODERS}))}, and what optimum exports for sequence"
-            " classification; `edgerank families` says more"
+            f" {', '.join(sorted({*DECODERS, *CLASSIFIERS}))}, and what optimum exports for"
+            " sequence classification; `edgerank families` says more"
         )
     family = fitting[0]
     template = template or family.template
@@ -280,10 +291,10 @@ def _pair(
         shape = DECODERS[backbone](checkpoint)
         model, limit = decoder.Decoder(checkpoint, shape, {}), shape.max_positions
     else:
-        encoder = ENCODERS[backbone](checkpoint, "classifier")
+        encoder = CLASSIFIERS[backbone](checkpoint)
         model, limit = encoder, encoder.max_positions
     prompt, num_special = _pair_prompt(checkpoint, tokenizer)
-    if backbone in ENCODERS and not num_special:
+    if backbone in CLASSIFIERS and not num_special:
         raise _no_special_tokens(checkpoint)
     return Family(
         name=family.name,
@@ -331,7 +342,7 @@ def _embedding(
     checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
 ) -> Family:
     """A sentence-transformers embedding model: the score is a cosine."""
-    model = ENCODERS[backbone](checkpoint, pooling_of(checkpoint))
+    model = EMBEDDERS[backbone](checkpoint, head=pooling_of(checkpoint))
     limit = model.max_positions
     query, document = (
         joined(checkpoint, tokenizer, text) for text in embedding_prompts(checkpoint)

@@ -11,6 +11,8 @@ from edgerank.bundle import Activation
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 
+Pooling = Literal["mean", "cls"]  # how an embedding model makes one vector of its tokens'
+
 ACTIVATIONS: dict[str, Activation] = {
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
@@ -121,7 +123,7 @@ def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
     return prompts.get("query", default) + "{query}", document + "{document}"
 
 
-def pooling_of(checkpoint: Checkpoint) -> Literal["mean", "cls"]:
+def pooling_of(checkpoint: Checkpoint) -> Pooling:
     """Read how an embedding model makes one vector of its tokens'.
 
     :raises QuantizeError: in a way, or with modules, that are not supported

@@ -14,7 +14,10 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2TokenizerFast,
@@ -106,6 +109,39 @@ def save_cross_encoder(directory: Path, **config: object) -> Path:
         model.classifier.weight *= 20  # or a random model gives all documents nearly one score
     save_model(model, directory)
     BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(directory)
+    return directory
+
+
+def save_deberta(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
+    """Save a random DeBERTa-v3 cross-encoder checkpoint of mxbai-rerank v1's kind."""
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.15,
+        "layer_norm_eps": 1e-7,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "num_labels": 1,
+    }
+    save_model(
+        DebertaV2ForSequenceClassification(DebertaV2Config(**{**settings, **config})), directory
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=512,
+        pad_token="[PAD]",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(directory)
     return directory
 
 

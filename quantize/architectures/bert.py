@@ -17,6 +17,7 @@ from onnx import TensorProto
 from edgerank.bundle import Positive
 from quantize.blocks import Grid, Inputs, attention, declare_inputs, gather_rows, linear
 from quantize.checkpoint import Checkpoint, one_label
+from quantize.disentangled import Positions
 from quantize.equalisation import Rotation, channel_scales
 from quantize.graph import Graph
 from quantize.model import Dense
@@ -26,6 +27,30 @@ from quantize.weights import Floats
 TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
 LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
 Head = Literal["classifier", "mean", "cls"]
+
+
+class EncoderConfig(msgspec.Struct, frozen=True):
+    """The part of config.json that shapes BERT's layers, whichever way positions come in."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    layer_norm_eps: float
+    max_position_embeddings: Positive
+    num_attention_heads: Positive
+    num_hidden_layers: Positive
+    vocab_size: Positive
+    embedding_size: Positive | None = None
+    hidden_act: Literal["gelu"] = "gelu"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("num_attention_heads must divide hidden_size")
+        if self.embedding_size not in (None, self.hidden_size):
+            raise ValueError("an embedding_size other than hidden_size is not supported")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
 
 
 @dataclass(frozen=True)
@@ -46,38 +71,25 @@ ROBERTA = Variant(
 )
 
 
-class BertConfig(msgspec.Struct, frozen=True):
+class BertConfig(EncoderConfig, frozen=True):
     """The part of config.json that shapes the graph."""
 
-    hidden_size: Positive
-    intermediate_size: Positive
-    layer_norm_eps: float
-    max_position_embeddings: Positive
-    num_attention_heads: Positive
-    num_hidden_layers: Positive
-    vocab_size: Positive
-    embedding_size: Positive | None = None  # of ELECTRA
-    hidden_act: Literal["gelu"] = "gelu"
     pad_token_id: int = 0
     position_embedding_type: Literal["absolute"] = "absolute"
     type_vocab_size: Positive = 2
 
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError("num_attention_heads must divide hidden_size")
-        if self.embedding_size not in (None, self.hidden_size):
-            raise ValueError("an embedding_size other than hidden_size is not supported")
 
-    @property
-    def head_size(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+@dataclass(frozen=True)
+class EncoderInputs:
+    """What a layer reads besides the stream."""
+
+    shared: Inputs
 
 
 @dataclass(frozen=True)
-class BertInputs:
+class BertInputs(EncoderInputs):
     """The shared inputs, and BERT's token types."""
 
-    shared: Inputs
     token_types: str  # int64 [T]
 
 
@@ -94,7 +106,7 @@ class Norm:
     def __truediv__(self, scales: Floats) -> Norm:
         return Norm(self.gain / scales, self.bias / scales)
 
-    def write(self, g: Graph, name: str, x: str, config: BertConfig) -> str:
+    def write(self, g: Graph, name: str, x: str, config: EncoderConfig) -> str:
         gain, bias = g.weight(f"{name}.weight", self.gain), g.weight(f"{name}.bias", self.bias)
         epsilon = config.layer_norm_eps
         return g.op("LayerNormalization", x, gain, bias, axis=-1, epsilon=epsilon)
@@ -124,9 +136,12 @@ class Bert:
         self.config = checkpoint.config_as(BertConfig)
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
-        self._weights = _Weights(checkpoint, self.config, variant)
-        self.max_positions = self.config.max_position_embeddings - self._weights.first_position
-        self._checkpoint, self._variant = checkpoint, variant
+        is_rooted = f"{variant.root}embeddings.LayerNorm.weight" in checkpoint.tensors
+        self._checkpoint, self._root = checkpoint, variant.root if is_rooted else ""
+        self._first_position = self.config.pad_token_id + 1 if variant.skips_positions else 0
+        self.max_positions = self.config.max_position_embeddings - self._first_position
+        self._weights = EncoderWeights(checkpoint, self.config, self._root)
+        self._variant = variant
         self._head, self._rotation = head, rotation
 
     def rotated(self, outliers: Sequence[int]) -> Bert:
@@ -147,7 +162,12 @@ class Bert:
     ) -> str:
         """Sum the embeddings of words, positions and, if there are several, token types."""
         g.scope = "embeddings"
-        words, places, types = self._weights.embeddings(only)
+        config, prefix, load = self.config, f"{self._root}embeddings", self._checkpoint.tensor
+        length, hidden = config.max_position_embeddings, config.hidden_size
+        words = self._weights.words(only)
+        places = load(f"{prefix}.position_embeddings.weight", length, hidden)
+        places = places[self._first_position :]
+        types = load(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, hidden)
         x = precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
         if len(types) == 1:
             places = places + types
@@ -167,7 +187,10 @@ class Bert:
         g.scope = "head"
         x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
         if self._head == "classifier":
-            g.output("scores", self._classify(g, precision, x), ["scored"])
+            variant = self._variant
+            dense, output = self._weights.classifier(variant.head_dense, variant.head_output)
+            logits = classify(g, precision, x, dense, output, variant.head_activation)
+            g.output("scores", logits, ["scored"])
             return
         pooled = _mean(g, x, inputs.shared.grid) if self._head == "mean" else x
         norm = g.op("ReduceL2", pooled, g.constant([-1]), keepdims=1)
@@ -180,15 +203,19 @@ class Bert:
     def aligned(self, stream: Floats) -> Floats:
         return stream
 
-    def _classify(self, g: Graph, precision: Precision, x: str) -> str:
-        """Classify the first tokens' rows [R, H]: one logit each, float32 [R]."""
-        dense, classifier = self._weights.classifier()
-        rows = precision.rows(g, Activation("pooler", x))
-        pooled = linear(g, precision, rows, "pooler", dense.weight, dense.bias)
-        pooled = g.op(self._variant.head_activation, pooled)
-        logits = g.op("MatMul", pooled, g.weight("classifier.weight", classifier.weight.T))
-        logits = g.op("Add", logits, g.weight("classifier.bias", classifier.bias))
-        return g.op("Squeeze", logits, g.constant([1]))
+
+def classify(
+    g: Graph, precision: Precision, x: str, dense: Dense, output: Dense, activation: str
+) -> str:
+    """Classify the first tokens' rows [R, H] by two linear layers: one logit each, float32 [R].
+
+    :param activation: between them, an ONNX operator
+    """
+    rows = precision.rows(g, Activation("pooler", x))
+    pooled = g.op(activation, linear(g, precision, rows, "pooler", dense.weight, dense.bias))
+    logits = g.op("MatMul", pooled, g.weight("classifier.weight", output.weight.T))
+    logits = g.op("Add", logits, g.weight("classifier.bias", output.bias))
+    return g.op("Squeeze", logits, g.constant([1]))
 
 
 def _mean(g: Graph, x: str, grid: Grid) -> str:
@@ -208,11 +235,11 @@ class BertLayer:
     """The weights of one layer, from the norm of its input to its second sum.
 
     A key's bias adds the same to all of a query's logits, which a softmax ignores, so there is
-    none. A value's bias passes through the attention, whose weights sum to one, so it is part of
-    the output's.
+    none unless positions read the keys too. A value's bias passes through the attention, whose
+    weights sum to one, so it is part of the output's.
     """
 
-    config: BertConfig
+    config: EncoderConfig
     index: int
     is_scored: bool  # only the scored rows leave the layer
     attention_norm: Norm
@@ -226,6 +253,8 @@ class BertLayer:
     dense_bias: Floats | None  # [H], None once it is part of the residual
     attention_scales: Floats | None = None  # [H], by which the norm's output is divided
     feed_forward_scales: Floats | None = None
+    key_bias: Floats | None = None  # [H]
+    positions: Positions | None = None
 
     def rotated(self, head: Rotation) -> BertLayer:
         """Rotate each head's values."""
@@ -266,20 +295,31 @@ class BertLayer:
         changed = (rows[sites[0]] / first, rows[sites[1]] / values, shifted / second)
         return balanced, {**rows, **dict(zip(sites, changed, strict=True))}
 
-    def write(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> str:
+    def write(self, g: Graph, precision: Precision, inputs: EncoderInputs, x: str) -> str:
         config, shared, grid = self.config, inputs.shared, inputs.shared.grid
         g.scope = f"layers.{self.index}"
         x = self.attention_norm.write(g, self._site("attention_norm"), x, config)
         rows = precision.rows(g, Activation(self._site("qkv"), x))
         both = np.concatenate([self.key, self.value])
-        keys_values = linear(g, precision, rows, self._site("key_value"), both)
+        bias = self.key_bias
+        if bias is not None:
+            bias = np.concatenate([bias, np.zeros_like(bias)])
+        keys_values = linear(g, precision, rows, self._site("key_value"), both, bias)
         if self.is_scored:
             grid, scored = shared.scored_grid, shared.scored_rows
             rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
         name = self._site("query")
         queries = linear(g, precision, rows, name, self.query.weight, self.query.bias)
         heads = config.num_attention_heads
-        attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
+        attended = attention(
+            g,
+            grid,
+            queries,
+            keys_values,
+            num_heads=heads,
+            num_kv_heads=heads,
+            positions=self.positions,
+        )
         rows = precision.rows(g, Activation(self._site("output"), attended))
         added = linear(
             g, precision, rows, self._site("output"), self.output.weight, self.output.bias
@@ -306,38 +346,36 @@ class BertLayer:
         return f"layers.{self.index}.{name}"
 
 
-class _Weights:
-    """What lies in the checkpoint, under its names."""
+class EncoderWeights:
+    """What lies in a checkpoint of BERT's layout, under its names."""
 
-    def __init__(self, checkpoint: Checkpoint, config: BertConfig, variant: Variant) -> None:
-        self._checkpoint, self._config, self._variant = checkpoint, config, variant
-        is_rooted = f"{variant.root}embeddings.LayerNorm.weight" in checkpoint.tensors
-        self._root = variant.root if is_rooted else ""
-        self.first_position = config.pad_token_id + 1 if variant.skips_positions else 0
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: EncoderConfig,
+        root: str,
+        projections: tuple[str, str, str] = ("query", "key", "value"),
+    ) -> None:
+        """Read nothing yet.
 
-    def embeddings(self, only: Sequence[int] | None) -> tuple[Floats, Floats, Floats]:
-        """Load the tables of words (``only`` some of them), positions and token types."""
-        config, hidden = self._config, self._config.hidden_size
-        prefix, load = f"{self._root}embeddings", self._checkpoint
-        name, vocabulary = f"{prefix}.word_embeddings.weight", config.vocab_size
-        positions = config.max_position_embeddings
-        return (
-            load.tensor(name, vocabulary, hidden)
-            if only is None
-            else load.rows(name, only, vocabulary, hidden),
-            load.tensor(f"{prefix}.position_embeddings.weight", positions, hidden)[
-                self.first_position :
-            ],
-            load.tensor(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, hidden),
-        )
+        :param root: before the encoder's names
+        :param projections: names of the query's, key's and value's linear layer
+        """
+        self._checkpoint, self._config = checkpoint, config
+        self._root, self._projections = root, projections
+
+    def words(self, only: Sequence[int] | None) -> Floats:
+        """Load the table of words, or ``only`` some of its rows."""
+        name = f"{self._root}embeddings.word_embeddings.weight"
+        shape = (self._config.vocab_size, self._config.hidden_size)
+        if only is None:
+            return self._checkpoint.tensor(name, *shape)
+        return self._checkpoint.rows(name, only, *shape)
 
     def layer(self, index: int, is_scored: bool) -> BertLayer:
         """Load a layer, the value's bias within the output's."""
         hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}"
-        query, key, value = (
-            self._dense(f"{prefix}.attention.self.{part}", hidden, hidden)
-            for part in ("query", "key", "value")
-        )
+        query, key, value = self.projections(index)
         output = self._dense(f"{prefix}.attention.output.dense", hidden, hidden)
         dense = self._dense(f"{prefix}.output.dense", hidden, self._config.intermediate_size)
         return BertLayer(
@@ -357,21 +395,25 @@ class _Weights:
             dense_bias=dense.bias,
         )
 
+    def projections(self, index: int) -> list[Dense]:
+        """Load a layer's query, key and value."""
+        hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}.attention.self"
+        return [self._dense(f"{prefix}.{name}", hidden, hidden) for name in self._projections]
+
     def norm(self, index: int) -> Norm:
         """Load the norm that layer ``index`` begins with; the head's comes after the last."""
         previous = f"encoder.layer.{index - 1}.output" if index else "embeddings"
         return self._norm(f"{previous}.LayerNorm")
 
-    def classifier(self) -> tuple[Dense, Dense]:
-        """Load the two layers of the classification head.
+    def classifier(self, dense: str, output: str) -> tuple[Dense, Dense]:
+        """Load the two linear layers of a classification head, by their full names.
 
         :raises QuantizeError: the second has several labels
         """
-        hidden, variant, load = self._config.hidden_size, self._variant, self._checkpoint.tensor
-        weight = one_label(self._checkpoint, f"{variant.head_output}.weight", hidden)
-        output = Dense(weight[None], load(f"{variant.head_output}.bias", 1))
-        name = variant.head_dense
-        return Dense(load(f"{name}.weight", hidden, hidden), load(f"{name}.bias", hidden)), output
+        hidden, load = self._config.hidden_size, self._checkpoint.tensor
+        row = one_label(self._checkpoint, f"{output}.weight", hidden)
+        first = Dense(load(f"{dense}.weight", hidden, hidden), load(f"{dense}.bias", hidden))
+        return first, Dense(row[None], load(f"{output}.bias", 1))
 
     def _norm(self, name: str) -> Norm:
         load, size = self._checkpoint.tensor, self._config.hidden_size
