@@ -84,6 +84,15 @@ class Checkpoint:
         """Load some rows of a tensor as float32, without reading the others."""
         return self._load(name, shape, list(indices))
 
+    def check_one_label(self, name: str) -> None:
+        """Raise QuantizeError if the classifier's weight ``name`` has several rows."""
+        labels = self.tensors.get(name)
+        if labels is not None and labels.shape[0] != 1:
+            raise QuantizeError(
+                f"{self.directory}: the classifier has {labels.shape[0]} labels; a reranker needs"
+                " exactly one"
+            )
+
     def _load(
         self, name: str, shape: tuple[int, ...], indices: list[int] | None
     ) -> NDArray[np.float32]:

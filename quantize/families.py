@@ -13,7 +13,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.bundle import Piece, Prompt, Scoring, Truncation
-from quantize.architectures import bert, qwen2
+from quantize.architectures import bert, modernbert, qwen2
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.model import Model
@@ -131,38 +131,73 @@ def _mxbai_rerank_v2(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
 
 
 def _bert_cross_encoder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    limit = bert.read_config(checkpoint).max_position_embeddings
+    model = bert.Bert(checkpoint, "classifier")
+    return _cross_encoder(checkpoint, tokenizer, "bert", limit, model, document_type=1)
+
+
+def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    limit = bert.read_config(checkpoint).max_position_embeddings
+    model = bert.Bert(checkpoint, _pooling(checkpoint))
+    return _embedding(checkpoint, tokenizer, "bert", limit, model)
+
+
+def _modernbert_cross_encoder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    config = modernbert.read_config(checkpoint)
+    model = modernbert.ModernBert(checkpoint, config.classifier_pooling, is_classifier=True)
+    limit = config.max_position_embeddings
+    return _cross_encoder(checkpoint, tokenizer, "modernbert", limit, model, document_type=0)
+
+
+def _modernbert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+    limit = modernbert.read_config(checkpoint).max_position_embeddings
+    model = modernbert.ModernBert(checkpoint, _pooling(checkpoint), is_classifier=False)
+    return _embedding(checkpoint, tokenizer, "modernbert", limit, model)
+
+
+def _cross_encoder(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    architecture: str,
+    limit: int,
+    model: Model[Any],
+    *,
+    document_type: int,
+) -> Family:
     """One logit for a pair, as sentence-transformers' CrossEncoder reads it."""
-    config = bert.read_config(checkpoint)
     for token in ("[CLS]", "[SEP]"):
         _only_token(checkpoint, tokenizer, token)
-    limit = config.max_position_embeddings
     return Family(
-        name="bert-cross-encoder",
-        architecture="bert",
+        name=f"{architecture}-cross-encoder",
+        architecture=architecture,
         max_length=min(_tokenizer_max_length(checkpoint) or limit, limit),
         max_length_limit=limit,
         prompt=Prompt(
             query=(Piece("[CLS]"), Piece("{query}"), Piece("[SEP]")),
-            document=(Piece("{document}", token_type=1), Piece("[SEP]", token_type=1)),
+            document=(Piece("{document}", document_type), Piece("[SEP]", document_type)),
         ),
         truncation=Truncation("longest", reserved=3),
         scoring=Scoring("logit", activation=_cross_encoder_activation(checkpoint)),
-        model=bert.Bert(checkpoint, "classifier"),
+        model=model,
     )
 
 
-def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
+def _embedding(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    architecture: str,
+    limit: int,
+    model: Model[Any],
+) -> Family:
     """A sentence-transformers embedding model: the score is a cosine."""
-    config = bert.read_config(checkpoint)
     for token in ("[CLS]", "[SEP]"):
         _only_token(checkpoint, tokenizer, token)
-    limit = config.max_position_embeddings
     settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
     wanted = settings.max_seq_length if settings else None
     wanted = wanted or _tokenizer_max_length(checkpoint) or limit
     return Family(
-        name="bert-embedding",
-        architecture="bert",
+        name=f"{architecture}-embedding",
+        architecture=architecture,
         max_length=min(wanted, limit),
         max_length_limit=limit,
         prompt=Prompt(
@@ -171,7 +206,7 @@ def _bert_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Family:
         ),
         truncation=Truncation("each", reserved=2),
         scoring=Scoring("similarity"),
-        model=bert.Bert(checkpoint, _pooling(checkpoint)),
+        model=model,
     )
 
 
@@ -179,6 +214,8 @@ RECOGNIZED: tuple[tuple[str, bool, Callable[[Checkpoint, Tokenizer], Family]], .
     ("Qwen2ForCausalLM", False, _mxbai_rerank_v2),
     ("BertForSequenceClassification", False, _bert_cross_encoder),
     ("BertModel", True, _bert_embedding),
+    ("ModernBertForSequenceClassification", False, _modernbert_cross_encoder),
+    ("ModernBertModel", True, _modernbert_embedding),
 )
 
 

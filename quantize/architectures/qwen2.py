@@ -29,16 +29,8 @@ from quantize.errors import QuantizeError
 from quantize.graph import CONTRIB, Graph
 from quantize.model import Dense
 from quantize.precision import Activation, Precision, Rows
+from quantize.rotary import Angles, RopeParameters, rotary_angles, rotate
 from quantize.weights import Floats
-
-Angles = tuple[str, str]  # cosines and sines, float32 [1, T, head_size / 2]
-
-
-class RopeParameters(msgspec.Struct, frozen=True):
-    """Where transformers 5 keeps the rotary settings."""
-
-    rope_theta: float
-    rope_type: Literal["default"] = "default"
 
 
 class Qwen2Config(msgspec.Struct, frozen=True):
@@ -128,7 +120,9 @@ class Qwen2:
     def declare(self, g: Graph) -> Qwen2Inputs:
         shared = declare_inputs(g, with_past=True)
         cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"])
-        return Qwen2Inputs(shared, cache_rows, _rotary_angles(g, shared.positions, self.config))
+        config = self.config
+        angles = rotary_angles(g, shared.positions, config.head_size, config.theta)
+        return Qwen2Inputs(shared, cache_rows, angles)
 
     def embed(
         self,
@@ -268,7 +262,7 @@ class Qwen2Layer:
         attended = attention(
             g,
             grid,
-            _rotate(g, query, angles, config.num_attention_heads),
+            rotate(g, query, angles, config.num_attention_heads),
             g.op("Concat", past, keys_values, axis=0),
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
@@ -292,7 +286,7 @@ class Qwen2Layer:
         bias = np.concatenate([self.key.bias, self.value.bias])
         both = linear(g, precision, rows, self._name("self_attn.kv"), weight, bias)
         key, value = split_columns(g, both, [width, width])
-        key = _rotate(g, key, angles, self.config.num_key_value_heads)
+        key = rotate(g, key, angles, self.config.num_key_value_heads)
         return g.op("Concat", key, value, axis=1)
 
     def _feed_forward(self, g: Graph, precision: Precision, rows: Rows) -> str:
@@ -340,20 +334,3 @@ def load_layer(checkpoint: Checkpoint, config: Qwen2Config, index: int) -> Qwen2
         up=matrix("mlp.up", wide, hidden),
         down=matrix("mlp.down", hidden, wide),
     )
-
-
-def _rotary_angles(g: Graph, positions: str, config: Qwen2Config) -> Angles:
-    """Return cosines and sines of the rotary angles, float32 [1, T, head_size / 2]."""
-    g.scope = "rotary"
-    exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / config.head_size
-    frequencies = (1 / config.theta**exponents).astype(np.float32)
-    column = g.op("Unsqueeze", g.op("Cast", positions, to=TensorProto.FLOAT), g.constant([0, 2]))
-    angles = g.op("Mul", column, g.constant(frequencies))
-    return g.op("Cos", angles), g.op("Sin", angles)
-
-
-def _rotate(g: Graph, x: str, angles: Angles, num_heads: int) -> str:
-    """Rotate the heads of float32 [T, heads·D] by their positions."""
-    batched = g.op("Unsqueeze", x, g.constant([0]))
-    rotated = g.op("RotaryEmbedding", batched, *angles, num_heads=num_heads)
-    return g.op("Squeeze", rotated, g.constant([0]))
