@@ -132,7 +132,7 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     sharp and strong, so that documents differ.
     """
     rng = np.random.default_rng(0)
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer(["<|endoftext|>", MASSIVE_TOKEN, "<|im_end|>"])
     layers, hidden, wide = 6, 256, 704
     groups, narrow = 2, 64
     grow = np.ones(hidden, np.float32)
@@ -194,13 +194,13 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     tokenizer.save(str(directory / "tokenizer.json"))
 
 
-def _byte_tokenizer() -> Tokenizer:
-    """Make a byte-level BPE tokenizer of Qwen's kind, trained on the built-in text's queries."""
+def byte_tokenizer(special_tokens: list[str]) -> Tokenizer:
+    """Make a small byte-level BPE tokenizer, trained on the built-in text's queries."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=512,
-        special_tokens=["<|endoftext|>", MASSIVE_TOKEN, "<|im_end|>"],
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

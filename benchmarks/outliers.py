@@ -1,16 +1,16 @@
 """What outliers do to int8, and what each step of the recipe does about them.
 
-The checkpoint is a small Qwen2 decoder with random weights and planted outliers; the figures are
-against float32 on the held-out part of the built-in text. Beside them: ONNX Runtime's per-tensor
-dynamic quantization of the float32 graph, and the same decoder without outliers, whose figures say
-how well random weights take rounding at all.
+The checkpoint is a small Qwen2 decoder or ModernBERT encoder with random weights and planted
+outliers; the figures are against float32 on the held-out part of the built-in text. Beside them:
+ONNX Runtime's per-tensor dynamic quantization of the float32 graph, and the same model without
+outliers, whose figures say how well random weights take rounding at all.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from benchmarks.checkpoints import write_planted
+from benchmarks import checkpoints, planted_modernbert
 from benchmarks.dynamic import write_dynamic
 from edgerank import Reranker
 from quantize import quantize
 from quantize.calibration import read_calibration
 
+WRITERS = {
+    "qwen2": checkpoints.write_planted,
+    "modernbert": planted_modernbert.write_planted,
+}
 RECIPES = {
     "int8 per token": (),
     "+ rotate": ("rotate",),
@@ -35,20 +39,23 @@ RECIPES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
+    parser.add_argument("--model", choices=WRITERS, default="qwen2")
+    write = WRITERS[parser.parse_args().model]
     table = Table("weights and activations", "mean error", "largest", "Kendall tau", "least")
     with tempfile.TemporaryDirectory() as scratch:
-        for row in compare(Path(scratch) / "planted", outlier=100, massive=8000):
+        for row in compare(write, Path(scratch) / "planted", outlier=100, massive=8000):
             table.add_row(*row)
         table.add_section()
-        for row in compare(Path(scratch) / "plain", outlier=1, massive=1):
+        for row in compare(write, Path(scratch) / "plain", outlier=1, massive=1):
             table.add_row(*row)
     Console().print(table)
 
 
-def compare(work: Path, outlier: float, massive: float) -> Iterator[tuple[str, ...]]:
+def compare(
+    write: Callable[..., None], work: Path, outlier: float, massive: float
+) -> Iterator[tuple[str, ...]]:
     """Quantize one checkpoint in all ways: rows of the table."""
-    write_planted(work / "checkpoint", outlier=outlier, massive=massive)
+    write(work / "checkpoint", outlier=outlier, massive=massive)
     quantize(work / "checkpoint", work / "fp32", precision="fp32")
     pairs = [(pair.query, pair.document) for pair in read_calibration(None).held_out]
     reference = Reranker.open(work / "fp32").score_pairs(pairs)
