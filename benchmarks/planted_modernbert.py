@@ -37,8 +37,7 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     * what the feed-forward's Wo reads is heavy-tailed
 
     All that reads the stream makes up for the outliers, so that without rounding the model ranks
-    about as it would without them. Its last attention is sharp and strong, so that documents
-    differ.
+    about as it would without them. Its last attention is strong, so that documents differ.
     """
     rng = np.random.default_rng(0)
     tokenizer = byte_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
@@ -70,7 +69,7 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
         is_last = layer == LAYERS - 1
         tail = np.exp(normal(WIDE))
         wqkv = normal(3 * HIDDEN, HIDDEN, scale=HIDDEN**-0.5) / grow
-        wqkv[: 2 * HIDDEN] *= 1.5 if is_last else 0.7  # queries and keys
+        wqkv[: 2 * HIDDEN] *= 1 if is_last else 0.7  # queries and keys
         wi = normal(2 * WIDE, HIDDEN, scale=HIDDEN**-0.5) / grow
         wi[WIDE:] *= tail[:, None]
         output = normal(HIDDEN, HIDDEN, scale=(7 if is_last else 0.7) * HIDDEN**-0.5)
