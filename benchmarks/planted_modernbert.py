@@ -37,7 +37,8 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     * what the feed-forward's Wo reads is heavy-tailed
 
     All that reads the stream makes up for the outliers, so that without rounding the model ranks
-    about as it would without them. Its last attention is strong, so that documents differ.
+    about as it would without them. One direction carries the relevance, as in a trained model: the
+    last attention writes it and the head reads it, so that documents differ.
     """
     rng = np.random.default_rng(0)
     tokenizer = byte_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
@@ -56,13 +57,19 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     signs = np.resize([1, -1], len(outliers))  # their sum is 0, or a norm would subtract it
     embedding[:, outliers] = signs * (1 + 0.2 * embedding[:, outliers])
     written = 1 + 0.05 * (grow - 1)
+    relevance = normal(HIDDEN)
+    relevance[outliers] = 0
+    relevance /= np.linalg.norm(relevance)
+    classifier = normal(1, HIDDEN)
+    dense = normal(HIDDEN, HIDDEN, scale=HIDDEN**-0.5)
+    dense += 6 * np.outer(classifier / np.linalg.norm(classifier), relevance)
     tensors = {
         "model.embeddings.tok_embeddings.weight": embedding,
         "model.embeddings.norm.weight": norm(1) * grow,
         "model.final_norm.weight": norm(gain) / grow,
-        "head.dense.weight": normal(HIDDEN, HIDDEN, scale=HIDDEN**-0.5),
+        "head.dense.weight": dense,
         "head.norm.weight": norm(1),
-        "classifier.weight": normal(1, HIDDEN),
+        "classifier.weight": classifier,
         "classifier.bias": normal(1),
     }
     for layer in range(LAYERS):
@@ -72,7 +79,9 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
         wqkv[: 2 * HIDDEN] *= 1 if is_last else 0.7  # queries and keys
         wi = normal(2 * WIDE, HIDDEN, scale=HIDDEN**-0.5) / grow
         wi[WIDE:] *= tail[:, None]
-        output = normal(HIDDEN, HIDDEN, scale=(7 if is_last else 0.7) * HIDDEN**-0.5)
+        output = normal(HIDDEN, HIDDEN, scale=0.7 * HIDDEN**-0.5)
+        if is_last:
+            output += 12 * np.outer(relevance, normal(HIDDEN, scale=HIDDEN**-0.5))
         down = normal(HIDDEN, WIDE, scale=(0.005 if is_last else 0.1) * WIDE**-0.5) / tail
         down *= written[:, None]
         if layer == 0:

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tokenizers import Tokenizer
 from transformers import ModernBertConfig, PreTrainedTokenizerFast
 
+from benchmarks.planted_modernbert import OUTLIER_CHANNELS, write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
 from edgerank.engine import CPU_PROVIDER, Engine
@@ -277,3 +278,50 @@ def test_each_step_leaves_the_scores_alone(checkpoints, tmp_path, name, steps):
     assert (tmp_path / "equalised" / weights).read_bytes() != (
         checkpoints / f"{name}.fp32" / weights
     ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["cls", "mean", "embedding-mean"])
+def test_int8_is_close(checkpoints, tmp_path, name):
+    fidelity = quantize(checkpoints / name, tmp_path / "int8").manifest.fidelity
+    assert fidelity.mean_error < 0.1 * fidelity.spread
+    assert fidelity.kendall_tau > 0.9
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder with outliers, in float32 and in int8 by recipe."""
+    work = tmp_path_factory.mktemp("planted")
+    write_planted(work / "checkpoint", outlier=100, massive=8000)
+    quantize(work / "checkpoint", work / "fp32", precision="fp32")
+    quantize(work / "checkpoint", work / "plain", steps=())
+    quantize(work / "checkpoint", work / "full")
+    return work
+
+
+def test_the_recipe_undoes_what_outliers_do(planted):
+    plain, full = (read_bundle(planted / name).manifest.fidelity for name in ("plain", "full"))
+    assert full.kendall_tau > 0.98
+    assert plain.kendall_tau < 0.8
+    assert full.mean_error < plain.mean_error / 8
+
+
+def test_steps_are_exact_beside_outliers_too(planted, tmp_path):
+    steps = ("rotate", "balance")
+    quantize(planted / "checkpoint", tmp_path / "bundle", precision="fp32", steps=steps)
+    plain, equalised = (
+        Reranker.open(path).score(QUERY, DOCUMENTS)
+        for path in (planted / "fp32", tmp_path / "bundle")
+    )
+    # these scores are in the tens, of sums over channels a hundred times the others
+    np.testing.assert_allclose(equalised, plain, rtol=1e-4, atol=1e-2)
+
+
+def test_the_planted_outliers_are_there(planted):
+    model = ModernBertForSequenceClassification.from_pretrained(planted / "checkpoint").eval()
+    with torch.no_grad():
+        states = model(torch.arange(5, 100)[None], output_hidden_states=True).hidden_states
+        massive = model(torch.tensor([[3]]), output_hidden_states=True).hidden_states
+    for state in (states[0], states[3]):  # from the embedding's norm on
+        rms = state[0].square().mean(dim=0).sqrt().numpy()
+        assert rms[list(OUTLIER_CHANNELS)].min() > 30 * np.median(rms)
+    assert massive[3].abs().max() > 1000
