@@ -209,9 +209,9 @@ def byte_tokenizer(special_tokens: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def pair_tokenizer(begin: str, end: str, *others: str) -> Tokenizer:
-    """Make one that puts special tokens around texts, as encoders want them."""
-    tokenizer = byte_tokenizer([*others, begin, end])
+def pair_tokenizer(special_tokens: list[str], begin: str, end: str) -> Tokenizer:
+    """Make one that puts two of its special tokens around texts, as encoders want them."""
+    tokenizer = byte_tokenizer(special_tokens)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A {end}",
         pair=f"{begin} $A {end} $B {end}",

@@ -1,9 +1,9 @@
 """What outliers do to int8, and what each step of the recipe does about them.
 
-The checkpoint is a small Qwen2 decoder or DeBERTa encoder with random weights and planted outliers;
-the figures are against float32 on the held-out part of the built-in text. Beside them: ONNX
-Runtime's per-tensor dynamic quantization of the float32 graph, and the same model without outliers,
-whose figures say how well random weights take rounding at all.
+The checkpoint is a small Qwen2 decoder, DeBERTa or ModernBERT encoder with random weights and
+planted outliers; the figures are against float32 on the held-out part of the built-in text. Beside
+them: ONNX Runtime's per-tensor dynamic quantization of the float32 graph, and the same model
+without outliers, whose figures say how well random weights take rounding at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from benchmarks import checkpoints, planted_deberta
+from benchmarks import checkpoints, planted_deberta, planted_modernbert
 from benchmarks.dynamic import write_dynamic
 from edgerank import Reranker
 from quantize import quantize
@@ -36,6 +36,7 @@ RECIPES = {
 WRITERS = {  # of planted checkpoints, and how massive their massive activations are
     "qwen2": (checkpoints.write_planted, 8000),
     "deberta": (planted_deberta.write_planted, 30),
+    "modernbert": (planted_modernbert.write_planted, 8000),
 }
 
 

@@ -50,7 +50,7 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     where the head reads, as training would have it, so that documents differ.
     """
     rng = np.random.default_rng(0)
-    tokenizer = pair_tokenizer("[CLS]", MASSIVE_TOKEN, "[PAD]")
+    tokenizer = pair_tokenizer(["[PAD]", "[CLS]", MASSIVE_TOKEN], "[CLS]", MASSIVE_TOKEN)
     grow = np.ones(HIDDEN, np.float32)
     grow[list(OUTLIER_CHANNELS)] = outlier
     signs = rng.choice([-1, 1], HIDDEN)

@@ -19,6 +19,7 @@ from quantize.disentangled import Buckets, Positions
 from quantize.graph import Graph
 from quantize.precision import Precision, Rows, scaled
 
+TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
 MASKED = -1e9  # added to the attention logit of a key that must not be seen; its weight becomes 0
 
 
@@ -88,10 +89,28 @@ def declare_inputs(g: Graph, *, with_past: bool) -> Inputs:
 
 def _mask(g: Graph, visible: str, key_rows: str) -> str:
     """Return float32 [B, 1, L, S]: 0 for the first ``visible`` keys, MASKED for the others."""
-    num_keys = g.op("Squeeze", g.op("Shape", key_rows, start=1, end=2))
-    keys = g.op("Range", g.constant(np.int64(0)), num_keys, g.constant(np.int64(1)))
+    keys = _slot_numbers(g, key_rows)
     is_visible = g.op("Less", keys, g.op("Unsqueeze", visible, g.constant([1, 3])))
     return g.op("Where", is_visible, g.constant(0.0), g.constant(MASKED))
+
+
+def _slot_numbers(g: Graph, rows: str) -> str:
+    """Number the slots of ``rows`` [B, L]: int64 [L]."""
+    count = g.op("Squeeze", g.op("Shape", rows, start=1, end=2))
+    return g.op("Range", g.constant(np.int64(0)), count, g.constant(np.int64(1)))
+
+
+def within_window(g: Graph, grid: Grid, window: int) -> Grid:
+    """Mask the keys that are more than ``window`` tokens away too.
+
+    Slots must be positions: without a past, and in a scored grid, whose one slot is then slot 0,
+    for first tokens alone.
+    """
+    g.scope = "window"
+    queries = g.op("Unsqueeze", _slot_numbers(g, grid.query_rows), g.constant([1]))
+    distances = g.op("Abs", g.op("Sub", queries, _slot_numbers(g, grid.key_rows)))  # [L, S]
+    is_near = g.op("LessOrEqual", distances, g.constant(np.int64(window)))
+    return replace(grid, mask=g.op("Where", is_near, grid.mask, g.constant(MASKED)))
 
 
 def attention(
@@ -164,3 +183,21 @@ def gather_rows(g: Graph, rows: Rows, indices: str) -> Rows:
 def split_columns(g: Graph, x: str, sizes: Sequence[int]) -> list[str]:
     """Cut float32 [T, sum(sizes)] along its columns."""
     return g.ops("Split", x, g.constant(sizes), count=len(sizes), axis=1)
+
+
+def mean_rows(g: Graph, x: str, grid: Grid) -> str:
+    """Average each sequence's rows: float32 [T, H] to [B, H].
+
+    A row of the grid's mask is 0 for the sequence's own tokens and hugely negative elsewhere, so
+    its softmax is 1/n on each of the n tokens.
+    """
+    first = g.op("Gather", grid.mask, g.constant([0]), axis=2)  # [B, 1, 1, L]
+    weights = g.op("Softmax", g.op("Squeeze", first, g.constant([1])), axis=-1)  # [B, 1, L]
+    rows = g.op("Gather", x, grid.query_rows)  # [B, L, H]
+    return g.op("Squeeze", g.op("MatMul", weights, rows), g.constant([1]))
+
+
+def unit_rows(g: Graph, x: str) -> str:
+    """Scale rows, float32 [R, H], to length 1."""
+    norm = g.op("ReduceL2", x, g.constant([-1]), keepdims=1)
+    return g.op("Div", x, g.op("Max", norm, g.constant(TINY)))

@@ -7,13 +7,14 @@ key j with a query of positions (p2c), both of the bucket that i - j falls into:
     queries · Kᵀ [B, H, D, S] ── [B, H, W, S] ── GatherElements ─┴ Add ── bias [B, H, L, S]
 
 Only the W rows of the tables that occur between sequences of this length are multiplied. One index
-[B, H, L, S] serves both products and all layers. On two cores, 12 heads of 64, milliseconds:
+[B, H, L, S] serves both products and all layers. Milliseconds for 12 heads of 64 on two busy cores,
+medians of rounds in turns, so that only the columns' order means something:
 
-    sequences                               16 x 64   1 x 128   8 x 128   4 x 256   2 x 512
-    as here                                    15.9       4.1      27.9        54        72
-    W = all rows of the tables                 35.5       8.7      39.6        54        68
-    a row a distance and relative shifts       18.0       4.3      24.8        54       100
-    an index expanded anew in each layer       21.0       5.1      36.0        56        80
+    sequences                               16 x 64   8 x 128   4 x 256   2 x 512
+    as here                                    20.0      35.9      47.4      80.2
+    W = all rows of the tables                 36.5      50.5      47.7      76.3
+    a row a distance and relative shifts       20.0      37.1      61.4     111.5
+    an index expanded anew in each layer       19.9      41.0      50.0      91.7
 """
 
 from __future__ import annotations

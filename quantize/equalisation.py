@@ -86,6 +86,20 @@ def _rotate_rows(x: Floats, channels: NDArray[np.intp], signs: Floats, block: Fl
             x[row, channels[index]] = mixed[index]
 
 
+def rotate_heads(
+    head: Rotation, value: Floats, output: Floats, head_size: int
+) -> tuple[Floats, Floats]:
+    """Rotate each head's values, and back where they are read.
+
+    :param value: [KV·D, K], the matrix that writes the values
+    :param output: [N, H·D], the matrix that reads what the attention makes of them
+    """
+    channels, depth = value.shape
+    rotated = head.apply(value.T.reshape(depth, -1, head_size)).reshape(depth, channels)
+    read = head.apply(output.reshape(len(output), -1, head_size)).reshape(output.shape)
+    return np.ascontiguousarray(rotated.T), read
+
+
 def outlier_channels(prominence: Floats) -> list[int]:
     """Choose the channels that a rotation leaves alone: those that stand out.
 

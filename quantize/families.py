@@ -14,12 +14,13 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.bundle import Prompt, Scoring, Truncation
-from quantize.architectures import bert, deberta, decoder, gemma, llama, qwen2, qwen3
+from quantize.architectures import bert, deberta, decoder, gemma, llama, modernbert, qwen2, qwen3
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.model import Encoder, Model
 from quantize.pairs import joined, pad_token_id, position_limit
 from quantize.settings import (
+    Pooling,
     activation_of,
     embedding_prompts,
     has_modules,
@@ -50,15 +51,23 @@ BERTS = {
     "Roberta": bert.ROBERTA,
     "XLMRoberta": bert.ROBERTA,
 }
+
+
+def _embedder(variant: bert.Variant, checkpoint: Checkpoint, pooling: Pooling) -> bert.Bert:
+    return bert.Bert(checkpoint, variant, pooling)
+
+
 CLASSIFIERS: dict[str, Callable[[Checkpoint], Encoder[Any]]] = {
     **{
         name: partial(bert.Bert, variant=variant, head="classifier")
         for name, variant in BERTS.items()
     },
     "DebertaV2": deberta.Deberta,
+    "ModernBert": modernbert.classifier,
 }
-EMBEDDERS: dict[str, Callable[..., Encoder[Any]]] = {  # of a checkpoint and a ``head``
-    name: partial(bert.Bert, variant=variant) for name, variant in BERTS.items()
+EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], Encoder[Any]]] = {
+    **{name: partial(_embedder, variant) for name, variant in BERTS.items()},
+    "ModernBert": modernbert.ModernBert,
 }
 
 
@@ -112,8 +121,8 @@ FAMILIES = (
     ),
     Recognition(
         "cross-encoder",
-        "ms-marco MiniLM, TinyBERT and ELECTRA, bge-reranker base, large, v2-m3, and others with"
-        " one logit",
+        "ms-marco MiniLM, TinyBERT, ELECTRA; bge-reranker base, large, v2-m3; mxbai-rerank v1;"
+        " gte-reranker-modernbert, granite-embedding-reranker; others with one logit",
         "the logit, through the activation that the checkpoint names",
         ("ForSequenceClassification",),
         (*CLASSIFIERS, *DECODERS),
@@ -342,7 +351,7 @@ def _embedding(
     checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
 ) -> Family:
     """A sentence-transformers embedding model: the score is a cosine."""
-    model = EMBEDDERS[backbone](checkpoint, head=pooling_of(checkpoint))
+    model = EMBEDDERS[backbone](checkpoint, pooling_of(checkpoint))
     limit = model.max_positions
     query, document = (
         joined(checkpoint, tokenizer, text) for text in embedding_prompts(checkpoint)

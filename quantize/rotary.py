@@ -36,14 +36,19 @@ class RopeScaling(msgspec.Struct, frozen=True):
 
         llama3 slows down the low ones, as ``transformers.modeling_rope_utils`` has it.
         """
-        exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
-        frequencies = 1 / theta**exponents
+        frequencies = rotary_frequencies(head_size, theta)
         if self.kind == "llama3":
             low, high = self.low_freq_factor, self.high_freq_factor
             turns = self.original_max_position_embeddings * frequencies / (2 * np.pi)
             share = np.clip((turns - low) / (high - low), 0, 1)
             frequencies = frequencies * (share + (1 - share) / self.factor)
         return np.asarray(frequencies, np.float32)
+
+
+def rotary_frequencies(head_size: int, theta: float) -> Floats:
+    """Return the angles that a head's pairs turn by from one position to the next."""
+    exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
+    return np.asarray(1 / theta**exponents, np.float32)
 
 
 def rotary_angles(g: Graph, positions: str, frequencies: Floats) -> Angles:

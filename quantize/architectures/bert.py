@@ -15,16 +15,23 @@ import numpy as np
 from onnx import TensorProto
 
 from edgerank.bundle import Positive
-from quantize.blocks import Grid, Inputs, attention, declare_inputs, gather_rows, linear
+from quantize.blocks import (
+    Inputs,
+    attention,
+    declare_inputs,
+    gather_rows,
+    linear,
+    mean_rows,
+    unit_rows,
+)
 from quantize.checkpoint import Checkpoint, one_label
 from quantize.disentangled import Positions
-from quantize.equalisation import Rotation, channel_scales
+from quantize.equalisation import Rotation, channel_scales, rotate_heads
 from quantize.graph import Graph
 from quantize.model import Dense
 from quantize.precision import Activation, Precision
 from quantize.weights import Floats
 
-TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
 LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
 Head = Literal["classifier", "mean", "cls"]
 
@@ -192,13 +199,8 @@ class Bert:
             logits = classify(g, precision, x, dense, output, variant.head_activation)
             g.output("scores", logits, ["scored"])
             return
-        pooled = _mean(g, x, inputs.shared.grid) if self._head == "mean" else x
-        norm = g.op("ReduceL2", pooled, g.constant([-1]), keepdims=1)
-        g.output(
-            "embeddings",
-            g.op("Div", pooled, g.op("Max", norm, g.constant(TINY))),
-            ["scored", self.config.hidden_size],
-        )
+        pooled = mean_rows(g, x, inputs.shared.grid) if self._head == "mean" else x
+        g.output("embeddings", unit_rows(g, pooled), ["scored", self.config.hidden_size])
 
     def aligned(self, stream: Floats) -> Floats:
         return stream
@@ -216,18 +218,6 @@ def classify(
     logits = g.op("MatMul", pooled, g.weight("classifier.weight", output.weight.T))
     logits = g.op("Add", logits, g.weight("classifier.bias", output.bias))
     return g.op("Squeeze", logits, g.constant([1]))
-
-
-def _mean(g: Graph, x: str, grid: Grid) -> str:
-    """Average each sequence's rows: float32 [T, H] to [B, H].
-
-    A row of the grid's mask is 0 for the sequence's own tokens and hugely negative elsewhere, so
-    its softmax is 1/n on each of the n tokens.
-    """
-    first = g.op("Gather", grid.mask, g.constant([0]), axis=2)  # [B, 1, 1, L]
-    weights = g.op("Softmax", g.op("Squeeze", first, g.constant([1])), axis=-1)  # [B, 1, L]
-    rows = g.op("Gather", x, grid.query_rows)  # [B, L, H]
-    return g.op("Squeeze", g.op("MatMul", weights, rows), g.constant([1]))
 
 
 @dataclass(frozen=True)
@@ -258,12 +248,8 @@ class BertLayer:
 
     def rotated(self, head: Rotation) -> BertLayer:
         """Rotate each head's values."""
-        hidden, size = self.config.hidden_size, self.config.head_size
-        value = head.apply(self.value.T.reshape(hidden, -1, size)).reshape(hidden, hidden).T
-        output = head.apply(self.output.weight.reshape(hidden, -1, size)).reshape(hidden, hidden)
-        return replace(
-            self, value=np.ascontiguousarray(value), output=replace(self.output, weight=output)
-        )
+        value, output = rotate_heads(head, self.value, self.output.weight, self.config.head_size)
+        return replace(self, value=value, output=replace(self.output, weight=output))
 
     def balanced(self, rows: Mapping[str, Floats]) -> tuple[BertLayer, Mapping[str, Floats]]:
         """Divide the norms' outputs, which the residual multiplies back, and the values.

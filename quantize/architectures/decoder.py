@@ -26,7 +26,7 @@ from quantize.blocks import (
     split_columns,
 )
 from quantize.checkpoint import Checkpoint, one_label
-from quantize.equalisation import Rotation, channel_scales
+from quantize.equalisation import Rotation, channel_scales, rotate_heads
 from quantize.graph import CONTRIB, Graph
 from quantize.precision import Activation, Precision, Rows
 from quantize.rotary import Angles, RopeScaling, rotary_angles, rotate
@@ -243,8 +243,7 @@ class DecoderLayer:
 
     def rotated(self, stream: Rotation, head: Rotation) -> DecoderLayer:
         """Rotate the stream, into which the norms' gains would not fit, and each head's values."""
-        hidden, size = self.shape.hidden_size, self.shape.head_size
-        heads = (self.shape.num_kv_heads, size)
+        size = self.shape.head_size
 
         def read(weight: Floats, gain: Floats) -> Floats:
             return stream.apply(weight * gain)
@@ -256,19 +255,19 @@ class DecoderLayer:
             replace(dense, weight=read(dense.weight, self.attention_norm))
             for dense in (self.query, self.key)
         )
-        value = read(self.value.weight, self.attention_norm)  # [KV·D, H]
-        value = head.apply(value.T.reshape(-1, *heads)).reshape(hidden, -1).T
+        value, output = rotate_heads(
+            head, read(self.value.weight, self.attention_norm), write(self.output), size
+        )
         bias = self.value.bias
         if bias is not None:
-            bias = head.apply(bias.reshape(heads)).reshape(-1)
-        output = head.apply(write(self.output).reshape(hidden, -1, size))
+            bias = head.apply(bias.reshape(-1, size)).reshape(-1)
         return replace(
             self,
             attention_norm=np.ones_like(self.attention_norm),
             query=query,
             key=key,
-            value=Projection(np.ascontiguousarray(value), bias),
-            output=output.reshape(self.output.shape),
+            value=Projection(value, bias),
+            output=output,
             feed_forward_norm=np.ones_like(self.feed_forward_norm),
             gate=read(self.gate, self.feed_forward_norm),
             up=read(self.up, self.feed_forward_norm),

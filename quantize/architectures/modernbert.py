@@ -1,0 +1,393 @@
+"""ModernBERT encoders, as cross-encoders with one logit or as sentence-embedding models.
+
+Follows ``transformers.models.modernbert.modeling_modernbert``: pre-norm layers without biases,
+rotary positions, a gated feed-forward (GeGLU), and attention that is global in every third layer
+and within a sliding window in the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from edgerank.bundle import Positive
+from quantize.blocks import (
+    Grid,
+    Inputs,
+    attention,
+    declare_inputs,
+    gather_rows,
+    linear,
+    mean_rows,
+    split_columns,
+    unit_rows,
+    within_window,
+)
+from quantize.checkpoint import Checkpoint, one_label
+from quantize.equalisation import Rotation, channel_scales, rotate_heads
+from quantize.errors import QuantizeError
+from quantize.graph import Graph
+from quantize.precision import Activation, Precision, Rows
+from quantize.rotary import Angles, RopeScaling, rotary_angles, rotary_frequencies, rotate
+from quantize.weights import Floats
+
+Pooling = Literal["cls", "mean"]
+LayerType = Literal["full_attention", "sliding_attention"]
+
+
+class RopeByLayerType(msgspec.Struct, frozen=True):
+    """Where transformers 5 keeps the rotary settings."""
+
+    full_attention: RopeScaling
+    sliding_attention: RopeScaling
+
+
+class ModernBertConfig(msgspec.Struct, frozen=True):
+    """The part of config.json that shapes the graph."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    max_position_embeddings: Positive
+    num_attention_heads: Positive
+    num_hidden_layers: Positive
+    vocab_size: Positive
+    attention_bias: bool = False
+    classifier_activation: Literal["gelu"] = "gelu"
+    classifier_bias: bool = False
+    classifier_pooling: Pooling = "cls"
+    global_attn_every_n_layers: Positive = 3
+    global_rope_theta: float = 160000.0
+    hidden_activation: Literal["gelu"] = "gelu"
+    layer_types: tuple[LayerType, ...] | None = None  # of transformers 5
+    local_attention: Positive = 128
+    local_rope_theta: float | None = 10000.0
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    norm_eps: float = 1e-5
+    rope_parameters: RopeByLayerType | None = None
+    rope_scaling: None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError("num_attention_heads must cut hidden_size into heads of even size")
+        if self.layer_types is not None and len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError("layer_types must name as many layers as num_hidden_layers")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def window(self) -> int:
+        """How many tokens away, on either side, a local layer sees."""
+        return self.local_attention // 2
+
+    @property
+    def global_theta(self) -> float:
+        rope = self.rope_parameters.full_attention if self.rope_parameters else RopeScaling()
+        return rope.rope_theta or self.global_rope_theta
+
+    @property
+    def local_theta(self) -> float:
+        rope = self.rope_parameters.sliding_attention if self.rope_parameters else RopeScaling()
+        return rope.rope_theta or self.local_rope_theta or self.global_rope_theta
+
+    def is_local(self, index: int) -> bool:
+        if self.layer_types is not None:
+            return self.layer_types[index] == "sliding_attention"
+        return index % self.global_attn_every_n_layers != 0
+
+
+def read_config(checkpoint: Checkpoint) -> ModernBertConfig:
+    """Read and check config.json.
+
+    :raises QuantizeError: a field is missing or asks for what this graph does not do
+    """
+    config = checkpoint.config_as(ModernBertConfig)
+    for name in ("attention_bias", "mlp_bias", "norm_bias"):
+        if getattr(config, name):
+            raise QuantizeError(
+                f"{checkpoint.directory / 'config.json'}: {name} is not supported; only"
+                " checkpoints without it can be quantized"
+            )
+    return config
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a layer's attention sees: everything or a window, and the angles of its positions."""
+
+    grid: Grid
+    scored_grid: Grid
+    angles: Angles
+
+
+@dataclass(frozen=True)
+class ModernBertInputs:
+    """The shared inputs, and the two kinds of attention."""
+
+    shared: Inputs
+    everything: Span
+    window: Span
+
+
+class ModernBert:
+    """An encoder with one logit a sequence, or one unit vector for an embedding model.
+
+    The first layer begins with the embedding's norm, so that its scales reach that norm's output.
+    """
+
+    cache_width = 0
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        pooling: Pooling,
+        *,
+        is_classifier: bool = False,
+        rotation: Rotation | None = None,
+    ) -> None:
+        """Read the configuration.
+
+        :param rotation: of each head's values
+        """
+        self.config = read_config(checkpoint)
+        self.max_positions = self.config.max_position_embeddings
+        self.num_layers = self.config.num_hidden_layers
+        self.stream_width = self.config.hidden_size
+        self._checkpoint, self._weights = checkpoint, _Weights(checkpoint, self.config)
+        self._pooling, self._is_classifier, self._rotation = pooling, is_classifier, rotation
+
+    def rotated(self, outliers: Sequence[int]) -> ModernBert:
+        """Rotate each head's values; the first layer, without a norm, needs the stream's mean."""
+        return ModernBert(
+            self._checkpoint,
+            self._pooling,
+            is_classifier=self._is_classifier,
+            rotation=Rotation.random(self.config.head_size, seed=1),
+        )
+
+    def declare(self, g: Graph) -> ModernBertInputs:
+        config, shared = self.config, declare_inputs(g, with_past=False)
+        grids = (shared.grid, shared.scored_grid)
+        near, scored_near = (within_window(g, grid, config.window) for grid in grids)
+        far_angles, near_angles = (
+            rotary_angles(g, shared.positions, rotary_frequencies(config.head_size, theta))
+            for theta in (config.global_theta, config.local_theta)
+        )
+        return ModernBertInputs(
+            shared, Span(*grids, far_angles), Span(near, scored_near, near_angles)
+        )
+
+    def embed(
+        self,
+        g: Graph,
+        precision: Precision,
+        inputs: ModernBertInputs,
+        only: Sequence[int] | None = None,
+    ) -> str:
+        """Look the tokens up; their norm is the first layer's."""
+        g.scope = "embeddings"
+        table = self._weights.embedding(only)
+        return precision.embedding(g, "embeddings.tokens", table, inputs.shared.token_ids)
+
+    def layer(self, index: int) -> ModernBertLayer:
+        # from the last attention on only each sequence's first token matters, except to the mean
+        is_scored = index == self.num_layers - 1 and self._pooling != "mean"
+        layer = self._weights.layer(index, is_scored)
+        return layer if self._rotation is None else layer.rotated(self._rotation)
+
+    def finish(self, g: Graph, precision: Precision, inputs: ModernBertInputs, x: str) -> None:
+        g.scope = "head"
+        x = _norm(g, "head.final_norm", x, self._weights.final_norm(), self.config)
+        pooled = mean_rows(g, x, inputs.shared.grid) if self._pooling == "mean" else x
+        if self._is_classifier:
+            g.output("scores", self._classify(g, precision, pooled), ["scored"])
+        else:
+            g.output("embeddings", unit_rows(g, pooled), ["scored", self.config.hidden_size])
+
+    def aligned(self, stream: Floats) -> Floats:
+        return stream
+
+    def _classify(self, g: Graph, precision: Precision, pooled: str) -> str:
+        """Classify pooled rows [R, H]: one logit each, float32 [R].
+
+        The classifier's weight is part of its norm's gain.
+        """
+        dense, dense_bias, gain, bias = self._weights.classifier()
+        rows = precision.rows(g, Activation("head.dense", pooled))
+        activated = g.op("Gelu", linear(g, precision, rows, "head.dense", dense, dense_bias))
+        products = _norm(g, "head.norm", activated, gain, self.config)
+        logits = g.op("ReduceSum", products, g.constant([-1]), keepdims=0)
+        return g.op("Add", logits, g.weight("classifier.bias", bias))
+
+
+def classifier(checkpoint: Checkpoint) -> ModernBert:
+    """Return the encoder with a classifier, pooled as config.json says."""
+    return ModernBert(checkpoint, read_config(checkpoint).classifier_pooling, is_classifier=True)
+
+
+def _norm(g: Graph, name: str, x: str, gain: Floats, config: ModernBertConfig) -> str:
+    return g.op("LayerNormalization", x, g.weight(name, gain), axis=-1, epsilon=config.norm_eps)
+
+
+@dataclass(frozen=True)
+class ModernBertLayer:
+    """The weights of one layer; feed-forward: down(gelu(input(x)) * gate(x))."""
+
+    config: ModernBertConfig
+    index: int
+    is_scored: bool  # only the scored rows leave the layer
+    attention_norm: Floats  # [H], in the first layer the embedding's, which the stream passes too
+    query: Floats  # [H, H]
+    key: Floats  # [H, H]
+    value: Floats  # [H, H]
+    output: Floats  # [H, H]
+    feed_forward_norm: Floats  # [H]
+    input: Floats  # [I, H]
+    gate: Floats  # [I, H]
+    down: Floats  # [H, I]
+    stream_scales: Floats | None = None  # [H], by which the first layer's norm is divided
+
+    def rotated(self, head: Rotation) -> ModernBertLayer:
+        """Rotate each head's values."""
+        value, output = rotate_heads(head, self.value, self.output, self.config.head_size)
+        return replace(self, value=value, output=output)
+
+    def balanced(self, rows: Mapping[str, Floats]) -> tuple[ModernBertLayer, Mapping[str, Floats]]:
+        """Divide what each matrix reads; norms, v and gate give out as much less."""
+        sites = [self._site(readers) for readers in ("qkv", "output", "input_gate", "down")]
+        qkv = np.concatenate([self.query, self.key, self.value])
+        normed = channel_scales(rows[sites[0]], qkv)
+        values = channel_scales(rows[sites[1]], self.output)
+        raised = channel_scales(rows[sites[2]], np.concatenate([self.input, self.gate]))
+        inner = channel_scales(rows[sites[3]], self.down)
+        balanced = replace(
+            self,
+            attention_norm=self.attention_norm / normed,
+            query=self.query * normed,
+            key=self.key * normed,
+            value=self.value * normed / values[:, None],
+            output=self.output * values,
+            feed_forward_norm=self.feed_forward_norm / raised,
+            input=self.input * raised,
+            gate=self.gate * raised / inner[:, None],
+            down=self.down * inner,
+            stream_scales=normed if self.index == 0 else None,
+        )
+        scales = zip(sites, (normed, values, raised, inner), strict=True)
+        return balanced, {site: rows[site] / scale for site, scale in scales}
+
+    def write(self, g: Graph, precision: Precision, inputs: ModernBertInputs, x: str) -> str:
+        config = self.config
+        span = inputs.window if config.is_local(self.index) else inputs.everything
+        g.scope = f"layers.{self.index}"
+        normed = _norm(g, self._site("attention_norm"), x, self.attention_norm, config)
+        if self.index == 0:
+            x = self._first_stream(g, normed)
+        rows, grid = precision.rows(g, Activation(self._site("qkv"), normed)), span.grid
+        keys_values = self._keys_values(g, precision, rows, span.angles)
+        if self.is_scored:
+            grid, scored = span.scored_grid, inputs.shared.scored_rows
+            rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
+        queries = linear(g, precision, rows, self._site("query"), self.query)
+        if not self.is_scored:  # scored rows are at position 0, whose angles are 0
+            queries = rotate(g, queries, span.angles, config.num_attention_heads)
+        heads = config.num_attention_heads
+        attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
+        rows = precision.rows(g, Activation(self._site("output"), attended))
+        x = g.op("Add", x, linear(g, precision, rows, self._site("output"), self.output))
+
+        normed = _norm(g, self._site("feed_forward_norm"), x, self.feed_forward_norm, config)
+        rows = precision.rows(g, Activation(self._site("input_gate"), normed))
+        return g.op("Add", x, self._feed_forward(g, precision, rows))
+
+    def _first_stream(self, g: Graph, normed: str) -> str:
+        """Return the embedding's norm as the stream: without the scales of what matrices read."""
+        if self.stream_scales is None:
+            return normed
+        return g.op("Mul", normed, g.weight(self._site("stream_scales"), self.stream_scales))
+
+    def _keys_values(self, g: Graph, precision: Precision, rows: Rows, angles: Angles) -> str:
+        """Compute rotated keys and, beside them, values: float32 [T, 2·H]."""
+        hidden = self.config.hidden_size
+        weight = np.concatenate([self.key, self.value])
+        both = linear(g, precision, rows, self._site("key_value"), weight)
+        key, value = split_columns(g, both, [hidden, hidden])
+        key = rotate(g, key, angles, self.config.num_attention_heads)
+        return g.op("Concat", key, value, axis=1)
+
+    def _feed_forward(self, g: Graph, precision: Precision, rows: Rows) -> str:
+        """Compute down(gelu(input(x)) * gate(x)).
+
+        gate keeps its row scale back: a row's scale does not change how the row quantizes, so it
+        joins the scale of down's rows instead of costing a pass over the widest tensor.
+        """
+        activated = g.op("Gelu", linear(g, precision, rows, self._site("input"), self.input))
+        gate = precision.matmul(g, rows, self._site("gate"), self.gate)
+        product = g.op("Mul", activated, gate.values)
+        inner = precision.rows(g, Activation(self._site("down"), product, carried=gate.scale))
+        return linear(g, precision, inner, self._site("down"), self.down)
+
+    def _site(self, name: str) -> str:
+        return f"layers.{self.index}.{name}"
+
+
+class _Weights:
+    """What lies in the checkpoint, under its names."""
+
+    def __init__(self, checkpoint: Checkpoint, config: ModernBertConfig) -> None:
+        self._checkpoint, self._config = checkpoint, config
+        self._root = "model." if "model.final_norm.weight" in checkpoint.tensors else ""
+
+    def embedding(self, only: Sequence[int] | None) -> Floats:
+        """Load the table, or ``only`` some of its rows."""
+        name = f"{self._root}embeddings.tok_embeddings.weight"
+        shape, load = (self._config.vocab_size, self._config.hidden_size), self._checkpoint
+        return load.tensor(name, *shape) if only is None else load.rows(name, only, *shape)
+
+    def layer(self, index: int, is_scored: bool) -> ModernBertLayer:
+        hidden, wide = self._config.hidden_size, self._config.intermediate_size
+        prefix = f"layers.{index}"
+        query, key, value = np.split(self._load(f"{prefix}.attn.Wqkv", 3 * hidden, hidden), 3)
+        input_, gate = np.split(self._load(f"{prefix}.mlp.Wi", 2 * wide, hidden), 2)
+        return ModernBertLayer(
+            config=self._config,
+            index=index,
+            is_scored=is_scored,
+            attention_norm=self._load(
+                f"{prefix}.attn_norm" if index else "embeddings.norm", hidden
+            ),
+            query=query,
+            key=key,
+            value=value,
+            output=self._load(f"{prefix}.attn.Wo", hidden, hidden),
+            feed_forward_norm=self._load(f"{prefix}.mlp_norm", hidden),
+            input=input_,
+            gate=gate,
+            down=self._load(f"{prefix}.mlp.Wo", hidden, wide),
+        )
+
+    def final_norm(self) -> Floats:
+        return self._load("final_norm", self._config.hidden_size)
+
+    def classifier(self) -> tuple[Floats, Floats | None, Floats, Floats]:
+        """Load dense weight and bias, the norm's gain times the classifier, and its bias.
+
+        :raises QuantizeError: the classifier has several labels
+        """
+        load, hidden = self._checkpoint.tensor, self._config.hidden_size
+        classifier = one_label(self._checkpoint, "classifier.weight", hidden)
+        return (
+            load("head.dense.weight", hidden, hidden),
+            load("head.dense.bias", hidden) if self._config.classifier_bias else None,
+            load("head.norm.weight", hidden) * classifier,
+            load("classifier.bias", 1),
+        )
+
+    def _load(self, name: str, *shape: int) -> Floats:
+        return self._checkpoint.tensor(f"{self._root}{name}.weight", *shape)
