@@ -22,7 +22,7 @@ from onnx import TensorProto
 
 from edgerank.cpu import physical_cores
 from edgerank.kernels import attention_grid
-from quantize.blocks import attention, grid_inputs
+from quantize.blocks import attention, declare_inputs
 from quantize.graph import CONTRIB, Graph
 
 PREFIX = 40
@@ -145,7 +145,7 @@ def _projections(g: Graph, heads: Heads) -> tuple[str, str]:
 
 def write_grid(g: Graph, heads: Heads) -> None:
     query, keys_values = _projections(g, heads)
-    grid, _, _ = grid_inputs(g, with_past=heads.causal)
+    grid = declare_inputs(g, with_past=heads.causal).grid
     attended = attention(
         g, grid, query, keys_values, num_heads=heads.num_heads, num_kv_heads=heads.num_kv_heads
     )

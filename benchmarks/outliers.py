@@ -1,6 +1,6 @@
 """What outliers do to int8, and what each step of the recipe does about them.
 
-The checkpoint is a small Qwen2 decoder, DeBERTa or ModernBERT encoder with random weights and
+The checkpoint is a small Qwen decoder, DeBERTa or ModernBERT encoder with random weights and
 planted outliers; the figures are against float32 on the held-out part of the built-in text. Beside
 them: ONNX Runtime's per-tensor dynamic quantization of the float32 graph, and the same model
 without outliers, whose figures say how well random weights take rounding at all.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,11 @@ RECIPES = {
     "+ compensate, the full recipe": ("rotate", "balance", "compensate"),
     "full recipe without rotate": ("balance", "compensate"),
 }
-
+KEPT = 4
 
 WRITERS = {  # of planted checkpoints, and how massive their massive activations are
     "qwen2": (checkpoints.write_planted, 8000),
+    "qwen3": (partial(checkpoints.write_planted, architecture="qwen3"), 8000),
     "deberta": (planted_deberta.write_planted, 30),
     "modernbert": (planted_modernbert.write_planted, 8000),
 }
@@ -62,12 +64,14 @@ def compare(
     quantize(work / "checkpoint", work / "fp32", precision="fp32")
     pairs = [(pair.query, pair.document) for pair in read_calibration(None).held_out]
     reference = Reranker.open(work / "fp32").score_pairs(pairs)
-    yield f"fp32, outliers {outlier:g} times", f"spread {reference.std():.1f}", "", "", ""
+    yield f"fp32, outliers {outlier:g} times", f"spread {reference.std():.3g}", "", "", ""
     write_dynamic(work / "fp32", work / "dynamic")
     yield "ONNX Runtime dynamic, per tensor", *figures(work / "dynamic", pairs, reference)
     for name, steps in RECIPES.items():
         quantize(work / "checkpoint", work / "int8", steps=steps)
         yield name, *figures(work / "int8", pairs, reference)
+    quantize(work / "checkpoint", work / "int8", keep_fp32=KEPT)
+    yield f"full recipe, {KEPT} matrices in float32", *figures(work / "int8", pairs, reference)
 
 
 def figures(
@@ -82,8 +86,8 @@ def figures(
         for query in dict.fromkeys(queries.tolist())
     ]
     return (
-        f"{errors.mean():.2f}",
-        f"{errors.max():.2f}",
+        f"{errors.mean():.3g}",
+        f"{errors.max():.3g}",
         f"{np.mean(taus):.3f}",
         f"{min(taus):.3f}",
     )

@@ -173,3 +173,9 @@ def test_the_public_names_are_pinned_sorted_and_there():
     ]
     assert edgerank.__all__ == sorted(edgerank.__all__)
     assert all(hasattr(edgerank, name) for name in edgerank.__all__)
+
+
+def test_every_benchmark_finds_what_it_imports():
+    names = [f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("[a-z]*.py"))]
+    assert len(names) > 10
+    subprocess.run([sys.executable, "-c", f"import {', '.join(names)}"], check=True, cwd=ROOT)
