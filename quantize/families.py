@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from edgerank.bundle import Prompt, Scoring, Truncation
 from quantize.architectures import bert, deberta, decoder, gemma, llama, modernbert, qwen2, qwen3
+from quantize.architectures.shape import Shape
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
 from quantize.model import Encoder, Model
@@ -38,7 +39,7 @@ from quantize.templates import (
 
 Head = Literal["ForCausalLM", "ForSequenceClassification", "Model"]
 
-DECODERS: dict[str, Callable[[Checkpoint], decoder.Shape]] = {
+DECODERS: dict[str, Callable[[Checkpoint], Shape]] = {
     "Gemma": gemma.read_shape,
     "Llama": llama.read_shape,
     "Qwen2": qwen2.read_shape,
@@ -122,7 +123,8 @@ FAMILIES = (
     Recognition(
         "cross-encoder",
         "ms-marco MiniLM, TinyBERT, ELECTRA; bge-reranker base, large, v2-m3; mxbai-rerank v1;"
-        " gte-reranker-modernbert, granite-embedding-reranker; others with one logit",
+        " gte-reranker-modernbert, granite-embedding-reranker; others with one logit, through"
+        " optimum (edgerank[export]) where the architecture is none of these",
         "the logit, through the activation that the checkpoint names",
         ("ForSequenceClassification",),
         (*CLASSIFIERS, *DECODERS),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgerank.engine import CPU_PROVIDER
-from quantize.architectures.bert import LEAST_GELU
+from quantize.architectures.postnorm import LEAST_GELU
 from quantize.errors import QuantizeError
 from quantize.graph import INLINE_BYTES, Graph, reads
 from quantize.precision import Activation, Precision, Rows, scaled

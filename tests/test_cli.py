@@ -329,3 +329,20 @@ def test_a_full_disk_under_stdout_is_one_line(model):
     assert done.returncode == 2
     [line] = done.stderr.decode().splitlines()
     assert re.search("^edgerank: error: .*No space left on device", line)
+
+
+def test_families_are_listed_and_a_template_is_a_beginning(qwen2, tmp_path):
+    listed = succeed("families")
+    assert "mxbai-rerank-v2" in listed
+    assert 'logit("1") - logit("0")' in listed
+    template = succeed("families", "mxbai-rerank-v2")
+    (tmp_path / "template.json").write_text(template.replace("Relevance:", "Answer:"))
+    made = tmp_path / "bundle"
+    options = ("--precision", "fp32", "--template", tmp_path / "template.json")
+    succeed("quantize", qwen2, "-o", made, *options, "--family", "mxbai-rerank-v2")
+    manifest = json.loads((made / "edgerank.json").read_bytes())
+    assert manifest["prompt"]["document"][2]["text"].endswith("Answer:")
+    assert "no template; those with one: zerank," in fail("families", "embedding")
+    assert "not supported by family zerank" in fail(
+        "quantize", qwen2, "-o", made, "--family", "zerank"
+    )

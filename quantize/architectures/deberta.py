@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 
 from edgerank.bundle import Positive
-from quantize.architectures.bert import (
-    BertLayer,
+from quantize.architectures.postnorm import (
     EncoderConfig,
     EncoderInputs,
     EncoderWeights,
     Norm,
+    PostNormLayer,
     classify,
 )
 from quantize.blocks import Grid, declare_inputs
@@ -138,7 +138,7 @@ class Deberta:
         words = self._weights.words(only)
         return precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
 
-    def layer(self, index: int) -> BertLayer:
+    def layer(self, index: int) -> PostNormLayer:
         query, key, _ = self._weights.projections(index)
         layer = replace(
             self._weights.layer(index, is_scored=index == self.num_layers - 1),

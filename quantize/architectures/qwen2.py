@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.decoder import DecoderConfig, Shape, shape_of
+from quantize.architectures.shape import DecoderConfig, Shape, shape_of
 from quantize.checkpoint import Checkpoint
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quantize.architectures.decoder import Shape, shape_of
 from quantize.architectures.qwen2 import Qwen2Config
+from quantize.architectures.shape import Shape, shape_of
 from quantize.checkpoint import Checkpoint
 
 
