@@ -208,7 +208,7 @@ def recognize(
     fitting = [
         family
         for family in FAMILIES
-        if backbone in family.backbones
+        if backbone in (DECODERS if name and family.template else family.backbones)
         and head in family.heads
         and (head != "Model" or has_modules(checkpoint))
         and (name or family.remote_code is None or family.remote_code in str(config.auto_map))

@@ -7,6 +7,7 @@ family's model card over transformers' forward pass.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -558,6 +559,9 @@ def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
     scores = Reranker.open(templated).score(QUERY, DOCUMENTS[:2])
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
+    quantize(checkpoint, named, precision="fp32", family="mxbai-rerank-v2")
+    assert read_bundle(named).manifest.family == "mxbai-rerank-v2"
+    shutil.rmtree(named)
     with pytest.raises(QuantizeError, match="not supported by family embedding"):
         quantize(checkpoint, named, precision="fp32", family="embedding")
     with pytest.raises(QuantizeError, match="family 'x' is unknown; choose zerank, "):
