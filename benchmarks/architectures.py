@@ -111,11 +111,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     table = Table("geometry", "architecture", "tokens/s a layer", "int8 GOP/s", "of bare int8")
+    progress = Console(stderr=True)
     for geometry in GEOMETRIES:
         if arguments.names and not any(name in geometry.model for name in arguments.names):
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            table.add_row(*measure(geometry, Path(scratch), arguments.rounds))
+            row = measure(geometry, Path(scratch), arguments.rounds)
+        progress.print(*row, sep="  ")
+        table.add_row(*row)
     Console().print(table)
 
 
@@ -171,8 +174,13 @@ def build(geometry: Geometry, work: Path, depth: int) -> Bundle:
         json.dumps({"model_max_length": 512, "model_input_names": ["input_ids"]})
     )
     family = "cross-encoder" if is_decoder else None
+    steps = None if name == "DistilBert" else ("rotate", "balance")  # rounding is as fast to run
     return quantize(
-        checkpoint, work / f"bundle-{depth}", calibrate=work / "text.jsonl", family=family
+        checkpoint,
+        work / f"bundle-{depth}",
+        calibrate=work / "text.jsonl",
+        family=family,
+        steps=steps,
     )
 
 

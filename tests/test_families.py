@@ -468,6 +468,24 @@ def test_scores_are_the_references(case, oracle, fp32):
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+def test_normalised_scores_lie_between_0_and_1_in_the_same_order(fp32):
+    reranker = Reranker.open(fp32)
+    scores, normalised = (reranker.score(QUERY, DOCUMENTS, normalize=on) for on in (False, True))
+    assert 0 <= normalised.min() < normalised.max() <= 1
+    np.testing.assert_array_equal(np.argsort(normalised), np.argsort(scores))
+
+
+@pytest.mark.parametrize("case", ["qwen3-reranker"], indirect=True)
+def test_an_instruction_takes_the_place_of_the_familys_own(checkpoint, fp32, monkeypatch):
+    reranker = Reranker.open(fp32, max_length=MAX_LENGTH)
+    usual = reranker.score(QUERY, DOCUMENTS)
+    monkeypatch.setattr("tests.test_families.QWEN3_TASK", "Find the author\nof a book ")
+    expected = qwen3_oracle(checkpoint).score(QUERY, DOCUMENTS)
+    scores = reranker.score(QUERY, DOCUMENTS, instruction="Find the author\nof a book ")
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert np.abs(scores - usual).max() > 1e-3
+
+
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 special = st.sampled_from(["<|im_end|>", "\n", " \n", "?\n", ".", "<Document>:", "</s>", "[SEP]"])
 
