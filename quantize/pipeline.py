@@ -31,7 +31,7 @@ from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.errors import QuantizeError
 from quantize.families import Description, Family, recognize
 from quantize.hub import locate
-from quantize.report import check_plotting, write_report
+from quantize.report import check_report, write_report
 from quantize.sensitivity import KeepFp32
 from quantize.templates import read_template
 from quantize.writer import Step, write_exported, write_model
@@ -94,7 +94,7 @@ def quantize(
         )
     keep_fp32 = keep_fp32 or ()
     if report is not None:
-        check_plotting()
+        check_report(Path(report))
     calibration = read_calibration(None if calibrate is None else Path(calibrate))
     source, directory = locate(checkpoint)
     opened = open_checkpoint(directory)

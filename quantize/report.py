@@ -43,11 +43,13 @@ class Report(msgspec.Struct, frozen=True):
     pairs: Sequence[ScoredPair]
 
 
-def check_plotting() -> None:
-    """Find out before the work whether its report can be drawn.
+def check_report(directory: Path) -> None:
+    """Find out before the work whether its report can be drawn and written.
 
-    :raises QuantizeError: a library is missing
+    :raises QuantizeError: a library is missing, or a file has the directory's name
     """
+    if directory.exists() and not directory.is_dir():
+        raise QuantizeError(f"report: {directory} is not a directory; choose another name")
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
