@@ -283,6 +283,6 @@ def test_pairs_of_one_document_a_query_are_measured_too(cross_encoder, tmp_path)
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(qwen2, tmp_path):
     (tmp_path / "report").write_text("kept")
-    with pytest.raises(QuantizeError, match="report: .* is not a directory"):
+    with pytest.raises(QuantizeError, match=r"report: .* is not a directory"):
         quantize(qwen2, tmp_path / "bundle", report=tmp_path / "report")
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
