@@ -195,9 +195,9 @@ class Reranker:
             finish=lambda raw: activate(prepared.finish(raw), scoring, normalize=normalize),
         )
 
-    def steps(self, prepared: Prepared) -> Iterator[tuple[Batch, Scores]]:
-        """Compute what was prepared, one micro-batch for each item that is asked for."""
-        return self._engine.steps(self._batches(prepared.groups))
+    def steps(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, Scores]]:
+        """Compute groups, one micro-batch for each item that is asked for."""
+        return self._engine.steps(self._batches(groups))
 
     def num_tokens(self, text: str) -> int:
         """Count the tokens of a text by itself."""

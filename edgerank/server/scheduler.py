@@ -1,0 +1,296 @@
+"""The engine's thread: micro-batches of all requests, one at a time.
+
+A request that fits a micro-batch shares it with others that wait; a longer one is computed step by
+step, and before each step ``fairness`` says whose turn it is. So a client that is gone, or whose
+time is up, costs at most the micro-batch that it is in. All models share the thread, and so the
+cores: ONNX Runtime computes one micro-batch with all of its threads, then the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from edgerank.engine import place_scores
+from edgerank.packing import Batch, Group
+from edgerank.scoring import Scores
+from edgerank.server.errors import EngineFailed, Overloaded, TooLate
+from edgerank.server.fairness import FairQueue
+
+MAX_STARTED = 4  # long requests that take turns: each holds the keys and values of its prefix
+MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
+PACE_SHARE = 0.1  # weight of the latest micro-batch in the mean pace
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What computes: a ``Reranker``."""
+
+    max_batch_tokens: int
+
+    def steps(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, Scores]]:
+        """Compute groups, one micro-batch for each item that is asked for."""
+
+    def __hash__(self) -> int:
+        """By identity: a model that was loaded anew is another."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What came of a job."""
+
+    raw: Scores  # by score id
+    queue_s: float  # waiting, before the first micro-batch and between micro-batches
+    inference_s: float  # in micro-batches that it had a part in
+
+
+@dataclass(frozen=True)
+class Step:
+    """A micro-batch, or the few that jobs shared, for the metrics."""
+
+    num_tokens: int
+    max_tokens: int
+    num_jobs: int
+    seconds: float
+
+
+@dataclass(eq=False)
+class Job:
+    """A request's groups on their way; cancel ``future`` to give it up."""
+
+    client: str
+    kind: Runner
+    groups: Sequence[Group]  # their score ids count from 0
+    deadline: float = inf  # seconds of time.monotonic()
+    tag: float = 0.0
+    future: Future[Computed] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    inference_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.num_scores = sum(len(group.sequences) for group in self.groups)
+        self.num_tokens = self.tokens_left = sum(map(len, self.groups))
+        self.scores_left = self.num_scores
+        self.steps: Iterator[tuple[Batch, Scores]] | None = None
+        self.raw: Scores | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it fits a micro-batch as a whole."""
+        return self.num_tokens <= self.kind.max_batch_tokens
+
+    def add(self, batch: Batch, raw: Scores) -> None:
+        """Keep the scores of a micro-batch whose score ids are the job's own."""
+        if self.raw is None:
+            self.raw = np.zeros((self.num_scores, *raw.shape[1:]), np.float32)
+        place_scores(self.raw, batch, raw)
+        self.tokens_left = max(0, self.tokens_left - len(batch.token_ids))
+        self.scores_left -= int((batch.score_ids >= 0).sum())
+
+
+class Scheduler:
+    """A queue bounded in tokens, and the thread that serves it."""
+
+    def __init__(
+        self, *, max_queue_tokens: int, observe: Callable[[Step], None] = lambda step: None
+    ) -> None:
+        """Start the thread.
+
+        :param max_queue_tokens: tokens that may wait or be in progress, of all requests together
+        :param observe: told of each step, in the engine's thread
+        """
+        self._max_queue_tokens = max_queue_tokens
+        self._observe = observe
+        self._queue: FairQueue[Job] = FairQueue()
+        self._queue_tokens = 0
+        self._mean_pace = 0.0  # tokens/s, of late
+        self._best_pace: WeakKeyDictionary[Runner, float] = WeakKeyDictionary()  # tokens/s
+        self._is_closing = False
+        self._changed = threading.Condition(threading.RLock())
+        self._thread = threading.Thread(target=self._serve, name="scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens that wait, are in progress, or are reserved."""
+        return self._queue_tokens
+
+    @contextmanager
+    def reserved(self, num_tokens: int) -> Iterator[None]:
+        """Hold room for a request while its tokens are counted.
+
+        :param num_tokens: an estimate
+        :raises Overloaded: the queue is full
+        """
+        self._hold(num_tokens)
+        try:
+            yield
+        finally:
+            self._release(num_tokens)
+
+    def submit(self, job: Job) -> Future[Computed]:
+        """Queue a job.
+
+        :return: the job's future, which may fail with TooLate or EngineFailed
+        :raises Overloaded: the queue is full
+        :raises TooLate: the deadline has passed or cannot be met
+        """
+        if self._is_late(job):
+            raise TooLate("the deadline has passed, or the request cannot be served before it")
+        self._hold(job.num_tokens)
+        with self._changed:
+            self._queue.add(job)
+            self._changed.notify()
+        job.future.add_done_callback(lambda _: self._forget(job))
+        return job.future
+
+    def close(self) -> None:
+        """Serve what has been queued, then end the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _hold(self, num_tokens: int) -> None:
+        with self._changed:
+            excess = self._queue_tokens + num_tokens - self._max_queue_tokens
+            if excess <= 0:
+                self._queue_tokens += num_tokens
+                return
+        if num_tokens > self._max_queue_tokens:
+            raise Overloaded(
+                f"the request has about {num_tokens} tokens and the queue takes"
+                f" {self._max_queue_tokens}; send it in parts",
+                None,
+            )
+        wait_s = excess / self._mean_pace if self._mean_pace else 1.0
+        raise Overloaded("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
+
+    def _release(self, num_tokens: int) -> None:
+        with self._changed:
+            self._queue_tokens -= num_tokens
+
+    def _forget(self, job: Job) -> None:
+        """Let go of a job that is done, failed or given up, in whatever thread that happens."""
+        with self._changed:
+            self._queue.remove(job)
+            self._queue_tokens -= job.num_tokens
+
+    def _is_late(self, job: Job) -> bool:
+        """Whether a job would miss its deadline even at the best pace that its runner has shown."""
+        pace = self._best_pace.get(job.kind, inf)
+        return time.monotonic() + job.tokens_left / pace >= job.deadline
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not len(self._queue):
+                    if self._is_closing:
+                        return
+                    self._changed.wait()
+                jobs, late = self._choose()
+            for job in late:
+                _settle(job, error=TooLate("the request cannot be served before its deadline"))
+            if jobs:
+                self._step(jobs)
+
+    def _choose(self) -> tuple[list[Job], list[Job]]:
+        """Return the job whose turn it is, with those that ride along, and those met too late."""
+        job = self._queue.next(may_start_long=self._queue.num_started < MAX_STARTED)
+        if job is None:
+            return [], []
+        if self._is_late(job):
+            return [], [job]
+        if job.steps is not None:
+            return [job], []
+        jobs, late = [job], []
+        room = job.kind.max_batch_tokens - job.num_tokens
+        for other in self._queue.company(job) if job.is_small else ():
+            if self._is_late(other):
+                late.append(other)
+            elif other.num_tokens <= room:
+                jobs.append(other)
+                room -= other.num_tokens
+        for chosen in jobs:
+            self._queue.start(chosen)
+        return jobs, late
+
+    def _step(self, jobs: list[Job]) -> None:
+        """Compute the next micro-batch of a long job, or small jobs together."""
+        started = time.monotonic()
+        before = [job.tokens_left for job in jobs]
+        try:
+            if jobs[0].is_small:
+                _compute_together(jobs)
+            else:
+                _compute_next(jobs[0])
+        except Exception:
+            log.exception("the engine failed")
+            for job in jobs:
+                _settle(job, error=EngineFailed("the engine failed"))
+            return
+        seconds = time.monotonic() - started
+        with self._changed:
+            for job, tokens in zip(jobs, before, strict=True):
+                job.inference_s += seconds
+                self._queue.charge(job, tokens - job.tokens_left)
+        self._note(jobs, sum(before) - sum(job.tokens_left for job in jobs), seconds)
+        for job in jobs:
+            if not job.scores_left:
+                _settle(job)
+
+    def _note(self, jobs: list[Job], num_tokens: int, seconds: float) -> None:
+        runner = jobs[0].kind
+        pace = num_tokens / max(seconds, 1e-9)
+        self._mean_pace += (pace - self._mean_pace) * (PACE_SHARE if self._mean_pace else 1)
+        self._best_pace[runner] = max(pace, self._best_pace.get(runner, 0.0))
+        self._observe(Step(num_tokens, runner.max_batch_tokens, len(jobs), seconds))
+
+
+def _compute_next(job: Job) -> None:
+    if job.steps is None:
+        job.steps = job.kind.steps(job.groups)
+    job.add(*next(job.steps))
+
+
+def _compute_together(jobs: list[Job]) -> None:
+    """Compute small jobs as one, their score ids after each other's."""
+    groups: list[Group] = []
+    starts = [0]
+    for job in jobs:
+        groups += [
+            Group(group.prefix, group.sequences, [starts[-1] + place for place in group.score_ids])
+            for group in job.groups
+        ]
+        starts.append(starts[-1] + job.num_scores)
+    whole = Job("", jobs[0].kind, groups)
+    for batch, raw in whole.kind.steps(groups):
+        whole.add(batch, raw)
+    assert whole.raw is not None
+    for job, start in zip(jobs, starts, strict=False):
+        job.raw = whole.raw[start : start + job.num_scores]
+        job.tokens_left = job.scores_left = 0
+
+
+def _settle(job: Job, error: Exception | None = None) -> None:
+    """Answer, unless the client has given up meanwhile."""
+    try:
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            assert job.raw is not None
+            waited = time.monotonic() - job.submitted - job.inference_s
+            job.future.set_result(Computed(job.raw, max(waited, 0.0), job.inference_s))
+    except InvalidStateError:
+        pass
