@@ -14,6 +14,7 @@ from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
+from edgerank.cli.serve import serve
 from edgerank.errors import EdgerankError
 
 BAD_INPUT = 2
@@ -25,7 +26,7 @@ def cli() -> None:
     """Rerank documents on plain CPUs with int8 models, offline."""
 
 
-for command in (quantize, families, rerank, eval_command, inspect, verify):
+for command in (quantize, families, rerank, eval_command, inspect, verify, serve):
     cli.add_command(command)
 
 

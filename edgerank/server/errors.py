@@ -1,10 +1,22 @@
-"""Why a request is not served; each becomes a gRPC status in ``status``."""
+"""Why a request is not served. ``status`` turns these, and InputError, into gRPC statuses."""
 
 from __future__ import annotations
 
 
 class Refused(Exception):
     """Base of these; the message goes to the client and holds nothing of its text."""
+
+
+class Unauthenticated(Refused):
+    """The call carries no token that the server knows."""
+
+
+class NotReady(Refused):
+    """The models are still being loaded."""
+
+
+class UnknownModel(Refused):
+    """No model has the name that was asked for."""
 
 
 class Overloaded(Refused):
@@ -17,10 +29,6 @@ class Overloaded(Refused):
 
 class TooLate(Refused):
     """The deadline has passed, or cannot be met."""
-
-
-class UnknownModel(Refused):
-    """No model has the name that was asked for."""
 
 
 class EngineFailed(Refused):

@@ -146,6 +146,9 @@ class Scheduler:
         :raises Overloaded: the queue is full
         :raises TooLate: the deadline has passed or cannot be met
         """
+        if not job.num_scores:
+            job.future.set_result(Computed(np.zeros(0, np.float32), 0.0, 0.0))
+            return job.future
         if self._is_late(job):
             raise TooLate("the deadline has passed, or the request cannot be served before it")
         self._hold(job.num_tokens)
