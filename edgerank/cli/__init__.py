@@ -1,4 +1,4 @@
-"""The command line: ``edgerank quantize | families | rerank | eval | inspect | verify``."""
+"""The command line: ``edgerank quantize | rerank | eval | inspect | verify | serve | ...``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import click
 
 import edgerank
+from edgerank.cli.client import client
 from edgerank.cli.eval import eval_command
 from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
@@ -26,7 +27,7 @@ def cli() -> None:
     """Rerank documents on plain CPUs with int8 models, offline."""
 
 
-for command in (quantize, families, rerank, eval_command, inspect, verify, serve):
+for command in (quantize, families, rerank, eval_command, inspect, verify, serve, client):
     cli.add_command(command)
 
 

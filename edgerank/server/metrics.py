@@ -11,6 +11,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 
@@ -24,6 +25,7 @@ class Metrics:
     """Counters in a registry of their own; memory and CPU come from the process collector."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a time stamp for each series, of use to nobody here
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

@@ -22,6 +22,7 @@ from edgerank.server.errors import (
 )
 
 DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"  # -1: not again
 
 # of each error, its code and the reason that the metrics give
 REASONS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
@@ -43,18 +44,19 @@ class Status:
     message: str
     reason: str
     details: Sequence[Message] = ()
+    pushback: tuple[tuple[str, str], ...] = ()  # what a retry policy waits for
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The details as clients of google.rpc expect them."""
         if not self.details:
-            return ()
+            return self.pushback
         packed = []
         for detail in self.details:
             packed.append(any_pb2.Any())
             packed[-1].Pack(detail)
         status = status_pb2.Status(code=self.code.value[0], message=self.message, details=packed)
-        return ((DETAILS_KEY, status.SerializeToString()),)
+        return ((DETAILS_KEY, status.SerializeToString()), *self.pushback)
 
 
 def status_of(error: Exception) -> Status:
@@ -63,7 +65,7 @@ def status_of(error: Exception) -> Status:
     if known is None:
         return Status(grpc.StatusCode.INTERNAL, "internal error", "internal")
     code, reason = known
-    return Status(code, str(error), reason, _details(error))
+    return Status(code, str(error), reason, _details(error), _pushback(error))
 
 
 def _details(error: Exception) -> list[Message]:
@@ -78,6 +80,13 @@ def _details(error: Exception) -> list[Message]:
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         return [error_details_pb2.RetryInfo(retry_delay=delay)]
     return []
+
+
+def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
+    if not isinstance(error, Overloaded):
+        return ()
+    wait_s = error.retry_after_s
+    return ((PUSHBACK_KEY, "-1" if wait_s is None else str(int(wait_s * 1e3))),)
 
 
 def is_expected(error: Exception) -> bool:
