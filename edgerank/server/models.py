@@ -60,7 +60,7 @@ class Models:
                 if _digest(path) == self._models[name].digest:
                     continue
                 model = open_model(name, path, self._settings)
-            except (EdgerankError, OSError):
+            except EdgerankError:
                 log.exception("reload failed", extra={"model": name})
                 continue
             self._models = {**self._models, name: model}
@@ -95,13 +95,16 @@ def open_model(name: str, path: Path, settings: ModelSettings) -> Model:
 
     :raises EdgerankError: the bundle or a setting is unusable
     """
+    digest = _digest(path)  # before all else: a change from now on is one for the next reload
     reranker = Reranker.open(path, threads=settings.threads, max_length=settings.max_length)
     if settings.warmup:
         reranker.score("who wrote dune?", WARMUP_DOCUMENTS)
-    return Model(
-        name, reranker, _digest(path), settings.max_length or reranker.bundle.manifest.max_length
-    )
+    max_length = settings.max_length or reranker.bundle.manifest.max_length
+    return Model(name, reranker, digest, max_length)
 
 
 def _digest(path: Path) -> str:
-    return sha256_of(path / MANIFEST_NAME)
+    try:
+        return sha256_of(path / MANIFEST_NAME)
+    except OSError:
+        return ""  # opening the bundle says what is wrong
