@@ -46,7 +46,7 @@ class ServerProcess:
             if wait:
                 self.wait_for("serving")
         except BaseException:
-            self.process.kill()
+            self.__exit__()
             raise
 
     def __enter__(self) -> ServerProcess:

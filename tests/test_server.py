@@ -791,7 +791,7 @@ def test_20_000_requests_leave_memory_flat(bundles):
 
             await asyncio.gather(*map(some, range(16)))
 
-    options = ("--metrics", "127.0.0.1:0", "--log-level", "warning")
+    options = ("--metrics", "127.0.0.1:0")
     with ServerProcess("--model", bundles / "cross-encoder.int8", *options) as server:
         asyncio.run(ask(server.address, 4000))
         before = server.metric("process_resident_memory_bytes")
