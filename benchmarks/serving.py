@@ -25,7 +25,7 @@ import numpy as np
 
 from edgerank import AsyncClient, Reranker, ServerError
 
-FEW, MANY = 5, 1000  # documents of a request
+ONE, FEW, MANY = 1, 5, 1000  # documents of a request
 DEADLINE_S = 2.0
 OFFERED = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0]  # of the rate that 32 callers in turn reach
 WORDS = [
@@ -117,11 +117,14 @@ def measure_embedded(bundle: Path, seconds: float) -> dict[int, float]:
 async def measure(address: str, seconds: float, embedded: dict[int, float]) -> None:
     clients = [AsyncClient(address, max_attempts=1, timeout_s=60) for _ in range(4)]
     await clients[0].score(*make_request(FEW))
-    alone = await closed_loop(clients, FEW, 1, seconds)
-    print(f"server, {FEW} documents a call, one caller: {alone:.0f} documents/s")
-    together = await closed_loop(clients, FEW, 32, seconds)
-    print(f"server, 32 callers: {together:.0f} documents/s, {together / alone:.2f} times one's")
-    print(f"  {together / embedded[FEW]:.2f} times embedded calls of {FEW}")
+    for size in (ONE, FEW):
+        alone = await closed_loop(clients, size, 1, seconds)
+        together = await closed_loop(clients, size, 32, seconds)
+        print(
+            f"server, {size} documents a call: {alone:.0f} documents/s by one caller,"
+            f" {together:.0f} by 32: {together / alone:.2f} times as many"
+        )
+    print(f"  {together / embedded[FEW]:.2f} times those of embedded calls of {FEW}")
     long = await closed_loop(clients, MANY, 2, seconds)
     print(f"server, {MANY} documents a call, 2 callers: {long:.0f} documents/s")
     print(f"  overhead over embedded calls of {MANY}: {1 - long / embedded[MANY]:.1%}")
@@ -135,14 +138,15 @@ async def closed_loop(
     clients: list[AsyncClient], size: int, num_callers: int, seconds: float
 ) -> float:
     """Return documents/s of callers who ask again as soon as they are answered."""
-    requests = [make_request(size) for _ in range(40 if size == FEW else 2)]
+    requests = [make_request(size) for _ in range(2 if size == MANY else 40)]
     began, done = time.perf_counter(), 0
 
     async def call(number: int) -> None:
         nonlocal done
         while time.perf_counter() - began < seconds:
             query, documents = requests[(number + done) % len(requests)]
-            done += len(await clients[number % len(clients)].score(query, documents))
+            scores = await clients[number % len(clients)].score(query, documents)
+            done += len(scores)
 
     await asyncio.gather(*map(call, range(num_callers)))
     return done / (time.perf_counter() - began)
