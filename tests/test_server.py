@@ -92,6 +92,11 @@ def detail(error: grpc.RpcError, kind: type):
     return None
 
 
+def pushback(error: grpc.RpcError) -> int:
+    """The milliseconds that a retry policy waits."""
+    return int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"])
+
+
 def field_of(error: grpc.RpcError) -> str:
     """The field that an INVALID_ARGUMENT names."""
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
@@ -398,11 +403,13 @@ def test_a_full_queue_asks_to_come_again(bundles):
             assert 0 < len(refused) < 12
             for error in refused:
                 assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-                assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToSeconds() >= 0
+                delay = detail(error, error_details_pb2.RetryInfo).retry_delay
+                assert pushback(error) == delay.ToMilliseconds() > 0
             request.documents.extend(LONG)
             error = failure(stub.Rerank, request)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert detail(error, error_details_pb2.RetryInfo) is None
+            assert pushback(error) == -1
         with Client(server.address, max_attempts=1) as client, pytest.raises(ServerError) as raised:
             client.rank(QUERY, LONG)
         assert (raised.value.code, raised.value.retry_after_s) == ("RESOURCE_EXHAUSTED", None)
@@ -461,8 +468,7 @@ def test_health_of_each_service_follows_loading_and_draining(bundles, tmp_path):
         assert len(stub.Rerank(request).results) == 1
         server.process.send_signal(signal.SIGTERM)
         assert [next(watch).status for watch in watches] == [2] * 4
-        for watch in watches:
-            watch.cancel()
+        assert [list(watch) for watch in watches] == [[]] * 4  # watching ends, draining need not
         assert server.process.wait(60) == 0
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from edgerank._proto import rerank_pb2, rerank_pb2_grpc, tei_pb2, tei_pb2_grpc
 from edgerank.errors import EdgerankError
 from edgerank.server import logs
+from edgerank.server.health import Health
 from edgerank.server.inference import Inference, Limits
 from edgerank.server.interceptor import CallInterceptor
 from edgerank.server.metrics import Metrics
@@ -83,10 +83,10 @@ async def _serve(settings: ServerSettings) -> None:
     rerank_pb2_grpc.add_RerankerServicer_to_server(RerankerService(inference), server)
     tei_pb2_grpc.add_InfoServicer_to_server(InfoService(inference), server)
     tei_pb2_grpc.add_RerankServicer_to_server(RerankService(inference), server)
-    health_service = health.aio.HealthServicer()
+    health_service = Health(SERVICES)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME], server)
-    await _set_health(health_service, HealthCheckResponse.NOT_SERVING)
+    await health_service.set_serving(False)
 
     addresses = _bind(server, settings)
     await server.start()
@@ -99,13 +99,13 @@ async def _serve(settings: ServerSettings) -> None:
     _handle_signals(stop, reload)
     try:
         await asyncio.to_thread(models.load)
-        await _set_health(health_service, HealthCheckResponse.SERVING)
+        await health_service.set_serving(True)
         log.info("serving", extra={"models": {m.name: m.digest for m in models.all()}})
         reloader = asyncio.create_task(_reload_when_asked(models, reload))
         await stop.wait()
         reloader.cancel()
         log.info("draining")
-        await health_service.enter_graceful_shutdown()
+        await health_service.drain()
     finally:
         await server.stop(settings.drain_s if stop.is_set() else None)
         await asyncio.to_thread(scheduler.close)
@@ -178,8 +178,3 @@ async def _reload_when_asked(models: Models, asked: asyncio.Event) -> None:
         asked.clear()
         await asyncio.to_thread(models.reload)
         log.info("reload done")
-
-
-async def _set_health(service: health.aio.HealthServicer, status: int) -> None:
-    for name in ("", *SERVICES):
-        await service.set(name, status)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -28,6 +29,7 @@ from edgerank.server.errors import EngineFailed, Overloaded, TooLate
 from edgerank.server.fairness import FairQueue
 
 MAX_STARTED = 4  # long requests that take turns: each holds the keys and values of its prefix
+MAX_COMPANY = 64  # small jobs that are looked at to fill a micro-batch
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
 PACE_SHARE = 0.1  # weight of the latest micro-batch in the mean pace
 
@@ -81,6 +83,7 @@ class Job:
     def __post_init__(self) -> None:
         self.num_scores = sum(len(group.sequences) for group in self.groups)
         self.num_tokens = self.tokens_left = sum(map(len, self.groups))
+        self.tokens_held = 0  # of the queue's
         self.scores_left = self.num_scores
         self.steps: Iterator[tuple[Batch, Scores]] | None = None
         self.raw: Scores | None = None
@@ -152,6 +155,7 @@ class Scheduler:
         if self._is_late(job):
             raise TooLate("the deadline has passed, or the request cannot be served before it")
         self._hold(job.num_tokens)
+        job.tokens_held = job.num_tokens
         with self._changed:
             self._queue.add(job)
             self._changed.notify()
@@ -188,7 +192,12 @@ class Scheduler:
         """Let go of a job that is done, failed or given up, in whatever thread that happens."""
         with self._changed:
             self._queue.remove(job)
-            self._queue_tokens -= job.num_tokens
+            self._let_go(job, job.tokens_held)
+
+    def _let_go(self, job: Job, num_tokens: int) -> None:
+        num_tokens = min(num_tokens, job.tokens_held)  # a job given up holds none any more
+        job.tokens_held -= num_tokens
+        self._queue_tokens -= num_tokens
 
     def _is_late(self, job: Job) -> bool:
         """Whether a job would miss its deadline even at the best pace that its runner has shown."""
@@ -219,7 +228,8 @@ class Scheduler:
             return [job], []
         jobs, late = [job], []
         room = job.kind.max_batch_tokens - job.num_tokens
-        for other in self._queue.company(job) if job.is_small else ():
+        company = islice(self._queue.company(job), MAX_COMPANY) if job.is_small else ()
+        for other in company:
             if self._is_late(other):
                 late.append(other)
             elif other.num_tokens <= room:
@@ -248,6 +258,7 @@ class Scheduler:
             for job, tokens in zip(jobs, before, strict=True):
                 job.inference_s += seconds
                 self._queue.charge(job, tokens - job.tokens_left)
+                self._let_go(job, tokens - job.tokens_left)
         self._note(jobs, sum(before) - sum(job.tokens_left for job in jobs), seconds)
         for job in jobs:
             if not job.scores_left:
