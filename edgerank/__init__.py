@@ -9,14 +9,14 @@ from edgerank.errors import BundleError, EdgerankError, InputError, ProviderErro
 from edgerank.reranker import Hit, Reranker
 
 if TYPE_CHECKING:
-    from edgerank.client import AsyncClient, Client
+    from edgerank.client import AsyncClient as AsyncClient
+    from edgerank.client import Client as Client
 
 __version__ = "0.1.0"
 
+# the clients are not among these: what imports all of them shall not need gRPC
 __all__ = [
-    "AsyncClient",
     "BundleError",
-    "Client",
     "EdgerankError",
     "Hit",
     "InputError",
@@ -30,6 +30,10 @@ def __getattr__(name: str) -> Any:
     """Load the clients, and gRPC with them, when they are asked for."""
     if name not in ("AsyncClient", "Client"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from edgerank import client
-
+    try:
+        from edgerank import client
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"edgerank.{name} needs {error.name}: pip install 'edgerank[client]'", name=error.name
+        ) from error
     return getattr(client, name)

@@ -144,7 +144,13 @@ def test_only_the_serve_command_imports_the_server():
 
 
 def test_grpc_is_loaded_with_the_first_client_and_no_sooner():
-    assert "grpc" in loaded_by("import edgerank; edgerank.Client")
+    assert "grpc" not in loaded_by("from edgerank import *")
+    assert "grpc" in loaded_by("import edgerank; edgerank.Client, edgerank.AsyncClient")
+
+
+def test_a_client_without_grpc_says_what_to_install():
+    done = run("sys.modules['grpc'] = None; from edgerank import Client")
+    assert "pip install 'edgerank[client]'" in done.stderr
 
 
 def test_the_command_line_loads_no_library_of_a_single_command():
@@ -180,9 +186,7 @@ def test_the_pipeline_loads_a_training_framework_only_to_export():
 
 def test_the_public_names_are_pinned_sorted_and_there():
     assert edgerank.__all__ == [
-        "AsyncClient",
         "BundleError",
-        "Client",
         "EdgerankError",
         "Hit",
         "InputError",

@@ -18,7 +18,8 @@ from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.server import fairness
 from edgerank.server.errors import EngineFailed, Overloaded, TooLate
 from edgerank.server.fairness import FairQueue
-from edgerank.server.scheduler import Job, Scheduler, Step
+from edgerank.server.job import Job
+from edgerank.server.scheduler import Scheduler, Step
 
 MAX_TOKENS = 64
 

@@ -14,9 +14,10 @@ from edgerank.prompt import LongDocuments
 from edgerank.scoring import Scores
 from edgerank.server.call import CALL
 from edgerank.server.errors import TooLate
+from edgerank.server.job import Job
 from edgerank.server.metrics import Metrics
 from edgerank.server.models import Model, Models
-from edgerank.server.scheduler import Job, Scheduler
+from edgerank.server.scheduler import Scheduler
 
 BYTES_PER_TOKEN = 4  # of English; only for the estimate that holds room in the queue
 LONG_BYTES = 1 << 18  # requests with more text are tokenised in a thread of their own

@@ -11,22 +11,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from edgerank.engine import place_scores
-from edgerank.packing import Batch, Group
-from edgerank.scoring import Scores
 from edgerank.server.errors import EngineFailed, Overloaded, TooLate
 from edgerank.server.fairness import FairQueue
+from edgerank.server.job import (
+    Computed,
+    Job,
+    Runner,
+    compute_next,
+    compute_together,
+    settle,
+)
 
 MAX_STARTED = 4  # long requests that take turns: each holds the keys and values of its prefix
 MAX_COMPANY = 64  # small jobs that are looked at to fill a micro-batch
@@ -34,27 +38,6 @@ MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
 PACE_SHARE = 0.1  # weight of the latest micro-batch in the mean pace
 
 log = logging.getLogger(__name__)
-
-
-class Runner(Protocol):
-    """What computes: a ``Reranker``."""
-
-    max_batch_tokens: int
-
-    def steps(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, Scores]]:
-        """Compute groups, one micro-batch for each item that is asked for."""
-
-    def __hash__(self) -> int:
-        """By identity: a model that was loaded anew is another."""
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What came of a job."""
-
-    raw: Scores  # by score id
-    queue_s: float  # waiting, before the first micro-batch and between micro-batches
-    inference_s: float  # in micro-batches that it had a part in
 
 
 @dataclass(frozen=True)
@@ -65,41 +48,6 @@ class Step:
     max_tokens: int
     num_jobs: int
     seconds: float
-
-
-@dataclass(eq=False)
-class Job:
-    """A request's groups on their way; cancel ``future`` to give it up."""
-
-    client: str
-    kind: Runner
-    groups: Sequence[Group]  # their score ids count from 0
-    deadline: float = inf  # seconds of time.monotonic()
-    tag: float = 0.0
-    future: Future[Computed] = field(default_factory=Future)
-    submitted: float = field(default_factory=time.monotonic)
-    inference_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.num_scores = sum(len(group.sequences) for group in self.groups)
-        self.num_tokens = self.tokens_left = sum(map(len, self.groups))
-        self.tokens_held = 0  # of the queue's
-        self.scores_left = self.num_scores
-        self.steps: Iterator[tuple[Batch, Scores]] | None = None
-        self.raw: Scores | None = None
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it fits a micro-batch as a whole."""
-        return self.num_tokens <= self.kind.max_batch_tokens
-
-    def add(self, batch: Batch, raw: Scores) -> None:
-        """Keep the scores of a micro-batch whose score ids are the job's own."""
-        if self.raw is None:
-            self.raw = np.zeros((self.num_scores, *raw.shape[1:]), np.float32)
-        place_scores(self.raw, batch, raw)
-        self.tokens_left = max(0, self.tokens_left - len(batch.token_ids))
-        self.scores_left -= int((batch.score_ids >= 0).sum())
 
 
 class Scheduler:
@@ -213,7 +161,7 @@ class Scheduler:
                     self._changed.wait()
                 jobs, late = self._choose()
             for job in late:
-                _settle(job, error=TooLate("the request cannot be served before its deadline"))
+                settle(job, error=TooLate("the request cannot be served before its deadline"))
             if jobs:
                 self._step(jobs)
 
@@ -245,13 +193,13 @@ class Scheduler:
         before = [job.tokens_left for job in jobs]
         try:
             if jobs[0].is_small:
-                _compute_together(jobs)
+                compute_together(jobs)
             else:
-                _compute_next(jobs[0])
+                compute_next(jobs[0])
         except Exception:
             log.exception("the engine failed")
             for job in jobs:
-                _settle(job, error=EngineFailed("the engine failed"))
+                settle(job, error=EngineFailed("the engine failed"))
             return
         seconds = time.monotonic() - started
         with self._changed:
@@ -262,7 +210,7 @@ class Scheduler:
         self._note(jobs, sum(before) - sum(job.tokens_left for job in jobs), seconds)
         for job in jobs:
             if not job.scores_left:
-                _settle(job)
+                settle(job)
 
     def _note(self, jobs: list[Job], num_tokens: int, seconds: float) -> None:
         runner = jobs[0].kind
@@ -270,41 +218,3 @@ class Scheduler:
         self._mean_pace += (pace - self._mean_pace) * (PACE_SHARE if self._mean_pace else 1)
         self._best_pace[runner] = max(pace, self._best_pace.get(runner, 0.0))
         self._observe(Step(num_tokens, runner.max_batch_tokens, len(jobs), seconds))
-
-
-def _compute_next(job: Job) -> None:
-    if job.steps is None:
-        job.steps = job.kind.steps(job.groups)
-    job.add(*next(job.steps))
-
-
-def _compute_together(jobs: list[Job]) -> None:
-    """Compute small jobs as one, their score ids after each other's."""
-    groups: list[Group] = []
-    starts = [0]
-    for job in jobs:
-        groups += [
-            Group(group.prefix, group.sequences, [starts[-1] + place for place in group.score_ids])
-            for group in job.groups
-        ]
-        starts.append(starts[-1] + job.num_scores)
-    whole = Job("", jobs[0].kind, groups)
-    for batch, raw in whole.kind.steps(groups):
-        whole.add(batch, raw)
-    assert whole.raw is not None
-    for job, start in zip(jobs, starts, strict=False):
-        job.raw = whole.raw[start : start + job.num_scores]
-        job.tokens_left = job.scores_left = 0
-
-
-def _settle(job: Job, error: Exception | None = None) -> None:
-    """Answer, unless the client has given up meanwhile."""
-    try:
-        if error is not None:
-            job.future.set_exception(error)
-        else:
-            assert job.raw is not None
-            waited = time.monotonic() - job.submitted - job.inference_s
-            job.future.set_result(Computed(job.raw, max(waited, 0.0), job.inference_s))
-    except InvalidStateError:
-        pass
