@@ -48,7 +48,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--max-query-tokens", type=click.IntRange(1), default=1024)
 @click.option("--max-message-bytes", type=click.IntRange(1024), default=1 << 26)
-@click.option("--max-calls", type=click.IntRange(1), default=4096, help="At once.")
+@click.option("--max-calls", type=click.IntRange(1), default=1024, help="At once.")
 @click.option(
     "--max-queue-tokens",
     type=click.IntRange(1),

@@ -32,7 +32,7 @@ class Limits:
     max_document_bytes: int = 1 << 18  # of UTF-8; also for queries and instructions
     max_query_tokens: int = 1024
     max_message_bytes: int = 1 << 26
-    max_calls: int = 4096  # at once; those beyond are refused before anything is read of them
+    max_calls: int = 1024  # at once; those beyond are refused before anything is read of them
 
 
 @dataclass(frozen=True)
