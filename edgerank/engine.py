@@ -132,8 +132,12 @@ class Engine:
 
         :return: float32 [num_scores], or [num_scores, dimension] for embeddings, by score id
         """
-        outputs = self.trace(batches, [self._output])
-        return gather_scores(((batch, raw) for batch, (raw,) in outputs), num_scores)
+        return gather_scores(self.steps(batches), num_scores)
+
+    def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """Run micro-batches in order; yield each with its raw scores, or its embeddings."""
+        for batch, (raw,) in self.trace(batches, [self._output]):
+            yield batch, raw
 
     def trace(
         self, batches: Iterable[Batch], outputs: Sequence[str]
@@ -150,6 +154,11 @@ def gather_scores(
     for batch, raw in results:
         if scores is None:
             scores = np.zeros((num_scores, *raw.shape[1:]), np.float32)
-        scored = batch.score_ids >= 0
-        scores[batch.score_ids[scored]] = raw[scored]
+        place_scores(scores, batch, raw)
     return np.zeros(0, np.float32) if scores is None else scores
+
+
+def place_scores(scores: NDArray[np.float32], batch: Batch, raw: NDArray[np.float32]) -> None:
+    """Put one micro-batch's results where its score ids say."""
+    scored = batch.score_ids >= 0
+    scores[batch.score_ids[scored]] = raw[scored]

@@ -4,6 +4,7 @@
   x InputError      the query, a document or an option is wrong
   x BundleError     the bundle on disk is missing, altered, incomplete or too new
   x ProviderError   a requested execution provider cannot run here
+  x ServerError     a server did not answer a request
 
 ``quantize.QuantizeError`` belongs to the same tree: a checkpoint cannot become a bundle.
 """
@@ -25,3 +26,16 @@ class BundleError(EdgerankError):
 
 class ProviderError(EdgerankError):
     """An execution provider was asked for that this installation does not have."""
+
+
+class ServerError(EdgerankError):
+    """A server refused a request, failed at it, or was not reached.
+
+    ``code`` is the name of the gRPC status, such as "RESOURCE_EXHAUSTED"; ``retry_after_s`` is how
+    many seconds the server asks to wait before another try, None if it does not say.
+    """
+
+    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.retry_after_s = retry_after_s

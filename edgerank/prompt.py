@@ -98,6 +98,10 @@ class PromptEncoder:
                 owners.append(index)
         return Encoded(prefix, sequences, owners)
 
+    def num_tokens(self, text: str) -> int:
+        """Count the tokens of a text by itself."""
+        return len(self._tokenize([text])[0])
+
     def _query_ids(self, query: str, instruction: str | None) -> Ids:
         template = next(piece.text for piece in self._prompt.query if not _is_fixed(piece))
         text = template.replace("{query}", self._stripped(query))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 from tqdm import tqdm
 
 from edgerank.bundle import MIN_LENGTH, Bundle, read_bundle, verify_bundle
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.errors import InputError
-from edgerank.packing import EMPTY, Batch, Group, pack
+from edgerank.packing import Batch, Group, pack
+from edgerank.preparation import Pair, Prepared, checked_pairs, listed, pairs_of, prepare
 from edgerank.prompt import (
     Document,
     Encoded,
@@ -22,9 +21,8 @@ from edgerank.prompt import (
     PromptEncoder,
     check_long_documents,
     check_text,
-    document_text,
 )
-from edgerank.scoring import Scores, activate, best_of_each, similarities, top
+from edgerank.scoring import Scores, activate, top
 
 MAX_BATCH_TOKENS = (
     512  # enough to keep matrix products at full speed, small enough to stay in cache
@@ -38,15 +36,6 @@ class Hit:
     index: int  # its place in the input
     score: float
     document: Document | None
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A query and a document's text, both checked."""
-
-    query: str
-    text: str
-    name: str  # of the document, for errors
 
 
 class Reranker:
@@ -64,7 +53,7 @@ class Reranker:
         self.bundle = bundle
         self._prompt = prompt
         self._engine = engine
-        self._max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens = max_batch_tokens
 
     @classmethod
     def open(
@@ -130,7 +119,7 @@ class Reranker:
         :param show_progress: draw a progress bar on stderr
         :raises InputError: a text or an option is unusable
         """
-        documents = list(_listed(documents))
+        documents = list(listed(documents))
         if top_k is not None:
             _check_range("top_k", top_k, 1, None)
         scores = self.score(
@@ -160,13 +149,8 @@ class Reranker:
 
         Parameters and errors are those of ``rank``.
         """
-        check_text(query, "query")
-        names = (f"documents[{index}]" for index in count())
-        pairs = [
-            _Pair(query, document_text(document, name), name)
-            for document, name in zip(_listed(documents), names, strict=False)
-        ]
-        return self._score(pairs, instruction, normalize, long_documents, show_progress)
+        prepared = self.prepare(pairs_of(query, documents), instruction, normalize, long_documents)
+        return self._compute(prepared, show_progress)
 
     def score_pairs(
         self,
@@ -182,25 +166,21 @@ class Reranker:
         Pairs with the same query share its work wherever they stand. Parameters and errors are
         those of ``rank``.
         """
-        if not isinstance(pairs, Iterable):
-            raise InputError(f"pairs: expected a list of pairs, got {type(pairs).__name__}")
-        checked = []
-        for index, pair in enumerate(pairs):
-            if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise InputError(f"pairs[{index}]: expected a (query, document) pair")
-            query = check_text(pair[0], f"pairs[{index}] query")
-            name = f"pairs[{index}] document"
-            checked.append(_Pair(query, document_text(pair[1], name), name))
-        return self._score(checked, instruction, normalize, long_documents, show_progress)
+        checked = checked_pairs(pairs)
+        prepared = self.prepare(checked, instruction, normalize, long_documents)
+        return self._compute(prepared, show_progress)
 
-    def _score(
+    def prepare(
         self,
-        pairs: list[_Pair],
+        pairs: Sequence[Pair],
         instruction: str | None,
         normalize: bool,
         long_documents: LongDocuments,
-        show_progress: bool,
-    ) -> Scores:
+    ) -> Prepared:
+        """Turn checked pairs into tokens: ``score`` up to the engine, for those who schedule it.
+
+        Parameters and errors are those of ``rank``.
+        """
         check_long_documents(long_documents)
         if instruction is not None:
             check_text(instruction, "instruction")
@@ -209,56 +189,27 @@ class Reranker:
         def encode(query: str, documents: Mapping[str, str]) -> Encoded:
             return self._prompt.encode(query, documents, instruction, long_documents)
 
-        def run(groups: list[Group]) -> Scores:
-            batches = pack(groups, max_tokens=self._max_batch_tokens, causal=self._engine.is_causal)
-            num_scores = sum(len(group.sequences) for group in groups)
-            return self._engine.run(_observed(batches, num_scores, show_progress), num_scores)
+        prepared = prepare(pairs, encode, scoring.rule)
+        return replace(
+            prepared,
+            finish=lambda raw: activate(prepared.finish(raw), scoring, normalize=normalize),
+        )
 
-        if not pairs:
-            return np.zeros(0, np.float32)
-        score = _score_by_logit if scoring.rule == "logit" else _score_by_similarity
-        return activate(score(pairs, encode, run), scoring, normalize=normalize)
+    def steps(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, Scores]]:
+        """Compute groups, one micro-batch for each item that is asked for."""
+        return self._engine.steps(self._batches(groups))
 
+    def num_tokens(self, text: str) -> int:
+        """Count the tokens of a text by itself."""
+        return self._prompt.num_tokens(text)
 
-Encode = Callable[[str, Mapping[str, str]], Encoded]
-Run = Callable[[list[Group]], Scores]
+    def _compute(self, prepared: Prepared, show_progress: bool) -> Scores:
+        num_scores = prepared.num_scores
+        batches = _observed(self._batches(prepared.groups), num_scores, show_progress)
+        return prepared.finish(self._engine.run(batches, num_scores))
 
-
-def _score_by_logit(pairs: list[_Pair], encode: Encode, run: Run) -> Scores:
-    """Run each distinct pair once, the documents of a query in one group."""
-    texts_of: dict[str, dict[str, str]] = {}
-    for pair in pairs:
-        texts_of.setdefault(pair.query, {}).setdefault(pair.text, pair.name)
-    groups: list[Group] = []
-    owners: list[int] = []  # for each sequence, the place of its pair
-    place_of: dict[tuple[str, str], int] = {}
-    for query, texts in texts_of.items():
-        encoded = encode(query, texts)
-        first = len(place_of)
-        place_of.update(((query, text), first + index) for index, text in enumerate(texts))
-        score_ids = range(len(owners), len(owners) + len(encoded.sequences))
-        groups.append(Group(encoded.query, encoded.sequences, score_ids))
-        owners += [first + owner for owner in encoded.owners]
-    best = best_of_each(run(groups), owners, len(place_of))
-    return best[[place_of[pair.query, pair.text] for pair in pairs]]
-
-
-def _score_by_similarity(pairs: list[_Pair], encode: Encode, run: Run) -> Scores:
-    """Embed each distinct query and each distinct document once, then compare."""
-    queries = list(dict.fromkeys(pair.query for pair in pairs))
-    texts: dict[str, str] = {}
-    for pair in pairs:
-        texts.setdefault(pair.text, pair.name)
-    encoded = encode(queries[0], texts)
-    sequences = [encode(query, {}).query for query in queries] + encoded.sequences
-    vectors = run([Group(EMPTY, sequences, range(len(sequences)))])
-    query_vectors, text_vectors = vectors[: len(queries)], vectors[len(queries) :]
-    best = {
-        query: best_of_each(similarities(vector, text_vectors), encoded.owners, len(texts))
-        for query, vector in zip(queries, query_vectors, strict=True)
-    }
-    place_of = {text: place for place, text in enumerate(texts)}
-    return np.array([best[pair.query][place_of[pair.text]] for pair in pairs], np.float32)
+    def _batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
+        return pack(groups, max_tokens=self.max_batch_tokens, causal=self._engine.is_causal)
 
 
 def _observed(batches: Iterable[Batch], num_scores: int, show_progress: bool) -> Iterator[Batch]:
@@ -267,13 +218,6 @@ def _observed(batches: Iterable[Batch], num_scores: int, show_progress: bool) ->
         for batch in batches:
             yield batch
             bar.update(int((batch.score_ids >= 0).sum()))
-
-
-def _listed(documents: Iterable[Document]) -> Iterable[Document]:
-    """Refuse a lone string, whose characters would be taken for documents."""
-    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
-        raise InputError(f"documents: expected a list of documents, got {type(documents).__name__}")
-    return documents
 
 
 def _check_range(name: str, value: object, least: int, most: int | None) -> None:

@@ -20,7 +20,9 @@ HEAVY = {
     "optimum",
     "onnx",
     "numba",
+    "google",
     "grpc",
+    "prometheus_client",
     "huggingface_hub",
     "bm25s",
     "ir_measures",
@@ -131,6 +133,26 @@ def test_only_the_eval_command_imports_evaluation():
     assert importers == {"edgerank/cli/eval.py"}
 
 
+def test_only_the_serve_command_imports_the_server():
+    importers = {
+        file
+        for file, modules in imports_of("edgerank").items()
+        if any(within(module, "edgerank.server") for module in modules)
+        and not file.startswith("edgerank/server/")
+    }
+    assert importers == {"edgerank/cli/serve.py"}
+
+
+def test_grpc_is_loaded_with_the_first_client_and_no_sooner():
+    assert "grpc" not in loaded_by("from edgerank import *")
+    assert "grpc" in loaded_by("import edgerank; edgerank.Client, edgerank.AsyncClient")
+
+
+def test_a_client_without_grpc_says_what_to_install():
+    done = run("sys.modules['grpc'] = None; from edgerank import Client")
+    assert "pip install 'edgerank[client]'" in done.stderr
+
+
 def test_the_command_line_loads_no_library_of_a_single_command():
     loaded = loaded_by("import edgerank.cli")
     assert "click" in loaded
@@ -170,6 +192,7 @@ def test_the_public_names_are_pinned_sorted_and_there():
         "InputError",
         "ProviderError",
         "Reranker",
+        "ServerError",
     ]
     assert edgerank.__all__ == sorted(edgerank.__all__)
     assert all(hasattr(edgerank, name) for name in edgerank.__all__)

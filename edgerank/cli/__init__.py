@@ -1,4 +1,4 @@
-"""The command line: ``edgerank quantize | families | rerank | eval | inspect | verify``."""
+"""The command line: ``edgerank quantize | rerank | eval | inspect | verify | serve | ...``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import sys
 import click
 
 import edgerank
+from edgerank.cli.client import client
 from edgerank.cli.eval import eval_command
 from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
+from edgerank.cli.serve import serve
 from edgerank.errors import EdgerankError
 
 BAD_INPUT = 2
@@ -25,7 +27,7 @@ def cli() -> None:
     """Rerank documents on plain CPUs with int8 models, offline."""
 
 
-for command in (quantize, families, rerank, eval_command, inspect, verify):
+for command in (quantize, families, rerank, eval_command, inspect, verify, serve, client):
     cli.add_command(command)
 
 

@@ -85,12 +85,7 @@ def rerank(
         long_documents=long_documents,
         show_progress=sys.stderr.isatty(),
     )
-    ranked = [(hit.score, lines[hit.index]) for hit in hits]
-    if as_json:
-        records = [{"id": line.id, "score": score, "text": line.text} for score, line in ranked]
-        click.echo(msgspec.json.encode(records))  # bytes: UTF-8 whatever the terminal's encoding
-    else:
-        _print_table(ranked)
+    show([(hit.score, lines[hit.index]) for hit in hits], as_json)
 
 
 def read_lines(file: BinaryIO) -> Iterator[Line]:
@@ -115,6 +110,15 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
                 yield Line(str(number), raw.decode().strip())
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{file.name}: line {number}: {error}") from error
+
+
+def show(ranked: list[tuple[float, Line]], as_json: bool) -> None:
+    """Print scores and their lines, as a table or as JSON."""
+    if as_json:
+        records = [{"id": line.id, "score": score, "text": line.text} for score, line in ranked]
+        click.echo(msgspec.json.encode(records))  # bytes: UTF-8 whatever the terminal's encoding
+    else:
+        _print_table(ranked)
 
 
 def _parse(raw: bytes, number: int) -> Line:

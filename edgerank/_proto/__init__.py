@@ -1,0 +1,1 @@
+"""Stubs of the wire formats, generated from proto/ by `python proto/generate.py`."""

@@ -1,0 +1,111 @@
+"""A request's groups on their way through the engine, and what becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+import numpy as np
+
+from edgerank.engine import place_scores
+from edgerank.packing import Batch, Group
+from edgerank.scoring import Scores
+
+
+class Runner(Protocol):
+    """What computes: a ``Reranker``."""
+
+    max_batch_tokens: int
+
+    def steps(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, Scores]]:
+        """Compute groups, one micro-batch for each item that is asked for."""
+
+    def __hash__(self) -> int:
+        """By identity: a model that was loaded anew is another."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What came of a job."""
+
+    raw: Scores  # by score id
+    queue_s: float  # waiting, before the first micro-batch and between micro-batches
+    inference_s: float  # in micro-batches that it had a part in
+
+
+@dataclass(eq=False)
+class Job:
+    """A request's groups on their way; cancel ``future`` to give it up."""
+
+    client: str
+    kind: Runner
+    groups: Sequence[Group]  # their score ids count from 0
+    deadline: float = inf  # seconds of time.monotonic()
+    tag: float = 0.0
+    future: Future[Computed] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    inference_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.num_scores = sum(len(group.sequences) for group in self.groups)
+        self.num_tokens = self.tokens_left = sum(map(len, self.groups))
+        self.tokens_held = 0  # of the queue's
+        self.scores_left = self.num_scores
+        self.steps: Iterator[tuple[Batch, Scores]] | None = None
+        self.raw: Scores | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it fits a micro-batch as a whole."""
+        return self.num_tokens <= self.kind.max_batch_tokens
+
+    def add(self, batch: Batch, raw: Scores) -> None:
+        """Keep the scores of a micro-batch whose score ids are the job's own."""
+        if self.raw is None:
+            self.raw = np.zeros((self.num_scores, *raw.shape[1:]), np.float32)
+        place_scores(self.raw, batch, raw)
+        self.tokens_left = max(0, self.tokens_left - len(batch.token_ids))
+        self.scores_left -= int((batch.score_ids >= 0).sum())
+
+
+def compute_next(job: Job) -> None:
+    """Compute the next micro-batch of a long job."""
+    if job.steps is None:
+        job.steps = job.kind.steps(job.groups)
+    job.add(*next(job.steps))
+
+
+def compute_together(jobs: list[Job]) -> None:
+    """Compute small jobs as one, their score ids after each other's."""
+    groups: list[Group] = []
+    starts = [0]
+    for job in jobs:
+        groups += [
+            Group(group.prefix, group.sequences, [starts[-1] + place for place in group.score_ids])
+            for group in job.groups
+        ]
+        starts.append(starts[-1] + job.num_scores)
+    whole = Job("", jobs[0].kind, groups)
+    for batch, raw in whole.kind.steps(groups):
+        whole.add(batch, raw)
+    assert whole.raw is not None
+    for job, start in zip(jobs, starts, strict=False):
+        job.raw = whole.raw[start : start + job.num_scores]
+        job.tokens_left = job.scores_left = 0
+
+
+def settle(job: Job, error: Exception | None = None) -> None:
+    """Answer, unless the client has given up meanwhile."""
+    try:
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            assert job.raw is not None
+            waited = time.monotonic() - job.submitted - job.inference_s
+            job.future.set_result(Computed(job.raw, max(waited, 0.0), job.inference_s))
+    except InvalidStateError:
+        pass

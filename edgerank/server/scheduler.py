@@ -1,0 +1,220 @@
+"""The engine's thread: micro-batches of all requests, one at a time.
+
+A request that fits a micro-batch shares it with others that wait; a longer one is computed step by
+step, and before each step ``fairness`` says whose turn it is. So a client that is gone, or whose
+time is up, costs at most the micro-batch that it is in. All models share the thread, and so the
+cores: ONNX Runtime computes one micro-batch with all of its threads, then the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from edgerank.server.errors import EngineFailed, Overloaded, TooLate
+from edgerank.server.fairness import FairQueue
+from edgerank.server.job import (
+    Computed,
+    Job,
+    Runner,
+    compute_next,
+    compute_together,
+    settle,
+)
+
+MAX_STARTED = 4  # long requests that take turns: each holds the keys and values of its prefix
+MAX_COMPANY = 64  # small jobs that are looked at to fill a micro-batch
+MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
+PACE_SHARE = 0.1  # weight of the latest micro-batch in the mean pace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A micro-batch, or the few that jobs shared, for the metrics."""
+
+    num_tokens: int
+    max_tokens: int
+    num_jobs: int
+    seconds: float
+
+
+class Scheduler:
+    """A queue bounded in tokens, and the thread that serves it."""
+
+    def __init__(
+        self, *, max_queue_tokens: int, observe: Callable[[Step], None] = lambda step: None
+    ) -> None:
+        """Start the thread.
+
+        :param max_queue_tokens: tokens that may wait or be in progress, of all requests together
+        :param observe: told of each step, in the engine's thread
+        """
+        self._max_queue_tokens = max_queue_tokens
+        self._observe = observe
+        self._queue: FairQueue[Job] = FairQueue()
+        self._queue_tokens = 0
+        self._mean_pace = 0.0  # tokens/s, of late
+        self._best_pace: WeakKeyDictionary[Runner, float] = WeakKeyDictionary()  # tokens/s
+        self._is_closing = False
+        self._changed = threading.Condition(threading.RLock())
+        self._thread = threading.Thread(target=self._serve, name="scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens that wait, are in progress, or are reserved."""
+        return self._queue_tokens
+
+    @contextmanager
+    def reserved(self, num_tokens: int) -> Iterator[None]:
+        """Hold room for a request while its tokens are counted.
+
+        :param num_tokens: an estimate
+        :raises Overloaded: the queue is full
+        """
+        self._hold(num_tokens)
+        try:
+            yield
+        finally:
+            self._release(num_tokens)
+
+    def submit(self, job: Job) -> Future[Computed]:
+        """Queue a job.
+
+        :return: the job's future, which may fail with TooLate or EngineFailed
+        :raises Overloaded: the queue is full
+        :raises TooLate: the deadline has passed or cannot be met
+        """
+        if not job.num_scores:
+            job.future.set_result(Computed(np.zeros(0, np.float32), 0.0, 0.0))
+            return job.future
+        if self._is_late(job):
+            raise TooLate("the deadline has passed, or the request cannot be served before it")
+        self._hold(job.num_tokens)
+        job.tokens_held = job.num_tokens
+        with self._changed:
+            self._queue.add(job)
+            self._changed.notify()
+        job.future.add_done_callback(lambda _: self._forget(job))
+        return job.future
+
+    def close(self) -> None:
+        """Serve what has been queued, then end the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _hold(self, num_tokens: int) -> None:
+        with self._changed:
+            excess = self._queue_tokens + num_tokens - self._max_queue_tokens
+            if excess <= 0:
+                self._queue_tokens += num_tokens
+                return
+        if num_tokens > self._max_queue_tokens:
+            raise Overloaded(
+                f"the request has about {num_tokens} tokens and the queue takes"
+                f" {self._max_queue_tokens}; send it in parts",
+                None,
+            )
+        wait_s = excess / self._mean_pace if self._mean_pace else 1.0
+        raise Overloaded("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
+
+    def _release(self, num_tokens: int) -> None:
+        with self._changed:
+            self._queue_tokens -= num_tokens
+
+    def _forget(self, job: Job) -> None:
+        """Let go of a job that is done, failed or given up, in whatever thread that happens."""
+        with self._changed:
+            self._queue.remove(job)
+            self._let_go(job, job.tokens_held)
+
+    def _let_go(self, job: Job, num_tokens: int) -> None:
+        num_tokens = min(num_tokens, job.tokens_held)  # a job given up holds none any more
+        job.tokens_held -= num_tokens
+        self._queue_tokens -= num_tokens
+
+    def _is_late(self, job: Job) -> bool:
+        """Whether a job would miss its deadline even at the best pace that its runner has shown."""
+        pace = self._best_pace.get(job.kind, inf)
+        return time.monotonic() + job.tokens_left / pace >= job.deadline
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not len(self._queue):
+                    if self._is_closing:
+                        return
+                    self._changed.wait()
+                jobs, late = self._choose()
+            for job in late:
+                settle(job, error=TooLate("the request cannot be served before its deadline"))
+            if jobs:
+                self._step(jobs)
+
+    def _choose(self) -> tuple[list[Job], list[Job]]:
+        """Return the job whose turn it is, with those that ride along, and those met too late."""
+        job = self._queue.next(may_start_long=self._queue.num_started < MAX_STARTED)
+        if job is None:
+            return [], []
+        if self._is_late(job):
+            return [], [job]
+        if job.steps is not None:
+            return [job], []
+        jobs, late = [job], []
+        room = job.kind.max_batch_tokens - job.num_tokens
+        company = islice(self._queue.company(job), MAX_COMPANY) if job.is_small else ()
+        for other in company:
+            if self._is_late(other):
+                late.append(other)
+            elif other.num_tokens <= room:
+                jobs.append(other)
+                room -= other.num_tokens
+        for chosen in jobs:
+            self._queue.start(chosen)
+        return jobs, late
+
+    def _step(self, jobs: list[Job]) -> None:
+        """Compute the next micro-batch of a long job, or small jobs together."""
+        started = time.monotonic()
+        before = [job.tokens_left for job in jobs]
+        try:
+            if jobs[0].is_small:
+                compute_together(jobs)
+            else:
+                compute_next(jobs[0])
+        except Exception:
+            log.exception("the engine failed")
+            for job in jobs:
+                settle(job, error=EngineFailed("the engine failed"))
+            return
+        seconds = time.monotonic() - started
+        with self._changed:
+            for job, tokens in zip(jobs, before, strict=True):
+                job.inference_s += seconds
+                self._queue.charge(job, tokens - job.tokens_left)
+                self._let_go(job, tokens - job.tokens_left)
+        self._note(jobs, sum(before) - sum(job.tokens_left for job in jobs), seconds)
+        for job in jobs:
+            if not job.scores_left:
+                settle(job)
+
+    def _note(self, jobs: list[Job], num_tokens: int, seconds: float) -> None:
+        runner = jobs[0].kind
+        pace = num_tokens / max(seconds, 1e-9)
+        self._mean_pace += (pace - self._mean_pace) * (PACE_SHARE if self._mean_pace else 1)
+        self._best_pace[runner] = max(pace, self._best_pace.get(runner, 0.0))
+        self._observe(Step(num_tokens, runner.max_batch_tokens, len(jobs), seconds))
