@@ -72,10 +72,13 @@ def quantize_minilm(target: Path) -> Path:
 
 
 def make_request(num_documents: int) -> tuple[str, list[str]]:
-    def text(num_words: int) -> str:
-        return " ".join(DRAW.choices(WORDS, k=num_words)) + f" {DRAW.random()}"
+    """Make a query and documents of 30 to 120 words; a lone one is a title."""
+    fewest, most = (4, 12) if num_documents == ONE else (30, 120)
 
-    return text(8), [text(DRAW.randint(30, 120)) for _ in range(num_documents)]
+    def text(num_words: int) -> str:
+        return " ".join(DRAW.choices(WORDS, k=num_words)) + f" {DRAW.getrandbits(16)}"
+
+    return text(8), [text(DRAW.randint(fewest, most)) for _ in range(num_documents)]
 
 
 @contextmanager
