@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from edgerank import AsyncClient, Reranker, ServerError
+from edgerank.cpu import physical_cores
 
 ONE, FEW, MANY = 1, 5, 1000  # documents of a request
 DEADLINE_S = 2.0
@@ -52,11 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, help="instead of MiniLM, quantized on the spot")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--threads", type=int, default=physical_cores(), help="of the engine")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         bundle = arguments.bundle or quantize_minilm(Path(scratch) / "minilm")
-        embedded = measure_embedded(bundle, arguments.seconds)
-        with serving(bundle) as address:
+        embedded = measure_embedded(bundle, arguments.threads, arguments.seconds)
+        with serving(bundle, arguments.threads) as address:
             asyncio.run(measure(address, arguments.seconds, embedded))
 
 
@@ -70,17 +72,20 @@ def quantize_minilm(target: Path) -> Path:
 
 
 def make_request(num_documents: int) -> tuple[str, list[str]]:
-    def text(num_words: int) -> str:
-        return " ".join(DRAW.choices(WORDS, k=num_words)) + f" {DRAW.random()}"
+    """Make a query and documents of 30 to 120 words; a lone one is a title."""
+    fewest, most = (4, 12) if num_documents == ONE else (30, 120)
 
-    return text(8), [text(DRAW.randint(30, 120)) for _ in range(num_documents)]
+    def text(num_words: int) -> str:
+        return " ".join(DRAW.choices(WORDS, k=num_words)) + f" {DRAW.getrandbits(16)}"
+
+    return text(8), [text(DRAW.randint(fewest, most)) for _ in range(num_documents)]
 
 
 @contextmanager
-def serving(bundle: Path) -> Iterator[str]:
+def serving(bundle: Path, threads: int) -> Iterator[str]:
     command = [sys.executable, "-m", "edgerank", "serve", "--model", str(bundle)]
     server = subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0", "--log-level", "info"],
+        [*command, "--listen", "127.0.0.1:0", "--threads", str(threads)],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -99,9 +104,9 @@ def serving(bundle: Path) -> Iterator[str]:
         drain.wait()
 
 
-def measure_embedded(bundle: Path, seconds: float) -> dict[int, float]:
+def measure_embedded(bundle: Path, threads: int, seconds: float) -> dict[int, float]:
     """Return documents/s of embedded calls, by the documents of a call."""
-    reranker = Reranker.open(bundle)
+    reranker = Reranker.open(bundle, threads=threads)
     reranker.score(*make_request(MANY))
     rates = {}
     for size in (FEW, MANY):

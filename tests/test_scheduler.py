@@ -19,7 +19,7 @@ from edgerank.server import fairness
 from edgerank.server.errors import EngineFailed, Overloaded, TooLate
 from edgerank.server.fairness import FairQueue
 from edgerank.server.job import Job
-from edgerank.server.scheduler import Scheduler, Step
+from edgerank.server.scheduler import Pace, Scheduler, Step
 
 MAX_TOKENS = 64
 
@@ -193,6 +193,16 @@ def test_what_cannot_be_done_in_time_is_refused_at_once(scheduler, runner):
     first.result(10)
     with pytest.raises(TooLate):
         scheduler.submit(job(runner, range(100), length=64, deadline=time.monotonic() + 1))
+
+
+def test_a_pace_that_was_slow_once_is_doubted_where_it_refuses_work():
+    pace = Pace(1000.0, 1000.0)
+    for _ in range(50):
+        pace.note(10.0)
+    assert (pace.best, round(pace.mean)) == (1000.0, 15)
+    for _ in range(50):
+        pace.doubt()
+    assert pace.mean > 990
 
 
 def test_a_job_given_up_while_it_waits_costs_nothing(scheduler, runner):

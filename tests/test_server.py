@@ -784,6 +784,19 @@ def test_a_server_that_is_not_there_is_an_error():
     assert raised.value.code == "UNAVAILABLE"
 
 
+def test_a_server_that_is_not_there_is_one_line_for_the_client_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "edgerank", "client", "q", "--server", "127.0.0.1:1"],
+        cwd=ROOT,
+        input="a document",
+        capture_output=True,
+        text=True,
+    )
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("edgerank")]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line.startswith("edgerank: error: UNAVAILABLE")
+
+
 @pytest.mark.skipif(
     "EDGERANK_SOAK" not in os.environ, reason="20,000 requests; set EDGERANK_SOAK=1 to send them"
 )

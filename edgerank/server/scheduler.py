@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from math import inf
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -50,6 +49,23 @@ class Step:
     seconds: float
 
 
+@dataclass
+class Pace:
+    """How fast a model has been, in tokens/s."""
+
+    best: float
+    mean: float  # of late
+
+    def note(self, pace: float) -> None:
+        """Count a micro-batch."""
+        self.best = max(self.best, pace)
+        self.mean += (pace - self.mean) * PACE_SHARE
+
+    def doubt(self) -> None:
+        """Count work that was not tried: a pace that was slow once must not refuse it for ever."""
+        self.mean += (self.best - self.mean) * PACE_SHARE
+
+
 class Scheduler:
     """A queue bounded in tokens, and the thread that serves it."""
 
@@ -65,8 +81,8 @@ class Scheduler:
         self._observe = observe
         self._queue: FairQueue[Job] = FairQueue()
         self._queue_tokens = 0
-        self._mean_pace = 0.0  # tokens/s, of late
-        self._best_pace: WeakKeyDictionary[Runner, float] = WeakKeyDictionary()  # tokens/s
+        self._pace: Pace | None = None  # of all models
+        self._paces: WeakKeyDictionary[Runner, Pace] = WeakKeyDictionary()
         self._is_closing = False
         self._changed = threading.Condition(threading.RLock())
         self._thread = threading.Thread(target=self._serve, name="scheduler", daemon=True)
@@ -129,7 +145,7 @@ class Scheduler:
                 f" {self._max_queue_tokens}; send it in parts",
                 None,
             )
-        wait_s = excess / self._mean_pace if self._mean_pace else 1.0
+        wait_s = excess / self._pace.mean if self._pace is not None else 1.0
         raise Overloaded("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
 
     def _release(self, num_tokens: int) -> None:
@@ -148,9 +164,27 @@ class Scheduler:
         self._queue_tokens -= num_tokens
 
     def _is_late(self, job: Job) -> bool:
-        """Whether a job would miss its deadline even at the best pace that its runner has shown."""
-        pace = self._best_pace.get(job.kind, inf)
-        return time.monotonic() + job.tokens_left / pace >= job.deadline
+        """Whether a job would miss its deadline even at the best pace that its model has shown."""
+        pace = self._paces.get(job.kind)
+        needed_s = 0.0 if pace is None else job.tokens_left / pace.best
+        return time.monotonic() + needed_s >= job.deadline
+
+    def _is_hopeless(self, job: Job) -> bool:
+        """Whether a job that is to be started would miss its deadline at the pace of late.
+
+        Under overload the earliest deadlines are the ones about to be missed: to start what ends
+        too late would leave no time for what could end in time.
+        """
+        pace = self._paces.get(job.kind)
+        if pace is None or job.steps is not None:
+            return self._is_late(job)
+        num_tokens = job.tokens_left
+        if job.is_small:  # it ends with those that ride along
+            num_tokens = min(max(num_tokens, self._queue_tokens), job.kind.max_batch_tokens)
+        is_hopeless = time.monotonic() + num_tokens / pace.mean >= job.deadline
+        if is_hopeless:
+            pace.doubt()
+        return is_hopeless
 
     def _serve(self) -> None:
         while True:
@@ -170,7 +204,7 @@ class Scheduler:
         job = self._queue.next(may_start_long=self._queue.num_started < MAX_STARTED)
         if job is None:
             return [], []
-        if self._is_late(job):
+        if self._is_hopeless(job):
             return [], [job]
         if job.steps is not None:
             return [job], []
@@ -178,7 +212,7 @@ class Scheduler:
         room = job.kind.max_batch_tokens - job.num_tokens
         company = islice(self._queue.company(job), MAX_COMPANY) if job.is_small else ()
         for other in company:
-            if self._is_late(other):
+            if self._is_hopeless(other):
                 late.append(other)
             elif other.num_tokens <= room:
                 jobs.append(other)
@@ -214,7 +248,8 @@ class Scheduler:
 
     def _note(self, jobs: list[Job], num_tokens: int, seconds: float) -> None:
         runner = jobs[0].kind
-        pace = num_tokens / max(seconds, 1e-9)
-        self._mean_pace += (pace - self._mean_pace) * (PACE_SHARE if self._mean_pace else 1)
-        self._best_pace[runner] = max(pace, self._best_pace.get(runner, 0.0))
+        latest = max(num_tokens, 1) / max(seconds, 1e-9)
+        self._pace = self._pace or Pace(latest, latest)
+        self._pace.note(latest)
+        self._paces.setdefault(runner, Pace(latest, latest)).note(latest)
         self._observe(Step(num_tokens, runner.max_batch_tokens, len(jobs), seconds))
