@@ -53,21 +53,16 @@ BERTS = {
     "XLMRoberta": bert.ROBERTA,
 }
 
-
-def _embedder(variant: bert.Variant, checkpoint: Checkpoint, pooling: Pooling) -> bert.Bert:
-    return bert.Bert(checkpoint, variant, pooling)
-
-
 CLASSIFIERS: dict[str, Callable[[Checkpoint], Encoder[Any]]] = {
     **{
-        name: partial(bert.Bert, variant=variant, head="classifier")
+        name: partial(bert.Bert, head="classifier", variant=variant)
         for name, variant in BERTS.items()
     },
     "DebertaV2": deberta.Deberta,
     "ModernBert": modernbert.classifier,
 }
 EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], Encoder[Any]]] = {
-    **{name: partial(_embedder, variant) for name, variant in BERTS.items()},
+    **{name: partial(bert.Bert, variant=variant) for name, variant in BERTS.items()},
     "ModernBert": modernbert.ModernBert,
 }
 
@@ -218,10 +213,13 @@ def recognize(
             names = ", ".join(known.name for known in FAMILIES)
             raise QuantizeError(f"family {name!r} is unknown; choose {names}")
         fitting = [family for family in fitting if family.name == name]
+    if template is not None and backbone not in DECODERS:
+        raise QuantizeError(f"{path}: {architecture} takes no template; only decoders do")
     if not fitting and head == "ForSequenceClassification" and name in (None, "cross-encoder"):
         return _imported(checkpoint, tokenizer, architecture)
     if not fitting:
-        without = " without modules.json" if head == "Model" else ""
+        is_bare = head == "Model" and not has_modules(checkpoint)
+        without = " without modules.json" if is_bare else ""
         raise QuantizeError(
             f"{path}: architecture {architecture}{without}"
             f" is not supported{f' by family {name}' if name else ''}; supported:"
@@ -231,8 +229,6 @@ def recognize(
     family = fitting[0]
     template = template or family.template
     if head == "Model":
-        if template is not None:
-            raise QuantizeError(f"{path}: an embedding model takes no template")
         return _embedding(checkpoint, tokenizer, family, backbone)
     if template is None:
         return _pair(checkpoint, tokenizer, family, backbone)
@@ -259,8 +255,6 @@ def _templated(
 ) -> Family:
     """A prompt of fixed pieces, then one dot product with the last token's state."""
     prompt = template.prompt
-    if backbone not in DECODERS:
-        raise QuantizeError(f"{checkpoint.directory}: only decoders take a template")
     shape = DECODERS[backbone](checkpoint)
     fixed = sum(_count(tokenizer, piece.text) for piece in prompt.query + prompt.document)
     reserved = sum(sign * _count(tokenizer, text) for text, sign in template.counted.items())

@@ -587,3 +587,18 @@ def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
     with pytest.raises(QuantizeError, match=r"config.json: not a template"):
         quantize(checkpoint, named, precision="fp32", template=checkpoint / "config.json")
     assert not named.exists()
+
+
+@pytest.mark.parametrize(
+    "architecture", ["BertForSequenceClassification", "BertModel", "MPNetForSequenceClassification"]
+)
+def test_only_decoders_take_a_template(embedding, tmp_path, architecture):
+    """Whether there is a writer for the architecture or optimum would export it."""
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(embedding, checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
+    own = {"prompt": {"query": [{"text": "{query}"}], "document": [{"text": "{document}"}]}}
+    (tmp_path / "template.json").write_text(json.dumps(own))
+    with pytest.raises(QuantizeError, match=f"{architecture} takes no template; only decoders do"):
+        quantize(checkpoint, tmp_path / "bundle", template=tmp_path / "template.json")

@@ -71,8 +71,8 @@ class Bert:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        variant: Variant,
         head: Head,
+        variant: Variant,
         rotation: Rotation | None = None,
     ) -> None:
         """Read the configuration.
@@ -94,7 +94,7 @@ class Bert:
     def rotated(self, outliers: Sequence[int]) -> Bert:
         """Rotate each head's values; a norm with a bias lets no rotation of the stream through."""
         rotation = Rotation.random(self.config.head_size, seed=1)
-        return Bert(self._checkpoint, self._variant, self._head, rotation)
+        return Bert(self._checkpoint, self._head, self._variant, rotation)
 
     def declare(self, g: Graph) -> BertInputs:
         shared = declare_inputs(g, with_past=False)

@@ -33,9 +33,9 @@ from quantize.errors import QuantizeError
 from quantize.graph import Graph
 from quantize.precision import Activation, Precision, Rows
 from quantize.rotary import Angles, RopeScaling, rotary_angles, rotary_frequencies, rotate
+from quantize.settings import Pooling
 from quantize.weights import Floats
 
-Pooling = Literal["cls", "mean"]
 LayerType = Literal["full_attention", "sliding_attention"]
 
 
