@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgerank.cli.extras import needs_extra
+from edgerank.cli.settings import read_settings
 from edgerank.errors import InputError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -25,6 +26,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     " default; give the option once for each. EDGERANK_MODEL separates several by white space.",
 )
 @click.option(
+    "--config",
+    type=FILE,
+    is_eager=True,
+    expose_value=False,
+    callback=read_settings,
+    help="These settings in TOML, by the flags' names; flags and the environment go before it.",
+)
+@click.option(
     "--listen",
     multiple=True,
     default=["127.0.0.1:50051"],
@@ -37,6 +46,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--tokens", type=FILE, help="Bearer tokens, one a line; read anew when it changes.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS and auth.")
 @click.option("--metrics", metavar="HOST:PORT", help="Answer Prometheus' scrapes there.")
+@click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Send OpenTelemetry spans to the collector there (OTLP over gRPC).",
+)
 @click.option("--threads", type=click.IntRange(1), help="Of the engine; physical cores by default.")
 @click.option("--max-length", type=int, help="Tokens of query and document together.")
 @click.option("--max-documents", type=click.IntRange(1), default=4096, help="Of a request.")
@@ -72,6 +86,7 @@ def serve(
     tokens: Path | None,
     insecure: bool,
     metrics: str | None,
+    otlp_endpoint: str | None,
     threads: int | None,
     max_length: int | None,
     max_documents: int,
@@ -86,7 +101,8 @@ def serve(
 ) -> None:
     """Serve models over gRPC.
 
-    Every option can be set by the environment: --max-queue-tokens is EDGERANK_MAX_QUEUE_TOKENS.
+    Every option can be set by the environment, --max-queue-tokens by EDGERANK_MAX_QUEUE_TOKENS, or
+    in the file that --config names.
     SIGTERM drains, SIGHUP loads bundles anew that have changed.
     """
     with needs_extra("serving", "server"):
@@ -95,6 +111,9 @@ def serve(
         from edgerank.server.inference import Limits
         from edgerank.server.models import ModelSettings
         from edgerank.server.security import Tls
+    if otlp_endpoint is not None:
+        with needs_extra("tracing", "tracing"):
+            import edgerank.server.tracing  # noqa: F401
     if (tls_cert is None) != (tls_key is None):
         raise InputError("tls: --tls-cert and --tls-key go together")
     if tls_client_ca is not None and tls_cert is None:
@@ -107,6 +126,7 @@ def serve(
             tokens=tokens,
             is_insecure=insecure,
             metrics=None if metrics is None else _host_and_port(metrics),
+            otlp_endpoint=otlp_endpoint,
             max_queue_tokens=max_queue_tokens,
             drain_s=drain,
             log_level=log_level,

@@ -47,6 +47,7 @@ class ServerSettings:
     tokens: Path | None = None
     is_insecure: bool = False
     metrics: tuple[str, int] | None = None  # address and port
+    otlp_endpoint: str | None = None  # of the collector that gets spans
     max_queue_tokens: int = 1 << 19
     drain_s: float = 30.0  # seconds that calls have to end after SIGTERM
     log_level: str = "info"
@@ -75,7 +76,12 @@ def serve(settings: ServerSettings) -> None:
 async def _serve(settings: ServerSettings) -> None:
     metrics = Metrics()
     tokens = None if settings.tokens is None else Tokens(settings.tokens)
-    server = _make_server(settings.limits, CallInterceptor(metrics, tokens))
+    interceptors: list[grpc.aio.ServerInterceptor] = [CallInterceptor(metrics, tokens)]
+    if settings.otlp_endpoint is not None:
+        from edgerank.server.tracing import trace  # its libraries are an extra of their own
+
+        interceptors.insert(0, trace(settings.otlp_endpoint))
+    server = _make_server(settings.limits, interceptors)
     models = Models(settings.models, settings.model_settings)
     scheduler = Scheduler(max_queue_tokens=settings.max_queue_tokens, observe=metrics.observe_step)
     metrics.watch_queue(lambda: scheduler.queue_tokens)
@@ -113,9 +119,11 @@ async def _serve(settings: ServerSettings) -> None:
     log.info("stopped")
 
 
-def _make_server(limits: Limits, interceptor: CallInterceptor) -> grpc.aio.Server:
+def _make_server(
+    limits: Limits, interceptors: Sequence[grpc.aio.ServerInterceptor]
+) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=[interceptor],
+        interceptors=interceptors,
         maximum_concurrent_rpcs=limits.max_calls,
         options=[
             ("grpc.max_receive_message_length", limits.max_message_bytes),

@@ -6,7 +6,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+
+from opentelemetry.trace import Span, get_tracer
 
 from edgerank.errors import InputError
 from edgerank.preparation import Pair, Prepared
@@ -21,6 +24,7 @@ from edgerank.server.scheduler import Scheduler
 
 BYTES_PER_TOKEN = 4  # of English; only for the estimate that holds room in the queue
 LONG_BYTES = 1 << 18  # requests with more text are tokenised in a thread of their own
+TRACER = get_tracer(__name__)  # does nothing unless the server traces
 NUM_TOKENIZERS = 2  # threads, so that the text of a long request does not hold up short ones
 
 
@@ -86,13 +90,25 @@ class Inference:
             raise TooLate("the deadline has passed")
         pool = self._long_texts if num_bytes > LONG_BYTES else self._short_texts
         began = time.monotonic()
-        with self._scheduler.reserved(_estimate(pairs, options, model)):
+        with (
+            _span("tokenize", model),
+            self._scheduler.reserved(_estimate(pairs, options, model)),
+        ):
             prepared = await asyncio.get_running_loop().run_in_executor(
                 pool, self._prepare, pairs, options, model, query_field
             )
         tokenize_s = time.monotonic() - began
         job = Job(call.client, model.reranker, prepared.groups, call.deadline)
-        computed = await asyncio.wrap_future(self._scheduler.submit(job))
+        with _span("inference", model) as span:
+            computed = await asyncio.wrap_future(self._scheduler.submit(job))
+            span.set_attributes(
+                {
+                    "edgerank.documents": len(pairs),
+                    "edgerank.tokens": job.num_tokens,
+                    "edgerank.queue_s": computed.queue_s,
+                    "edgerank.inference_s": computed.inference_s,
+                }
+            )
         call.num_tokens += job.num_tokens
         self._metrics.count_scored(model.name, len(pairs), job.num_tokens)
         self._metrics.observe_stages(tokenize_s, computed.queue_s, computed.inference_s)
@@ -140,6 +156,11 @@ class Inference:
         return model.reranker.prepare(
             pairs, options.instruction, options.normalize, options.long_documents
         )
+
+
+def _span(name: str, model: Model) -> AbstractContextManager[Span]:
+    attributes = {"edgerank.model": model.name, "edgerank.request_id": CALL.get().request_id}
+    return TRACER.start_as_current_span(name, attributes=attributes, record_exception=False)
 
 
 def _estimate(pairs: Sequence[Pair], options: Options, model: Model) -> int:
