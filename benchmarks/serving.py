@@ -3,7 +3,8 @@
 A server process with the real all-MiniLM-L6-v2 in int8, or with ``--bundle``; this process is the
 load, over loopback. Both share the machine's cores, as the embedded calls do not: the figures are
 for one machine against itself. In the sweep, requests arrive at random times at a given rate
-whether or not earlier ones have been answered, each with a deadline.
+whether or not earlier ones have been answered, each with a deadline; what is answered is counted
+once the queue has had twice that time to fill, and until arrivals end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,21 @@ WORDS = [
     "relevance",
 ]
 DRAW = random.Random(0)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The time in which answers are counted."""
+
+    start: float  # of time.perf_counter()
+    seconds: float
+
+    @property
+    def end(self) -> float:
+        return self.start + self.seconds
+
+    def has_now(self) -> bool:
+        return self.start <= time.perf_counter() < self.end
 
 
 def main() -> None:
@@ -160,41 +177,42 @@ async def closed_loop(
 async def sweep(clients: list[AsyncClient], capacity: float, seconds: float) -> None:
     """Print goodput and latencies by offered load."""
     print(f"\nrequests of {FEW} documents, deadline {DEADLINE_S:g} s; latencies of those answered")
-    print(f"{'offered/s':>9} {'goodput/s':>9} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}  others")
+    print(f"{'offered/s':>9} {'goodput/s':>9} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}  others/s")
     requests = [make_request(FEW) for _ in range(200)]
     for share in OFFERED:
         latencies: list[float] = []
         others: Counter[str] = Counter()
+        window = Window(time.perf_counter() + 2 * DEADLINE_S, seconds)
 
-        async def call(number: int, latencies=latencies, others=others) -> None:
+        async def call(number: int, window=window, latencies=latencies, others=others) -> None:
             query, documents = requests[number % len(requests)]
             began = time.perf_counter()
             try:
                 client = clients[number % len(clients)]
                 await client.score(query, documents, timeout_s=DEADLINE_S)
-                latencies.append(time.perf_counter() - began)
+                if window.has_now():
+                    latencies.append(time.perf_counter() - began)
             except ServerError as error:
-                others[error.code] += 1
+                others[error.code] += window.has_now()
 
-        elapsed = await open_loop(call, share * capacity, seconds)
-        told = ", ".join(f"{count} {code}" for code, count in others.items()) or "none"
+        await open_loop(call, share * capacity, window.end)
+        told = ", ".join(f"{count / seconds:.0f} {code}" for code, count in others.items())
         print(
-            f"{share * capacity:9.0f} {len(latencies) / elapsed:9.0f} {percentiles(latencies)}"
-            f"  {told}"
+            f"{share * capacity:9.0f} {len(latencies) / seconds:9.1f} {percentiles(latencies)}"
+            f"  {told or 'none'}"
         )
+        await asyncio.sleep(1)
 
 
-async def open_loop(call: Callable[[int], Awaitable[None]], rate: float, seconds: float) -> float:
-    """Start calls at random times at a mean rate; return the seconds until the last arrival."""
+async def open_loop(call: Callable[[int], Awaitable[None]], rate: float, end: float) -> None:
+    """Start calls at random times at a mean rate until some time."""
     tasks = []
-    began = due = time.perf_counter()
-    while due - began < seconds:
+    due = time.perf_counter()
+    while due < end:
         due += DRAW.expovariate(rate)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         tasks.append(asyncio.create_task(call(len(tasks))))
-    elapsed = time.perf_counter() - began
     await asyncio.gather(*tasks)
-    return elapsed
 
 
 async def take_turns(clients: list[AsyncClient], seconds: float) -> None:

@@ -195,14 +195,29 @@ def test_what_cannot_be_done_in_time_is_refused_at_once(scheduler, runner):
         scheduler.submit(job(runner, range(100), length=64, deadline=time.monotonic() + 1))
 
 
-def test_a_pace_that_was_slow_once_is_doubted_where_it_refuses_work():
-    pace = Pace(1000.0, 1000.0)
+def test_a_pace_that_was_slow_once_is_doubted_where_it_refuses_work(monkeypatch):
+    pace = Pace(0.001, 0.001)
     for _ in range(50):
-        pace.note(10.0)
-    assert (pace.best, round(pace.mean)) == (1000.0, 15)
-    for _ in range(50):
+        pace.note(0.1)
+    for _ in range(100):
+        pace.doubt()  # it is fresh
+    assert pace.best == 0.001
+    assert pace.mean == pytest.approx(0.1, rel=0.01)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2)
+    for _ in range(100):
         pace.doubt()
-    assert pace.mean > 990
+    assert pace.safe == pytest.approx(0.001, rel=0.01)
+
+
+def test_a_pace_that_varies_asks_for_more_time():
+    steady, varied = Pace(0.1, 0.1), Pace(0.1, 0.1)
+    for number in range(100):
+        steady.note(0.1)
+        varied.note(0.15 if number % 2 else 0.05)
+    assert steady.safe == pytest.approx(0.1)
+    assert varied.mean == pytest.approx(0.1, rel=0.05)
+    assert varied.safe > 0.15
 
 
 def test_a_job_given_up_while_it_waits_costs_nothing(scheduler, runner):

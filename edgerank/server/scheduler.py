@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from weakref import WeakKeyDictionary
 
@@ -34,7 +34,9 @@ from edgerank.server.job import (
 MAX_STARTED = 4  # long requests that take turns: each holds the keys and values of its prefix
 MAX_COMPANY = 64  # small jobs that are looked at to fill a micro-batch
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
-PACE_SHARE = 0.1  # weight of the latest micro-batch in the mean pace
+PACE_SHARE = 0.1  # weight of the latest micro-batch in a pace
+STALE_S = 1.0  # age of a pace that work is no longer refused for without doubt
+ANSWER_S = 0.01  # from the scores to the client's hands
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +53,34 @@ class Step:
 
 @dataclass
 class Pace:
-    """How fast a model has been, in tokens/s."""
+    """How long a model has needed, in seconds for a token.
+
+    The time that is almost surely enough is the mean and some deviations, as in the retransmission
+    timer of TCP (RFC 6298).
+    """
 
     best: float
     mean: float  # of late
+    deviation: float = 0.0  # of late, absolute
+    noted: float = field(default_factory=time.monotonic)
+
+    @property
+    def safe(self) -> float:
+        """What is almost surely enough."""
+        return self.mean + 2 * self.deviation
 
     def note(self, pace: float) -> None:
         """Count a micro-batch."""
-        self.best = max(self.best, pace)
+        self.best = min(self.best, pace)
+        self.deviation += (abs(pace - self.mean) - self.deviation) * PACE_SHARE
         self.mean += (pace - self.mean) * PACE_SHARE
+        self.noted = time.monotonic()
 
     def doubt(self) -> None:
         """Count work that was not tried: a pace that was slow once must not refuse it for ever."""
-        self.mean += (self.best - self.mean) * PACE_SHARE
+        if time.monotonic() - self.noted > STALE_S:
+            self.mean += (self.best - self.mean) * PACE_SHARE
+            self.deviation -= self.deviation * PACE_SHARE
 
 
 class Scheduler:
@@ -145,7 +162,7 @@ class Scheduler:
                 f" {self._max_queue_tokens}; send it in parts",
                 None,
             )
-        wait_s = excess / self._pace.mean if self._pace is not None else 1.0
+        wait_s = excess * self._pace.mean if self._pace is not None else 1.0
         raise Overloaded("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
 
     def _release(self, num_tokens: int) -> None:
@@ -166,11 +183,11 @@ class Scheduler:
     def _is_late(self, job: Job) -> bool:
         """Whether a job would miss its deadline even at the best pace that its model has shown."""
         pace = self._paces.get(job.kind)
-        needed_s = 0.0 if pace is None else job.tokens_left / pace.best
+        needed_s = 0.0 if pace is None else job.tokens_left * pace.best
         return time.monotonic() + needed_s >= job.deadline
 
     def _is_hopeless(self, job: Job) -> bool:
-        """Whether a job that is to be started would miss its deadline at the pace of late.
+        """Whether a job that is to be started might miss its deadline at the pace of late.
 
         Under overload the earliest deadlines are the ones about to be missed: to start what ends
         too late would leave no time for what could end in time.
@@ -181,7 +198,7 @@ class Scheduler:
         num_tokens = job.tokens_left
         if job.is_small:  # it ends with those that ride along
             num_tokens = min(max(num_tokens, self._queue_tokens), job.kind.max_batch_tokens)
-        is_hopeless = time.monotonic() + num_tokens / pace.mean >= job.deadline
+        is_hopeless = time.monotonic() + num_tokens * pace.safe + ANSWER_S >= job.deadline
         if is_hopeless:
             pace.doubt()
         return is_hopeless
@@ -248,7 +265,7 @@ class Scheduler:
 
     def _note(self, jobs: list[Job], num_tokens: int, seconds: float) -> None:
         runner = jobs[0].kind
-        latest = max(num_tokens, 1) / max(seconds, 1e-9)
+        latest = seconds / max(num_tokens, 1)
         self._pace = self._pace or Pace(latest, latest)
         self._pace.note(latest)
         self._paces.setdefault(runner, Pace(latest, latest)).note(latest)
