@@ -12,9 +12,9 @@ import msgspec
 
 from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES
 from benchmarks.peers.machine import describe_machine
-from benchmarks.peers.measure import Options, System, measure
+from benchmarks.peers.measure import Options, System, build, measure
 from benchmarks.peers.processes import ROOT
-from benchmarks.peers.report import markdown, plot
+from benchmarks.peers.report import markdown, plot, save
 from benchmarks.peers.results import Results
 from benchmarks.peers.workloads import workloads
 from edgerank.cpu import physical_cores
@@ -36,9 +36,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="every setting of every peer")
     parser.add_argument("--layers", type=int, default=4, help="decoders' layers at most")
     parser.add_argument("--threads", type=int, default=physical_cores())
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--seconds", type=float, default=20, help="after which a system sits out a job's rounds"
+        "--seconds", type=float, default=8, help="after which a system sits out a job's rounds"
     )
     parser.add_argument(
         "--restart", action="store_true", help="one process at a time, anew each round"
@@ -49,6 +49,9 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=peers)
     parser.add_argument("--work", type=Path, default=peers / "models", help="converted models")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
+    parser.add_argument(
+        "--prepare", action="store_true", help="make environments and converted models, no more"
+    )
     parser.add_argument("--report", action="store_true", help=f"of --output's {RESULTS} alone")
     arguments = parser.parse_args()
     path = arguments.output / RESULTS
@@ -70,6 +73,9 @@ def main() -> None:
         if workload.name in arguments.workloads:
             needed = {BASELINE, REFERENCES[workload.family]}
             systems = select(arguments.peers, needed, arguments.full)
+            if arguments.prepare:
+                build(workload, systems, options)
+                continue
             results.workloads.append(measure(workload, systems, options))
             write(results, arguments.output, arguments.machine_price)  # what there is so far
 
@@ -91,15 +97,8 @@ def select(wanted: list[str] | None, needed: set[tuple[str, str]], full: bool) -
 
 def write(results: Results, directory: Path, usd_per_hour: float) -> None:
     """Write results.json, report.md and plots."""
-    directory.mkdir(parents=True, exist_ok=True)
-    encoded = msgspec.json.encode(results)
-    for name, content in (
-        (RESULTS, encoded),
-        ("report.md", markdown(results, usd_per_hour).encode()),
-    ):
-        draft = directory / f".{name}"
-        draft.write_bytes(content)
-        draft.rename(directory / name)
+    save(directory / RESULTS, msgspec.json.encode(results))
+    save(directory / "report.md", markdown(results, usd_per_hour).encode())
     plot(results, directory)
 
 

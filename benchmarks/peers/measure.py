@@ -24,6 +24,7 @@ from edgerank.bundle import Bundle, read_bundle
 from edgerank.preparation import checked_pairs, prepare
 from edgerank.prompt import PromptEncoder
 
+FEWEST_ROUNDS = 2  # of every system, however long they take
 WARM_UP = 8  # documents of a request that are sent before the rounds
 BARE_SECONDS = 0.5  # of a round's bare products
 
@@ -56,11 +57,11 @@ class Entry:
 
 def measure(workload: Workload, systems: Sequence[System], options: Options) -> results.Workload:
     """Build what is missing and measure all systems that can run the workload."""
+    entries = build(workload, systems, options)
     checkpoint = write_checkpoint(workload, options.work)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     texts = draw_texts(options.collection, tokenizer)
     jobs = workload.jobs(texts)
-    entries = [enter(workload, checkpoint, system, options) for system in systems]
     rates = run_rounds(workload, entries, jobs, options)
     bundle = read_bundle(work_of(checkpoint, *BASELINE) / "bundle")
     return results.Workload(
@@ -76,6 +77,18 @@ def measure(workload: Workload, systems: Sequence[System], options: Options) -> 
         systems=[finished(entry) for entry in entries],
         bare_rates=rates,
     )
+
+
+def build(workload: Workload, systems: Sequence[System], options: Options) -> list[Entry]:
+    """Make the checkpoint and all environments and converted models that are missing."""
+    checkpoint = write_checkpoint(workload, options.work)
+    entries = []
+    for system in systems:
+        entries.append(enter(workload, checkpoint, system, options))
+        facts = entries[-1].facts
+        outcome = facts.reason or f"ready, {facts.environment_bytes / 1e6:,.0f} MB of packages"
+        print(f"{workload.name}: {facts.name}: {outcome}", file=sys.stderr)
+    return entries
 
 
 def write_checkpoint(workload: Workload, work: Path) -> Path:
@@ -155,7 +168,8 @@ def best_of(products: Callable[[], object]) -> float:
 
 
 def is_out(entry: Entry, job: Job, seconds: float) -> bool:
-    return sum(map(sum, entry.seconds.get(job.name, []))) > seconds
+    rounds = entry.seconds.get(job.name, [])
+    return len(rounds) >= FEWEST_ROUNDS and sum(map(sum, rounds)) > seconds
 
 
 def start(entry: Entry, jobs: Sequence[Job]) -> Worker:

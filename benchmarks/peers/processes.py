@@ -210,5 +210,7 @@ def _cpus(threads: int) -> list[int]:
 
 
 def _last_line(text: str) -> str:
+    """Return the line that most likely says what went wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    errors = [line for line in lines if line.startswith("ERROR: ")]  # pip puts hints below them
+    return (errors or lines or ["it said nothing"])[-1]

@@ -181,6 +181,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def save(path: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    draft.write_bytes(content)
+    draft.rename(path)
+
+
 def plot(results: Results, directory: Path) -> None:
     """Draw documents/s of each workload's jobs, with quartiles."""
     import matplotlib
