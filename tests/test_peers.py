@@ -161,7 +161,14 @@ def test_the_catalogue_has_a_worker_for_each_peer_and_what_others_are_compared_w
 
 def recorded() -> results.Results:
     """A run that was never made, with round figures."""
-    job = results.Job("1 x 4", queries=1, documents=4, tokens=400, operations=4e9)
+    job = results.Job(
+        "1 x 4",
+        queries=1,
+        documents=4,
+        tokens=400,
+        operations=4e9,
+        bare_rates=[1e12, 8e9, 4e9, 8e9],
+    )
     reference = [[4.0, 3.0, 2.0, 1.0]]
     systems = [
         results.System("edgerank", "int8", "", jobs={job.name: timing([9, 1, 1, 1], reference)}),
@@ -177,7 +184,6 @@ def recorded() -> results.Results:
     ]
     workload = results.Workload(
         "A", "some model", 2, 28, "random", "cisi", "torch fp32", "edgerank int8", [job], systems,
-        [8e9, 8e9],
     )  # fmt: skip
     return results.Results({"CPU": "a|b"}, 2, [workload])
 
@@ -187,7 +193,7 @@ def test_a_report_follows_from_recorded_results(tmp_path):
     text = report.markdown(run, usd_per_hour=0.36)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     speed = next(row for row in rows if row[:1] == ["torch fp32"])
-    assert speed == ["torch fp32", "4 (3-5)", "1 (0.8-1.33)", "100", "5 / 8.55", "12%", "0", "1.0000", "3"]  # fmt: skip  # noqa: E501
+    assert speed == ["torch fp32", "4 (3-5)", "1 (0.8-1.33)", "100", "5 / 8.55", "25%", "0", "1.0000", "3"]  # fmt: skip  # noqa: E501
     assert ["absent q8", "no compiler"] in rows
     assert ["torch fp32", "0.10000", "12.50"] in rows
     assert "2 layers of the real 28" in text

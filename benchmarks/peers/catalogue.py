@@ -53,7 +53,7 @@ PEERS = (
     ),
     Peer(
         "mxbai-rerank",
-        "mxbai_rerank",
+        "mxbai_rerank_",
         (TORCH, TRANSFORMERS, "mxbai-rerank==0.1.6"),
         (
             Setting("bf16", (DECODER,), "default: torch_dtype='auto' is the checkpoint's"),

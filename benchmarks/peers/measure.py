@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -73,9 +74,8 @@ def measure(workload: Workload, systems: Sequence[System], options: Options) -> 
         texts=texts.source,
         reference=" ".join(REFERENCES[workload.family]),
         baseline=" ".join(BASELINE),
-        jobs=[describe(job, workload, bundle) for job in jobs],
+        jobs=[describe(job, workload, bundle, rates[job.name]) for job in jobs],
         systems=[finished(entry) for entry in entries],
-        bare_rates=rates,
     )
 
 
@@ -130,26 +130,25 @@ def enter(workload: Workload, checkpoint: Path, system: System, options: Options
 
 def run_rounds(
     workload: Workload, entries: Sequence[Entry], jobs: Sequence[Job], options: Options
-) -> list[float]:
-    """Let every entry have its turn in each round: the bare rates of the rounds."""
+) -> dict[str, list[float]]:
+    """Let every entry have its turn at each job in each round: the jobs' bare rates by round."""
     matrices = workload.geometry.matrices
     products = bare(np.int8, options.threads, matrices)
-    rates = []
+    rates: dict[str, list[float]] = {job.name: [] for job in jobs}
     with ExitStack() as stack:
         running: dict[str, Worker] = {}
-        for number in range(options.rounds):
-            rates.append(bare_operations(matrices) / best_of(products))
+        for number, job in product(range(options.rounds), jobs):
+            rates[job.name].append(bare_operations(matrices) / best_of(products))
             for entry in entries:
-                left = [job for job in jobs if not is_out(entry, job, options.seconds)]
-                if entry.facts.reason is not None or not left:
+                if entry.facts.reason is not None or is_out(entry, job, options.seconds):
                     continue
                 name = entry.facts.name
-                print(f"{workload.name}: round {number + 1}: {name}", file=sys.stderr)
+                print(f"{workload.name}: {job.name}, round {number + 1}: {name}", file=sys.stderr)
                 try:
                     if name not in running:
                         running[name] = start(entry, jobs)
                         stack.callback(running[name].close)
-                    turn(entry, running[name], left)
+                    turn(entry, running[name], job)
                     if options.restart:
                         running.pop(name).close()
                 except PeerError as error:
@@ -185,12 +184,11 @@ def cut(request: Request) -> Request:
     return {**request, "documents": request["documents"][:WARM_UP]}
 
 
-def turn(entry: Entry, worker: Worker, jobs: Sequence[Job]) -> None:
-    """Have all lines of the jobs scored, one by one."""
-    for job in jobs:
-        answers = [worker.score(line) for line in job.lines]
-        entry.seconds.setdefault(job.name, []).append([answer.seconds for answer in answers])
-        entry.scores[job.name] = [scores for answer in answers for scores in answer.scores]
+def turn(entry: Entry, worker: Worker, job: Job) -> None:
+    """Have all lines of a job scored, one by one."""
+    answers = [worker.score(line) for line in job.lines]
+    entry.seconds.setdefault(job.name, []).append([answer.seconds for answer in answers])
+    entry.scores[job.name] = [scores for answer in answers for scores in answer.scores]
     peak = max(entry.facts.peak_bytes, worker.peak_bytes())
     entry.facts = msgspec.structs.replace(entry.facts, peak_bytes=peak)
 
@@ -213,7 +211,7 @@ def finished(entry: Entry) -> results.System:
     )
 
 
-def describe(job: Job, workload: Workload, bundle: Bundle) -> results.Job:
+def describe(job: Job, workload: Workload, bundle: Bundle, bare_rates: list[float]) -> results.Job:
     """Count what a job asks for, as the baseline's prompt makes tokens of it."""
     encoder = PromptEncoder(bundle, bundle.manifest.max_length)
     tokens = needed = 0
@@ -229,6 +227,7 @@ def describe(job: Job, workload: Workload, bundle: Bundle) -> results.Job:
         job.documents,
         tokens,
         workload.geometry.operations(needed, job.documents),
+        bare_rates,
     )
 
 

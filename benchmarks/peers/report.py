@@ -16,6 +16,7 @@ from benchmarks.peers.results import (
     kept_seconds,
     latency,
     ratios,
+    share,
     spread_of,
     usd_per_thousand,
 )
@@ -25,8 +26,7 @@ Medians, quartiles in brackets; n is the number of rounds that count. "times" is
 long as {baseline} a system took in the same round: above 1 it is slower. Tokens are those of every
 pair with its whole prompt. A system's share is of the int8 products that scores need at the least
 (no padding, the query once where the model allows, in the last layer scored rows alone), over all
-of its time, against the bare rate of int8 products of the same shapes in the same rounds: best of
-each round, median of the rounds."""
+of its time, against the best bare rate of int8 products of the same shapes in the same round."""
 
 
 def markdown(results: Results, usd_per_hour: float) -> str:
@@ -67,7 +67,6 @@ def speed_table(workload: Workload, job: Job) -> str:
     by_name = {system.name: system.jobs[job.name] for system in systems}
     baseline = by_name.get(workload.baseline)
     reference = by_name.get(workload.reference)
-    bare = spread_of(workload.bare_rates).median
     rows = []
     for system in sorted(systems, key=lambda one: seconds_of(one, job).median):
         timing = by_name[system.name]
@@ -81,7 +80,7 @@ def speed_table(workload: Workload, job: Job) -> str:
                 show(inverse(seconds, job.documents)),
                 f"{job.tokens / seconds.median:,.0f}",
                 f"{p50:.3g} / {p95:.3g}" if job.queries == len(timing.seconds[0]) else "",
-                f"{job.operations / seconds.median / bare:.0%}",
+                f"{share(timing, job).median:.0%}",
                 f"{agreed.max_error:.2g}" if agreed else "",
                 f"{agreed.kendall_tau:.4f}"
                 if agreed and agreed.kendall_tau == agreed.kendall_tau
@@ -97,7 +96,7 @@ def speed_table(workload: Workload, job: Job) -> str:
     title = (
         f"### {job.name}\n\n{job.queries} queries, {job.documents} documents,"
         f" {job.tokens / job.documents:.0f} tokens a document with its prompt{spread};"
-        f" bare int8 rate {show(spread_of([rate / 1e9 for rate in workload.bare_rates]))} GOP/s"
+        f" bare int8 rate {show(spread_of([rate / 1e9 for rate in job.bare_rates]))} GOP/s"
     )
     columns = ("system", "times", "documents/s", "tokens/s", "latency p50 / p95, s", "share")
     return title + "\n\n" + table((*columns, "max score error", "Kendall tau", "n"), rows)

@@ -48,6 +48,7 @@ class Job(msgspec.Struct, frozen=True):
     documents: int
     tokens: int  # of all pairs, each with its whole prompt
     operations: float  # int8 multiplications and additions that its scores need at the least
+    bare_rates: list[float]  # int8 operations/s of the model's matrices alone, a round each
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -63,7 +64,6 @@ class Workload(msgspec.Struct, frozen=True):
     baseline: str  # the system that times are compared with
     jobs: list[Job]
     systems: list[System]
-    bare_rates: list[float]  # int8 operations/s of its matrices alone, a round each
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -110,6 +110,12 @@ def ratios(timing: Timing, baseline: Timing) -> Spread:
     """How many times as long as the baseline it took, of the rounds that both took part in."""
     mine, theirs = kept_seconds(timing), [sum(lines) for lines in baseline.seconds]
     return spread_of([mine[n] / theirs[n] for n in mine if n < len(theirs)])
+
+
+def share(timing: Timing, job: Job) -> Spread:
+    """Return the int8 operations/s that its scores need, of the same round's bare rate."""
+    seconds = kept_seconds(timing).items()
+    return spread_of([job.operations / took / job.bare_rates[n] for n, took in seconds])
 
 
 def latency(timing: Timing) -> tuple[float, float]:

@@ -133,10 +133,10 @@ def draw_texts(collection: Path | None, tokenizer: Tokenizer) -> Texts:
 def _generated(rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """Draw words of the built-in text; as many a document as real ones have."""
     pairs = read_calibration(None).pairs
-    words = " ".join(pair.document for pair in pairs).split()
+    words = np.array(" ".join(pair.document for pair in pairs).split())
     shares = np.linspace(0, 1, len(WORDS))
     counts = np.interp(rng.random(2000), shares, WORDS).astype(int)
-    documents = [" ".join(rng.choice(words, count)) for count in counts]
+    documents = [" ".join(rng.choice(words, count)) for count in counts.tolist()]
     return list(dict.fromkeys(pair.query for pair in pairs)), documents
 
 
