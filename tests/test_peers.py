@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_what_goes_wrong_at_work_is_told(fake, setting, message):
     try:
         with pytest.raises(PeerError, match=message):
             worker.score([GO])
+    finally:
+        worker.close()
+
+
+def test_who_does_not_answer_is_ended(fake, monkeypatch):
+    worker = started(fake, "hang")
+    monkeypatch.setattr(processes, "TIMEOUT_S", 0.2)
+    try:
+        with pytest.raises(PeerError, match="no answer within"):
+            worker.score([GO])
+        assert worker._process.wait() == -signal.SIGKILL
     finally:
         worker.close()
 

@@ -23,7 +23,8 @@ from edgerank.cpu import CPU_TOPOLOGY
 
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
-TIMEOUT_S = 1800.0  # for one answer, or to convert a model
+TIMEOUT_S = 1800.0  # for one answer
+CONVERT_TIMEOUT_S = 7200.0
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -93,13 +94,16 @@ def convert(python: Path, script: str, checkpoint: Path, setting: str, work: Pat
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     start = time.perf_counter()
-    done = subprocess.run(
-        [*_command(python, script, checkpoint, setting, work), "--prepare"],
-        env={**os.environ, **OFFLINE},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    try:
+        done = subprocess.run(
+            [*_command(python, script, checkpoint, setting, work), "--prepare"],
+            env={**os.environ, **OFFLINE},
+            capture_output=True,
+            text=True,
+            timeout=CONVERT_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PeerError(f"its conversion takes longer than {CONVERT_TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:
         raise PeerError(_last_line(done.stderr))
     seconds = time.perf_counter() - start
@@ -175,10 +179,18 @@ class Worker:
         self._errors.close()
 
     def _read(self, kind: type) -> Any:
-        timer = threading.Timer(TIMEOUT_S, self._process.kill)
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        timer = threading.Timer(TIMEOUT_S, expire)
         timer.start()
         line = self._process.stdout.readline()
         timer.cancel()
+        if expired.is_set():
+            raise PeerError(f"no answer within {TIMEOUT_S:.0f} s")
         if not line:
             status = self._process.wait()
             self._errors.seek(0)

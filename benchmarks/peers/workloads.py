@@ -135,7 +135,7 @@ def _generated(rng: np.random.Generator) -> tuple[list[str], list[str]]:
     pairs = read_calibration(None).pairs
     words = np.array(" ".join(pair.document for pair in pairs).split())
     shares = np.linspace(0, 1, len(WORDS))
-    counts = np.interp(rng.random(2000), shares, WORDS).astype(int)
+    counts = np.interp(rng.random(1200), shares, WORDS).astype(int)
     documents = [" ".join(rng.choice(words, count)) for count in counts.tolist()]
     return list(dict.fromkeys(pair.query for pair in pairs)), documents
 
