@@ -56,8 +56,8 @@ PEERS = (
         "mxbai_rerank_",
         (TORCH, TRANSFORMERS, "mxbai-rerank==0.1.6"),
         (
-            Setting("bf16", (DECODER,), "default: torch_dtype='auto' is the checkpoint's"),
-            Setting("fp32", (DECODER,), "torch_dtype=torch.float32; the reference"),
+            Setting("fp32", (DECODER,), "default: bfloat16 becomes it on a CPU; the reference"),
+            Setting("bf16", (DECODER,), "the checkpoint's dtype, which the package avoids here"),
         ),
         "its MxbaiRerankV1 is sentence-transformers' CrossEncoder, which is here",
     ),

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from benchmarks.checkpoints import MXBAI_LARGE_V2, byte_tokenizer, pair_tokenizer, write_qwen2
 
 SHARED = Path(os.environ.get("EDGERANK_SHARED", Path(__file__).parents[3] / "shared"))
+PUBLISHED = {"torch_dtype": "bfloat16", "transformers_version": "4.48.0"}
 IDENTITY = {"activation_fn": "torch.nn.modules.linear.Identity"}  # logits, as ms-marco models give
 
 MXBAI_BASE_V2 = {
@@ -65,7 +66,7 @@ def write_decoder(target: Path, config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "tokenizer.json"
         tokenizer.save(str(path))
-        write_qwen2(target, {**config, "torch_dtype": "bfloat16"}, path)
+        write_qwen2(target, {**config, **PUBLISHED}, path)
     settings = {"model_max_length": 32768, "pad_token": special[0], "eos_token": special[2]}
     _write_tokenizer_settings(target, settings)
 
