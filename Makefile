@@ -28,7 +28,7 @@ bench: $(DEV)/.installed ## Compare with other engines: quick, decoders cut to 4
 	$(DEV)/bin/python -m benchmarks.peers $(COLLECTION_OPTION) $(BENCH)
 
 bench-full: $(DEV)/.installed ## Compare with other engines: whole models, all settings; hours
-	$(DEV)/bin/python -m benchmarks.peers --full --layers 28 --restart --rounds 5 --seconds 600 \
+	$(DEV)/bin/python -m benchmarks.peers --full --layers 28 --restart --rounds 5 --seconds 600 --minutes 600 \
 		$(COLLECTION_OPTION) $(BENCH)
 	$(DEV)/bin/python -m benchmarks.peers.scaling $(COLLECTION_OPTION)
 

@@ -15,7 +15,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks.engine import LAYER_WEIGHTS, bare_operations
-from benchmarks.peers import processes, report, results
+from benchmarks.peers import processes, report, results, scaling
 from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES
 from benchmarks.peers.processes import PeerError, Worker, convert
 from benchmarks.peers.workloads import DOCUMENT_TOKENS, draw_texts, workloads
@@ -212,3 +212,33 @@ def test_a_report_follows_from_recorded_results(tmp_path):
     assert "a\\|b" in text
     report.plot(run, tmp_path)
     assert (tmp_path / "workload-A.png").stat().st_size > 1000
+
+
+def test_a_scaling_report_has_a_table_and_a_plot_for_each_axis(tmp_path):
+    def curve(axis: str, threads: int) -> scaling.Curve:
+        return scaling.Curve(axis, "documents", "C", 6, "some", threads, [1, 10], [[2, 4, 6], [9]])
+
+    run = scaling.Scaling(
+        {}, [curve("documents", 1), curve("callers", 1), curve("documents", 2)], {}
+    )
+    scaling.write(run, tmp_path)
+    text = (tmp_path / "scaling.md").read_text()
+    assert "| some | 1 | 4 | 9 |\n| some | 2 | 4 | 9 |" in text
+    plots = {"scaling-C-documents.png", "scaling-C-callers.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == plots
+    assert all(name in text for name in plots)
+
+
+def test_scaling_asks_for_what_its_axes_say():
+    texts = draw_texts(None, Tokenizer.from_str(wordpiece_tokenizer().to_str()))
+    tokenizer = texts.tokenizer
+    for axis in scaling.AXES:
+        points = axis.points(texts)
+        assert [point.x for point in points] == sorted({point.x for point in points})
+        for point in points:
+            documents = [text for request in point.line for text in request["documents"]]
+            if axis.unit == "documents":
+                assert point.amount == len(documents)
+                continue
+            lengths = [len(tokenizer.encode(t, add_special_tokens=False).ids) for t in documents]
+            assert abs(sum(lengths) - point.amount) <= len(documents)

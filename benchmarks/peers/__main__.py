@@ -41,6 +41,9 @@ def main() -> None:
         "--seconds", type=float, default=8, help="after which a system sits out a job's rounds"
     )
     parser.add_argument(
+        "--minutes", type=float, default=3, help="after which no other round of a workload begins"
+    )
+    parser.add_argument(
         "--restart", action="store_true", help="one process at a time, anew each round"
     )
     parser.add_argument("--collection", type=Path, help="texts in BEIR's layout; else generated")
@@ -63,6 +66,7 @@ def main() -> None:
         arguments.threads,
         arguments.rounds,
         arguments.seconds,
+        arguments.minutes,
         arguments.restart,
         arguments.environments.absolute(),
         arguments.work.absolute(),

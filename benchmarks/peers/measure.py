@@ -39,6 +39,7 @@ class Options:
     threads: int
     rounds: int
     seconds: float  # of a system's rounds on a job; who has used them up sits out the rest
+    minutes: float  # of a workload's rounds, after which no other begins
     restart: bool  # one process at a time, started anew each round: where memory is short
     environments: Path
     work: Path  # for checkpoints and converted models
@@ -135,9 +136,12 @@ def run_rounds(
     matrices = workload.geometry.matrices
     products = bare(np.int8, options.threads, matrices)
     rates: dict[str, list[float]] = {job.name: [] for job in jobs}
+    deadline = time.perf_counter() + 60 * options.minutes
     with ExitStack() as stack:
         running: dict[str, Worker] = {}
         for number, job in product(range(options.rounds), jobs):
+            if number > 0 and time.perf_counter() > deadline:
+                break
             rates[job.name].append(bare_operations(matrices) / best_of(products))
             for entry in entries:
                 if entry.facts.reason is not None or is_out(entry, job, options.seconds):

@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", nargs="+", default=["sentence-transformers/onnx-int8", "mxbai-rerank/fp32"]
     )
+    parser.add_argument("--workloads", nargs="+", default=["C", "A"], metavar="NAME")
     parser.add_argument("--layers", type=int, default=4, help="of the decoder")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--collection", type=Path, help="texts in BEIR's layout; else generated")
@@ -127,13 +128,14 @@ def main() -> None:
         threads=physical_cores(),
         rounds=arguments.rounds,
         seconds=0,
+        minutes=0,
         restart=False,
         environments=arguments.environments.absolute(),
         work=arguments.work.absolute(),
         collection=arguments.collection,
     )
     scaling = Scaling(describe_machine(), [], {})
-    for name in dict.fromkeys(axis.workload for axis in AXES):
+    for name in arguments.workloads:
         measure(name, arguments.layers, arguments.peers, options, scaling)
         write(scaling, arguments.output)
 

@@ -155,7 +155,7 @@ def base_jobs(texts: Texts) -> tuple[Job, ...]:
 
 def small_jobs(texts: Texts) -> tuple[Job, ...]:
     together = tuple(texts.request(20, number) for number in range(32))
-    return Job("1 x 100", one_by_one(texts, 100, 2)), Job("32 callers x 20", (together,))
+    return Job("1 x 100", one_by_one(texts, 100)), Job("32 callers x 20", (together,))
 
 
 def workloads(layers: int) -> tuple[Workload, ...]:
