@@ -7,18 +7,18 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from benchmarks.engine import LAYER_WEIGHTS, bare_operations
-from benchmarks.peers import processes, report, results, scaling
+from benchmarks.peers import measure, processes, report, results, scaling
 from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES
 from benchmarks.peers.processes import PeerError, Worker, convert
-from benchmarks.peers.workloads import DOCUMENT_TOKENS, draw_texts, workloads
+from benchmarks.peers.workloads import DOCUMENT_TOKENS, Job, Texts, draw_texts, workloads
 from tests.conftest import ROOT, wordpiece_tokenizer
 
 GO = {"query": "go", "documents": ["a", "bbb", "cc"]}
@@ -148,10 +148,13 @@ def test_operations_are_those_of_the_engine_benchmark():
     assert more == 2 * (27 * LAYER_WEIGHTS + 1536 * 512)
 
 
-def test_generated_texts_have_the_wanted_lengths_and_are_the_same_each_time():
-    tokenizer = Tokenizer.from_str(wordpiece_tokenizer().to_str())
-    texts, again = (draw_texts(None, tokenizer) for _ in range(2))
-    assert texts.documents == again.documents
+@pytest.fixture(scope="module")
+def texts() -> Texts:
+    return draw_texts(None, wordpiece_tokenizer())
+
+
+def test_generated_texts_have_the_wanted_lengths(texts):
+    tokenizer = texts.tokenizer
     lengths = [
         len(e.ids) for e in tokenizer.encode_batch(texts.documents, add_special_tokens=False)
     ]
@@ -192,7 +195,7 @@ def recorded() -> results.Results:
             peak_bytes=int(2e9),
             jobs={job.name: timing([9, 2, 4, 6], reference)},
         ),
-        results.System("absent", "q8", "", reason="no compiler"),
+        results.System("absent", "q8", "", reasons={"1 x 4": "no compiler"}),
     ]
     workload = results.Workload(
         "A", "some model", 2, 28, "random", "cisi", "torch fp32", "edgerank int8", [job], systems,
@@ -206,7 +209,7 @@ def test_a_report_follows_from_recorded_results(tmp_path):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     speed = next(row for row in rows if row[:1] == ["torch fp32"])
     assert speed == ["torch fp32", "4 (3-5)", "1 (0.8-1.33)", "100", "5 / 8.55", "25%", "0", "1.0000", "3"]  # fmt: skip  # noqa: E501
-    assert ["absent q8", "no compiler"] in rows
+    assert ["absent q8", "1 x 4", "no compiler"] in rows
     assert ["torch fp32", "0.10000", "12.50"] in rows
     assert "2 layers of the real 28" in text
     assert "a\\|b" in text
@@ -229,8 +232,7 @@ def test_a_scaling_report_has_a_table_and_a_plot_for_each_axis(tmp_path):
     assert all(name in text for name in plots)
 
 
-def test_scaling_asks_for_what_its_axes_say():
-    texts = draw_texts(None, Tokenizer.from_str(wordpiece_tokenizer().to_str()))
+def test_scaling_asks_for_what_its_axes_say(texts):
     tokenizer = texts.tokenizer
     for axis in scaling.AXES:
         points = axis.points(texts)
@@ -242,3 +244,27 @@ def test_scaling_asks_for_what_its_axes_say():
                 continue
             lengths = [len(tokenizer.encode(t, add_special_tokens=False).ids) for t in documents]
             assert abs(sum(lengths) - point.amount) <= len(documents)
+
+
+def test_a_system_that_fails_at_one_job_still_does_the_others(fake, monkeypatch):
+    convert(PYTHON, "fake_peer", fake, "error", fake / "work")
+    facts = results.System("fake", "error", "")
+
+    def start() -> Worker:
+        return Worker(PYTHON, "fake_peer", fake, "error", fake / "work", threads=1)
+
+    fine = {"query": "q", "documents": ["a", "bb"]}
+    jobs = [Job("bad", (({**GO, "documents": ["a"] * 20},),)), Job("good", ((fine,),))]
+    monkeypatch.setattr(measure, "bare", lambda *_: lambda: time.sleep(0.3))
+    monkeypatch.setattr(measure, "cut", lambda request: {**request, "query": "warm-up"})
+    entry = measure.Entry(start, facts)
+    absent = measure.Entry(start, results.System("absent", "", "", {results.EVERYTHING: "no hub"}))
+    options = measure.Options(1, 2, 60, 60, False, fake, fake, None)
+    rates = measure.run_rounds(workloads(2)[0], [entry, absent], jobs, options)
+    assert {name: len(values) for name, values in rates.items()} == {"bad": 2, "good": 2}
+    measured = measure.finished(entry)
+    assert measured.reasons == {"bad": "ValueError: too long"}
+    assert {name: len(job.seconds) for name, job in measured.jobs.items()} == {"good": 2}
+    assert measured.jobs["good"].scores == [[1, 2]]
+    assert measured.peak_bytes > 5e6
+    assert measure.finished(absent).jobs == {}

@@ -80,6 +80,7 @@ PEERS = (
             Setting("int8", ENCODERS, "AutoQuantizationConfig.avx512_vnni, its default scales"),
             Setting("int8-per-channel", ENCODERS, "per_channel=True", is_quick=False),
         ),
-        "ORTModelForSequenceClassification wants a classifier, which this family has not",
+        "ORTModelForSequenceClassification wants a classifier, which this family has not;"
+        " ORTModelForCausalLM, whose graph ends in a whole vocabulary's logits, is not set up here",
     ),
 )

@@ -20,6 +20,7 @@ from benchmarks.engine import bare, bare_operations
 from benchmarks.peers import results
 from benchmarks.peers.catalogue import BASELINE, REFERENCES, Peer, Setting
 from benchmarks.peers.processes import PeerError, Worker, convert, make_environment, size_of
+from benchmarks.peers.results import EVERYTHING
 from benchmarks.peers.workloads import Job, Request, Workload, draw_texts
 from edgerank.bundle import Bundle, read_bundle
 from edgerank.preparation import checked_pairs, prepare
@@ -87,7 +88,8 @@ def build(workload: Workload, systems: Sequence[System], options: Options) -> li
     for system in systems:
         entries.append(enter(workload, checkpoint, system, options))
         facts = entries[-1].facts
-        outcome = facts.reason or f"ready, {facts.environment_bytes / 1e6:,.0f} MB of packages"
+        size = f"ready, {facts.environment_bytes / 1e6:,.0f} MB of packages"
+        outcome = facts.reasons.get(EVERYTHING, size)
         print(f"{workload.name}: {facts.name}: {outcome}", file=sys.stderr)
     return entries
 
@@ -124,7 +126,7 @@ def enter(workload: Workload, checkpoint: Path, system: System, options: Options
         size = size_of(options.environments / peer.name)
         facts = msgspec.structs.replace(facts, convert_s=seconds, environment_bytes=size)
     except PeerError as error:
-        return Entry(_never, msgspec.structs.replace(facts, reason=str(error)))
+        return Entry(_never, msgspec.structs.replace(facts, reasons={EVERYTHING: str(error)}))
     command = (python, peer.script, checkpoint, setting.name, work)
     return Entry(lambda: Worker(*command, threads=options.threads), facts)
 
@@ -144,7 +146,7 @@ def run_rounds(
                 break
             rates[job.name].append(bare_operations(matrices) / best_of(products))
             for entry in entries:
-                if entry.facts.reason is not None or is_out(entry, job, options.seconds):
+                if is_out(entry, job, options.seconds):
                     continue
                 name = entry.facts.name
                 print(f"{workload.name}: {job.name}, round {number + 1}: {name}", file=sys.stderr)
@@ -153,10 +155,12 @@ def run_rounds(
                         running[name] = start(entry, jobs)
                         stack.callback(running[name].close)
                     turn(entry, running[name], job)
-                    if options.restart:
-                        running.pop(name).close()
                 except PeerError as error:
-                    entry.facts = msgspec.structs.replace(entry.facts, reason=str(error))
+                    failed = job.name if name in running else EVERYTHING
+                    entry.facts.reasons[failed] = str(error)
+                    entry.seconds.pop(job.name, None)
+                if name in running and (options.restart or job.name in entry.facts.reasons):
+                    running.pop(name).close()
     return rates
 
 
@@ -171,16 +175,24 @@ def best_of(products: Callable[[], object]) -> float:
 
 
 def is_out(entry: Entry, job: Job, seconds: float) -> bool:
+    """Tell whether an entry has had its share of a job, or cannot do it."""
+    if not entry.facts.reasons.keys().isdisjoint({job.name, EVERYTHING}):
+        return True
     rounds = entry.seconds.get(job.name, [])
     return len(rounds) >= FEWEST_ROUNDS and sum(map(sum, rounds)) > seconds
 
 
 def start(entry: Entry, jobs: Sequence[Job]) -> Worker:
-    """Start a worker and let it warm up."""
+    """Start a worker and let it warm up; a failure then is one of the whole system."""
     worker = entry.start()
     entry.starts.append(worker)
-    for job in jobs:
-        worker.score([cut(request) for request in job.lines[0]])
+    try:
+        for job in jobs:
+            if job.name not in entry.facts.reasons:
+                worker.score([cut(request) for request in job.lines[0]])
+    except PeerError:
+        worker.close()
+        raise
     return worker
 
 

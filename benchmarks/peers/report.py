@@ -125,6 +125,8 @@ def price_table(workload: Workload, usd_per_hour: float) -> str:
     job = workload.jobs[0]
     rows = []
     for system in measured(workload):
+        if job.name not in system.jobs:
+            continue
         price = usd_per_thousand(
             inverse(seconds_of(system, job), job.documents).median, usd_per_hour
         )
@@ -140,8 +142,8 @@ def price_table(workload: Workload, usd_per_hour: float) -> str:
 
 
 def missing(workload: Workload) -> str:
-    rows = [(one.name, one.reason) for one in workload.systems if one.reason is not None]
-    return "Not measured:\n\n" + table(("system", "reason"), rows) if rows else ""
+    rows = [(one.name, *item) for one in workload.systems for item in one.reasons.items()]
+    return "Not measured:\n\n" + table(("system", "what", "reason"), rows) if rows else ""
 
 
 def versions(results: Results) -> str:
@@ -156,7 +158,7 @@ def versions(results: Results) -> str:
 
 
 def measured(workload: Workload) -> list[System]:
-    return [system for system in workload.systems if system.reason is None]
+    return [system for system in workload.systems if system.jobs]
 
 
 def seconds_of(system: System, job: Job) -> Spread:

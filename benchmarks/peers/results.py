@@ -12,6 +12,9 @@ from scipy.stats import kendalltau
 HOSTED_USD = 0.008  # per 1,000 documents: announced for a hosted mxbai-rerank-large-v2
 
 
+EVERYTHING = "everything"
+
+
 class Timing(msgspec.Struct, frozen=True):
     """A job's rounds in one system."""
 
@@ -20,12 +23,12 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class System(msgspec.Struct, frozen=True):
-    """A peer in one setting, on one workload; either measured or with the reason why not."""
+    """A peer in one setting, on one workload; what it did not do is there with the reason."""
 
     peer: str
     setting: str
     note: str
-    reason: str | None = None
+    reasons: dict[str, str] = {}  # by job, or EVERYTHING
     versions: dict[str, str] = {}
     environment_bytes: int = 0
     model_bytes: int = 0

@@ -22,7 +22,7 @@ from benchmarks.peers.machine import describe_machine
 from benchmarks.peers.measure import Options, enter, start, write_checkpoint
 from benchmarks.peers.processes import ROOT, PeerError
 from benchmarks.peers.report import save, table
-from benchmarks.peers.results import spread_of
+from benchmarks.peers.results import EVERYTHING, spread_of
 from benchmarks.peers.workloads import Job, Request, Texts, draw_texts, workloads
 from edgerank.cpu import physical_cores
 
@@ -158,8 +158,8 @@ def measure(name: str, layers: int, peers: list[str], options: Options, scaling:
             for system in chosen:
                 entry = enter(workload, checkpoint, system, replace(options, threads=threads))
                 try:
-                    if entry.facts.reason is not None:
-                        raise PeerError(entry.facts.reason)
+                    if EVERYTHING in entry.facts.reasons:
+                        raise PeerError(entry.facts.reasons[EVERYTHING])
                     worker = start(entry, warm_up)
                 except PeerError as error:
                     scaling.missing[entry.facts.name] = str(error)
