@@ -142,7 +142,7 @@ def run_rounds(
     with ExitStack() as stack:
         running: dict[str, Worker] = {}
         for number, job in product(range(options.rounds), jobs):
-            if number > 0 and time.perf_counter() > deadline:
+            if number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
                 break
             rates[job.name].append(bare_operations(matrices) / best_of(products))
             for entry in entries:
