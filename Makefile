@@ -8,10 +8,10 @@ PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAIN
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test format clean
+.PHONY: help demo test bench bench-full format clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 demo: $(DEMO)/.installed ## Rerank with a small real model, quantized on the spot (no torch)
 	$(DEMO)/bin/python benchmarks/demo.py
@@ -21,6 +21,16 @@ test: $(DEV)/.installed ## Lint, check the types and run the tests
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/mypy
 	$(DEV)/bin/pytest
+
+# make bench COLLECTION=DIR BENCH='--machine-price 0.08 --workloads A'
+COLLECTION_OPTION := $(if $(COLLECTION),--collection $(COLLECTION))
+bench: $(DEV)/.installed ## Compare with other engines: quick, decoders cut to 4 layers
+	$(DEV)/bin/python -m benchmarks.peers $(COLLECTION_OPTION) $(BENCH)
+
+bench-full: $(DEV)/.installed ## Compare with other engines: whole models, all settings; hours
+	$(DEV)/bin/python -m benchmarks.peers --full --layers 28 --restart --rounds 5 --seconds 600 --minutes 600 \
+		$(COLLECTION_OPTION) $(BENCH)
+	$(DEV)/bin/python -m benchmarks.peers.scaling $(COLLECTION_OPTION)
 
 format: $(DEV)/.installed ## Format the code and fix what the linter can
 	$(DEV)/bin/ruff check --fix

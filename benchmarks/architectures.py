@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.checkpoints import byte_tokenizer, pair_tokenizer
-from benchmarks.engine import BARE_CALLS, BARE_ROWS, LAYER_WEIGHTS, bare
+from benchmarks.engine import bare, bare_operations
 from edgerank.bundle import Bundle
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
@@ -144,9 +144,7 @@ def measure(geometry: Geometry, work: Path, rounds: int) -> tuple[str, ...]:
     operations = 2 * (deep - shallow) * tokens
     differences = [deep - shallow for shallow, deep in zip(*times[1:], strict=True)]
     rates = [operations / seconds / 1e9 for seconds in differences]
-    bare_rates = [
-        2 * BARE_ROWS * LAYER_WEIGHTS * BARE_CALLS / seconds / 1e9 for seconds in times[0]
-    ]
+    bare_rates = [bare_operations() / seconds / 1e9 for seconds in times[0]]
     layers = geometry.depths[1] - geometry.depths[0]
     return (
         geometry.model,

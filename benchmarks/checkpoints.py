@@ -56,7 +56,7 @@ def _qwen2_shards(config: dict[str, object]) -> Iterator[tuple[str, dict[str, ND
         "embeddings",
         {
             "model.embed_tokens.weight": _random(rng, config["vocab_size"], hidden),
-            "model.norm.weight": _random(rng, hidden),
+            "model.norm.weight": _random(rng, hidden, mean=1),
         },
     )
     for layer in range(config["num_hidden_layers"]):
@@ -77,7 +77,7 @@ def _qwen2_shards(config: dict[str, object]) -> Iterator[tuple[str, dict[str, ND
         yield (
             f"{layer:02}",
             {
-                f"model.layers.{layer}.{name}": _random(rng, *shape)
+                f"model.layers.{layer}.{name}": _random(rng, *shape, mean="norm" in name)
                 for name, shape in shapes.items()
             },
         )
@@ -96,9 +96,13 @@ def _write_safetensors(path: Path, tensors: dict[str, NDArray[np.uint16]]) -> No
             file.write(bits.data)
 
 
-def _random(rng: np.random.Generator, *shape: int) -> NDArray[np.uint16]:
-    """Draw bfloat16 weights: of mean 0, or of mean 1 for vectors, which are mostly norms' gains."""
-    values = rng.standard_normal(shape, np.float32) * np.float32(0.02) + np.float32(len(shape) == 1)
+def _random(rng: np.random.Generator, *shape: int, mean: float = 0) -> NDArray[np.uint16]:
+    """Draw bfloat16 weights; norms' gains want a mean of 1.
+
+    Biases must not have it: keys that are mostly their bias make attention even, and documents
+    score alike.
+    """
+    values = rng.standard_normal(shape, np.float32) * np.float32(0.02) + np.float32(mean)
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 

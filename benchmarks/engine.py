@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,7 @@ def measure_speed(bundle: Bundle, layers: int, threads: int, rounds: int, sizes:
     shared, apart = documents(rng)
     candidates: dict[str, tuple[Callable[[], object], float]] = {}
     for name, dtype in LIMITS.items():
-        candidates[name] = bare(dtype, threads), 2 * BARE_ROWS * LAYER_WEIGHTS * BARE_CALLS
+        candidates[name] = bare(dtype, threads), bare_operations()
     for size in sizes:
         candidates[f"engine, batches of {size}"] = (
             lambda size=size: run(engine, shared, size),
@@ -190,28 +190,37 @@ def operations(layers: int, groups: list[Group], size: int) -> float:
     return 2.0 * total
 
 
-def bare(dtype: type, threads: int) -> Callable[[], object]:
+MATRICES = {"q": (1536, 1536), "kv": (1536, 512), "o": (1536, 1536)}  # depth and width
+MATRICES |= {"gate": (1536, 8960), "up": (1536, 8960), "down": (8960, 1536)}
+
+
+def bare_operations(matrices: Mapping[str, tuple[int, int]] = MATRICES) -> float:
+    """Count multiplications and additions of what ``bare`` returns."""
+    return 2.0 * BARE_ROWS * BARE_CALLS * sum(depth * width for depth, width in matrices.values())
+
+
+def bare(
+    dtype: type, threads: int, matrices: Mapping[str, tuple[int, int]] = MATRICES
+) -> Callable[[], object]:
     """One layer's matrix products and nothing else, on BARE_ROWS rows."""
     rng = np.random.default_rng(0)
+    depths = sorted({depth for depth, _ in matrices.values()})
     nodes, constants, outputs = [], {"one": np.float32(1), "zero": np.uint8(128)}, []
-    shapes = {"q": (1536, 1536), "kv": (1536, 512), "o": (1536, 1536)}
-    shapes |= {"gate": (1536, 8960), "up": (1536, 8960), "down": (8960, 1536)}
-    for name, (depth, width) in shapes.items():
+    for name, (depth, width) in matrices.items():
         constants[name] = rng.integers(-64, 65, (depth, width)).astype(dtype)
         constants[f"{name}.scales"] = np.ones(width, np.float32)
-        rows = "wide" if depth == 8960 else "narrow"
         if dtype == np.int8:
-            inputs = [rows, name, "one", f"{name}.scales", "zero"]
+            inputs = [f"rows.{depth}", name, "one", f"{name}.scales", "zero"]
             node = helper.make_node("MatMulIntegerToFloat", inputs, [f"{name}.out"])
             node.domain = "com.microsoft"
         else:
-            node = helper.make_node("MatMul", [rows, name], [f"{name}.out"])
+            node = helper.make_node("MatMul", [f"rows.{depth}", name], [f"{name}.out"])
         nodes.append(node)
         outputs.append(helper.make_tensor_value_info(f"{name}.out", TensorProto.FLOAT, None))
     element = TensorProto.UINT8 if dtype == np.int8 else TensorProto.FLOAT
     inputs = [
-        helper.make_tensor_value_info(name, element, [BARE_ROWS, depth])
-        for name, depth in (("narrow", 1536), ("wide", 8960))
+        helper.make_tensor_value_info(f"rows.{depth}", element, [BARE_ROWS, depth])
+        for depth in depths
     ]
     initializers = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
     graph = helper.make_graph(nodes, "bare", inputs, outputs, initializers)
@@ -221,9 +230,10 @@ def bare(dtype: type, threads: int) -> Callable[[], object]:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER])
-    x = rng.integers(0, 256, (BARE_ROWS, 1536)), rng.integers(0, 256, (BARE_ROWS, 8960))
     kind = np.uint8 if dtype == np.int8 else np.float32
-    feed = {"narrow": x[0].astype(kind), "wide": x[1].astype(kind)}
+    feed = {
+        f"rows.{depth}": rng.integers(0, 256, (BARE_ROWS, depth)).astype(kind) for depth in depths
+    }
     return lambda: [session.run(None, feed) for _ in range(BARE_CALLS)]
 
 

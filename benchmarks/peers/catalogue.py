@@ -1,0 +1,86 @@
+"""Who is compared: each peer's pinned environment, its settings, and what it can run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DECODER, BERT, DEBERTA = "decoder", "bert", "deberta"  # families of workloads
+ENCODERS = (BERT, DEBERTA)
+TORCH = "torch==2.13.0"
+TRANSFORMERS = "transformers==4.57.6"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run a peer."""
+
+    name: str
+    families: tuple[str, ...]
+    note: str  # whose default it is, or where the documentation recommends it
+    is_quick: bool = True  # else in the full set alone
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer: its worker is workers/<script>.py, run by its own environment's Python."""
+
+    name: str
+    script: str
+    requirements: tuple[str, ...]  # of pip; "-e ." is this repository
+    settings: tuple[Setting, ...]
+    absent: str  # why it runs the other families not at all
+    converter: tuple[str, ...] = ()  # requirements of what converts models, where that differs
+
+
+BASELINE = "edgerank", "int8"  # what ratios are to
+REFERENCES = {  # float32 on torch: what scores are compared with
+    DECODER: ("mxbai-rerank", "fp32"),
+    BERT: ("sentence-transformers", "torch"),
+    DEBERTA: ("sentence-transformers", "torch"),
+}
+
+PEERS = (
+    Peer(
+        "edgerank",
+        "edgerank_",
+        ("-e .",),
+        (
+            Setting("int8", (DECODER, *ENCODERS), "default"),
+            Setting("int4", (DECODER, *ENCODERS), "for boxes short of memory", is_quick=False),
+        ),
+        "",
+        converter=("-e .[quantize]",),
+    ),
+    Peer(
+        "mxbai-rerank",
+        "mxbai_rerank_",
+        (TORCH, TRANSFORMERS, "mxbai-rerank==0.1.6"),
+        (
+            Setting("fp32", (DECODER,), "default: bfloat16 becomes it on a CPU; the reference"),
+            Setting("bf16", (DECODER,), "the checkpoint's dtype, which the package avoids here"),
+        ),
+        "its MxbaiRerankV1 is sentence-transformers' CrossEncoder, which is here",
+    ),
+    Peer(
+        "sentence-transformers",
+        "sentence_transformers_",
+        (TORCH, TRANSFORMERS, "sentence-transformers[onnx]==5.7.0"),
+        (
+            Setting("torch", ENCODERS, "default; the reference"),
+            Setting("onnx", ENCODERS, "backend='onnx', recommended for CPU"),
+            Setting("onnx-int8", ENCODERS, "export_dynamic_quantized_onnx_model, recommended"),
+        ),
+        "a decoder of this family is no sequence classifier; its own package runs it",
+    ),
+    Peer(
+        "optimum",
+        "optimum_",
+        (TORCH, TRANSFORMERS, "optimum[onnxruntime]==2.1.0", "onnx"),
+        (
+            Setting("int8", ENCODERS, "AutoQuantizationConfig.avx512_vnni, its default scales"),
+            Setting("int8-per-channel", ENCODERS, "per_channel=True", is_quick=False),
+        ),
+        "ORTModelForSequenceClassification wants a classifier, which this family has not;"
+        " ORTModelForCausalLM, whose graph ends in a whole vocabulary's logits, is not set up here",
+    ),
+)

@@ -1,0 +1,73 @@
+"""sentence-transformers' CrossEncoder on torch, and on ONNX Runtime in float32 and in int8.
+
+The int8 export is that of its own ``export_dynamic_quantized_onnx_model``, for the instruction
+set that this CPU has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import worker
+
+SETTINGS = ("torch", "torch-bf16", "onnx", "onnx-int8")
+
+
+def quantized_for() -> str:
+    """Name the configuration that the documentation gives for this CPU."""
+    flags = Path("/proc/cpuinfo").read_text()
+    if "avx512_vnni" in flags:
+        return "avx512_vnni"
+    if "avx512f" in flags:
+        return "avx512"
+    return "avx2" if "avx2" in flags else "arm64"
+
+
+def prepare(checkpoint: Path, setting: str, work: Path) -> None:
+    if not setting.startswith("onnx"):
+        return
+    from sentence_transformers import CrossEncoder, export_dynamic_quantized_onnx_model
+
+    model = CrossEncoder(str(checkpoint), backend="onnx", model_kwargs={"export": True})
+    model.save_pretrained(str(work))
+    if setting == "onnx-int8":
+        export_dynamic_quantized_onnx_model(model, quantized_for(), str(work))
+
+
+def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Model:
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    torch.set_num_threads(threads)
+    if setting.startswith("torch"):
+        files = sorted(checkpoint.glob("*.safetensors"))
+        options = {"torch_dtype": "bfloat16"} if setting == "torch-bf16" else {}
+        model = CrossEncoder(str(checkpoint), device="cpu", model_kwargs=options)
+    else:
+        import onnxruntime
+
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = threads
+        pattern = "model_q*.onnx" if setting == "onnx-int8" else "model.onnx"
+        (graph,) = (work / "onnx").glob(pattern)
+        files = sorted(graph.parent.glob(f"{graph.name}*"))
+        model = CrossEncoder(
+            str(work),
+            device="cpu",
+            backend="onnx",
+            model_kwargs={
+                "file_name": f"onnx/{graph.name}",
+                "provider": "CPUExecutionProvider",
+                "session_options": session_options,
+            },
+        )
+    return worker.Model(worker.as_pairs(model.predict), files)
+
+
+if __name__ == "__main__":
+    worker.run(
+        load,
+        prepare,
+        modules=["torch", "sentence_transformers"],
+        distributions=["sentence-transformers", "torch", "transformers", "onnxruntime"],
+    )
