@@ -87,7 +87,8 @@ def measure(cases: dict[str, tuple[Writer, np.ndarray]], y: np.ndarray) -> dict[
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(ROUNDS):
         for name, session in sessions.items():
-            feed = {"x": cases[name][1], "y": y}
+            values = {"x": cases[name][1], "y": y}
+            feed = {given.name: values[given.name] for given in session.get_inputs()}
             start = time.perf_counter()
             session.run(None, feed)
             seconds[name].append(time.perf_counter() - start)
