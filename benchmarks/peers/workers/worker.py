@@ -1,0 +1,129 @@
+"""What all workers share: the command line, the clock and one JSON line for each line read.
+
+Standard library only: a peer's environment need not hold anything else. The peer's packages are
+imported when ``run`` says, so that their import can be timed; files beside this one may have the
+names of packages, hence sys.path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
+
+Request = dict[str, Any]  # "query": str, "documents": list[str]
+TINY: Request = {"query": "who wrote dune?", "documents": ["Dune was written by Frank Herbert."]}
+CANNOT_RUN = 3  # exit status
+
+
+class CannotRunError(Exception):
+    """The peer has no way to run this here; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A peer's model, loaded."""
+
+    score: Callable[[list[Request]], list[list[float]]]  # a list of scores for each request
+    model_files: list[Path]  # what it was loaded from: graph and weights
+
+
+def run(
+    load: Callable[[Path, str, int, Path], Any],
+    prepare: Callable[[Path, str, Path], None] | None = None,
+    *,
+    modules: Sequence[str] = (),
+    distributions: Sequence[str] = (),
+) -> None:
+    """Convert with ``prepare``, or load and answer until the input ends.
+
+    :param load: of checkpoint, setting, threads and the directory of converted models
+    :param prepare: of checkpoint, setting and that directory; what it writes there is kept
+    :param modules: of the peer, imported before anything else and timed
+    :param distributions: whose versions are told
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is not an answer
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--setting", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        if arguments.prepare:
+            if prepare is not None:
+                prepare(arguments.checkpoint, arguments.setting, arguments.work)
+            return
+        start = time.perf_counter()
+        for module in modules:
+            importlib.import_module(module)
+        imported = time.perf_counter()
+        model = load(arguments.checkpoint, arguments.setting, arguments.threads, arguments.work)
+        loaded = time.perf_counter()
+        model.score([TINY])
+    except CannotRunError as error:
+        _refuse(str(error))
+    ready = {
+        "import_s": imported - start,
+        "load_s": loaded - imported,
+        "model_bytes": sum(path.stat().st_size for path in model.model_files),
+        "versions": {name: version(name) for name in distributions},
+    }
+    print(json.dumps(ready), file=answers)
+    for line in sys.stdin:
+        print(json.dumps(_answer(model, json.loads(line)["requests"])), file=answers)
+
+
+def one_after_another(
+    score: Callable[[str, list[str]], Sequence[float]],
+) -> Callable[[list[Request]], list[list[float]]]:
+    """Score concurrent requests in turn, for libraries that take one query at a time."""
+    return lambda requests: [
+        [float(value) for value in score(request["query"], request["documents"])]
+        for request in requests
+    ]
+
+
+def as_pairs(
+    score: Callable[[list[tuple[str, str]]], Sequence[float]],
+) -> Callable[[list[Request]], list[list[float]]]:
+    """Score concurrent requests in one call, for libraries that take pairs of texts."""
+
+    def score_requests(requests: list[Request]) -> list[list[float]]:
+        pairs = [(request["query"], text) for request in requests for text in request["documents"]]
+        values = iter([float(value) for value in score(pairs)])
+        return [[next(values) for _ in request["documents"]] for request in requests]
+
+    return score_requests
+
+
+def _answer(model: Any, requests: list[Request]) -> dict[str, Any]:
+    start = time.perf_counter()
+    try:
+        scores, error = model.score(requests), None
+    except Exception as failure:  # any: it is the harness that decides what it means
+        scores, error = [], f"{type(failure).__name__}: {failure}".splitlines()[0]
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "request_seconds": [seconds] * len(requests),  # all are answered when the last is
+        "scores": scores,
+        "error": error,
+    }
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(reason.splitlines()[0], file=sys.stderr)
+    raise SystemExit(CANNOT_RUN)
