@@ -49,7 +49,7 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = functools.partial(onnxruntime.InferenceSession, sess_options=options)
-    onnxruntime.InferenceSession = session  # type: ignore[misc]
+    onnxruntime.InferenceSession = session
     ranker = Ranker(model_name=NAME, cache_dir=str(work), log_level="WARNING")
 
     def score(query: str, documents: list[str]) -> list[float]:

@@ -7,7 +7,6 @@ checkpoint's tokenizer's, as llama.cpp has no pairs and no pieces.
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -190,8 +189,6 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
     import llama_cpp
     from tokenizers import Tokenizer
 
-    quiet = llama_cpp.llama_log_callback(lambda *_: None)
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     path = work / "model.gguf"
     options = llama_cpp.llama_model_default_params()
@@ -204,7 +201,6 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
     kind = config["model_type"]
     session = Session(model, BATCH_TOKENS[kind], threads, kind == "bert")
     at_once = 1 if setting.endswith("default") else MAX_SEQUENCES - 1
-    session.keep = quiet  # type: ignore[attr-defined]  # a callback lives as long as its caller
     if kind == "bert":
         return worker.Model(encoder(session, tokenizer, config, at_once), [path])
     return worker.Model(decoder(session, tokenizer, at_once), [path])
@@ -298,5 +294,5 @@ if __name__ == "__main__":
         load,
         prepare,
         modules=["llama_cpp", "tokenizers"],
-        distributions=["llama-cpp-python", "gguf", "tokenizers", "numpy"],
+        distributions=["llama-cpp-python", "tokenizers", "numpy"],
     )
