@@ -7,6 +7,7 @@ checkpoint's tokenizer's, as llama.cpp has no pairs and no pieces.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -127,6 +128,10 @@ def read_tensors(checkpoint: Path, is_encoder: bool) -> Iterator[tuple[str, Any]
         yield inner.replace("pooler.dense.", "classifier.dense."), values
 
 
+# kept here, as llama.cpp calls it until the end
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+
+
 class Session:
     """A context, and one batch that is filled again and again."""
 
@@ -189,6 +194,7 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
     import llama_cpp
     from tokenizers import Tokenizer
 
+    llama_cpp.llama_log_set(_QUIET, None)
     llama_cpp.llama_backend_init()
     path = work / "model.gguf"
     options = llama_cpp.llama_model_default_params()
