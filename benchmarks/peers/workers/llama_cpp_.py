@@ -16,7 +16,7 @@ from typing import Any
 import worker
 
 SETTINGS = {
-    "q8_0": "Q8_0, documents in batches behind the shared query: the best that was found",
+    "q8_0": "Q8_0, documents in batches behind the shared query",
     "q4_0": "Q4_0, likewise",
     "q8_0-default": "Q8_0, one document a call; context and batch as Llama() sets them",
     "q4_0-default": "Q4_0, likewise",
@@ -31,7 +31,7 @@ DOCUMENT = (
     " provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
     "<|im_end|>\n<|im_start|>assistant\n",
 )
-BATCH_TOKENS = {"qwen2": 512, "bert": 512}  # of 128 to 2048 the fastest, or as fast as it
+BATCH_TOKENS = {"qwen2": 512, "bert": 512}  # decoders: no slower than 128, 256, 1024
 MAX_SEQUENCES = 64
 LEAST_CONTEXT = 2048  # grows with the longest document
 

@@ -19,7 +19,7 @@ SETTINGS = {
     "int8-dynamic": "NNCF int8 weights, activations rounded in groups of 128: dynamic quantization"
     " as recommended for language models, in float32 and not the default bfloat16",
     "int8-weights": "NNCF int8 weights: optimum-intel's default from a billion of them on",
-    "fp32-f32": "float32 weights and float32 computed, the faster of the two here",
+    "fp32-f32": "float32 weights, computed in float32",
     "fp32": "optimum-intel's default below that, at the runtime's default precision",
 }
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
