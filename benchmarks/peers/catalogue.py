@@ -32,6 +32,11 @@ class Peer:
     converter: tuple[str, ...] = ()  # requirements of what converts models, where that differs
 
 
+def _pinned(name: str) -> tuple[str, ...]:
+    return (f"-r benchmarks/peers/requirements/{name}.txt",)
+
+
+NOT_IN_CATALOGUE = "its catalogue has no model of this family"
 BASELINE = "edgerank", "int8"  # what ratios are to
 REFERENCES = {  # float32 on torch: what scores are compared with
     DECODER: ("mxbai-rerank", "fp32"),
@@ -82,5 +87,55 @@ PEERS = (
         ),
         "ORTModelForSequenceClassification wants a classifier, which this family has not;"
         " ORTModelForCausalLM, whose graph ends in a whole vocabulary's logits, is not set up here",
+    ),
+    Peer(
+        "openvino",
+        "openvino_",
+        _pinned("openvino"),
+        (
+            Setting("int8", ENCODERS, "NNCF's post-training quantization, recommended"),
+            Setting("int8-dynamic", (DECODER, *ENCODERS), "int8 weights, dynamic quantization"),
+            Setting("int8-weights", (DECODER, *ENCODERS), "default from 1e9 weights on", False),
+            Setting("fp32-f32", (DECODER, *ENCODERS), "float32 in float32", False),
+            Setting("fp32", (DECODER, *ENCODERS), "default below 1e9 weights", False),
+        ),
+        "",
+        converter=_pinned("openvino-converter"),
+    ),
+    Peer(
+        "llama.cpp",
+        "llama_cpp_",
+        _pinned("llama_cpp"),
+        (
+            Setting("q8_0", (DECODER, BERT), "documents in batches behind the shared query"),
+            Setting("q4_0", (DECODER,), "likewise"),
+            Setting("q8_0-default", (DECODER, BERT), "one document a call", False),
+            Setting("q4_0-default", (DECODER,), "likewise", False),
+        ),
+        "llama.cpp has no architecture deberta-v2",
+        converter=_pinned("llama_cpp-converter"),
+    ),
+    Peer(
+        "fastembed",
+        "fastembed_",
+        _pinned("fastembed"),
+        (
+            Setting("fp32", (BERT,), "default", False),
+            Setting("int8", (BERT,), "ONNX Runtime's dynamic int8, as in its catalogue", False),
+            Setting("int8-batch-8", (BERT,), "likewise, in batches of 8"),
+        ),
+        NOT_IN_CATALOGUE,
+        converter=_pinned("exporter"),
+    ),
+    Peer(
+        "flashrank",
+        "flashrank_",
+        _pinned("flashrank"),
+        (
+            Setting("int8", (BERT,), "default"),
+            Setting("fp32", (BERT,), "as its TinyBERT is", False),
+        ),
+        NOT_IN_CATALOGUE,
+        converter=_pinned("exporter"),
     ),
 )

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import worker
 
-SETTINGS = ("int8", "int4")
-
 
 def prepare(checkpoint: Path, setting: str, work: Path) -> None:
     from quantize import quantize

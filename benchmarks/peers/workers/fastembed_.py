@@ -7,11 +7,6 @@ from pathlib import Path
 
 import worker
 
-SETTINGS = {
-    "fp32": "default: as all of its catalogue's models but one are, batches of 64",
-    "int8": "dynamic int8 of ONNX Runtime, as its catalogue's bge-reranker-v2-m3-int8 is",
-    "int8-batch-8": "int8 in batches of 8: less padding",
-}
 NAME = "local/cross-encoder"
 BATCH_SIZES = {"fp32": 64, "int8": 64, "int8-batch-8": 8}  # 64 is rerank_pairs's own
 

@@ -14,10 +14,6 @@ from pathlib import Path
 
 import worker
 
-SETTINGS = {
-    "int8": "default: its MiniLM models are quantized ones (flashrank-MiniLM-L-12-v2_Q.onnx)",
-    "fp32": "not quantized, as its TinyBERT is",
-}
 NAME, FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"  # of its catalogue
 
 

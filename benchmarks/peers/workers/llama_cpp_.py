@@ -15,12 +15,6 @@ from typing import Any
 
 import worker
 
-SETTINGS = {
-    "q8_0": "Q8_0, documents in batches behind the shared query",
-    "q4_0": "Q4_0, likewise",
-    "q8_0-default": "Q8_0, one document a call; context and batch as Llama() sets them",
-    "q4_0-default": "Q4_0, likewise",
-}
 CHAT = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 QUERY = (CHAT + "<|im_end|>\n<|im_start|>user\n", "query: {query}", "\n")
 DOCUMENT = (

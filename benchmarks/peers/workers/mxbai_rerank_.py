@@ -11,8 +11,6 @@ from pathlib import Path
 
 import worker
 
-SETTINGS = ("fp32", "bf16")
-
 
 def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Model:
     import torch

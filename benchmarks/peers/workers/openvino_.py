@@ -14,14 +14,6 @@ from typing import Any
 
 import worker
 
-SETTINGS = {
-    "int8": "NNCF post-training quantization of weights and activations, recommended for encoders",
-    "int8-dynamic": "NNCF int8 weights, activations rounded in groups of 128: dynamic quantization"
-    " as recommended for language models, in float32 and not the default bfloat16",
-    "int8-weights": "NNCF int8 weights: optimum-intel's default from a billion of them on",
-    "fp32-f32": "float32 weights, computed in float32",
-    "fp32": "optimum-intel's default below that, at the runtime's default precision",
-}
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 OPTIONS = {  # beyond optimum-intel's own
     "int8-dynamic": {**F32, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"},

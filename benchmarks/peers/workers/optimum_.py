@@ -10,7 +10,6 @@ from pathlib import Path
 
 import worker
 
-SETTINGS = ("int8", "int8-per-channel")
 BATCH_SIZE = 32
 
 

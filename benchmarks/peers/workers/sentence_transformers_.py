@@ -10,8 +10,6 @@ from pathlib import Path
 
 import worker
 
-SETTINGS = ("torch", "torch-bf16", "onnx", "onnx-int8")
-
 
 def quantized_for() -> str:
     """Name the configuration that the documentation gives for this CPU."""
