@@ -108,9 +108,9 @@ PEERS = (
         _pinned("llama_cpp"),
         (
             Setting("q8_0", (DECODER, BERT), "documents in batches behind the shared query"),
-            Setting("q4_0", (DECODER,), "likewise"),
+            Setting("q4_0", (DECODER, BERT), "likewise"),
             Setting("q8_0-default", (DECODER, BERT), "one document a call", False),
-            Setting("q4_0-default", (DECODER,), "likewise", False),
+            Setting("q4_0-default", (DECODER, BERT), "likewise", False),
         ),
         "llama.cpp has no architecture deberta-v2",
         converter=_pinned("llama_cpp-converter"),
