@@ -399,7 +399,9 @@ def _late_interaction(
         max_length=min(longest_input(checkpoint) or limit, limit),
         max_length_limit=limit,
         prompt=Prompt(query, tuple(msgspec.structs.replace(p, token_type=1) for p in document)),
-        truncation=Truncation("longest", reserved=len(query) + len(document) - 2),
+        truncation=Truncation(
+            "longest", reserved=len(query) + len(document) - 2, long_documents="split"
+        ),
         scoring=Scoring("logit", activation="sigmoid"),
         model=model,
     )

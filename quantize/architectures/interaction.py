@@ -117,7 +117,9 @@ class LateInteraction(Bert):
         shares = g.op("Div", query_weights, g.op("Max", total, g.constant(TINY)))
         features = [
             self._cosine(g, inputs, g.op("Gather", vectors, rows)),
-            _weighted(g, shares, self._nearest(g, g.op("Gather", unit_rows(g, vectors), rows), is_word)),
+            _weighted(
+                g, shares, self._nearest(g, g.op("Gather", unit_rows(g, vectors), rows), is_word)
+            ),
             _weighted(g, shares, self._exact(g, ids, is_word)),
         ]
         together = g.op("Concat", *features, axis=1)  # [B, 3]

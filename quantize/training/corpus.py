@@ -147,7 +147,7 @@ def _markup(pattern: str) -> Callable[[Path], Iterator[_Found]]:
         for file in _files(path, pattern):
             found = sections(_read(file))
             page_title = next((section.title for section in found if section.title), "")
-            page_title = re.split(r" [|—–·-] | :: ", page_title)[0]
+            page_title = re.split(r" [|\u2014\u2013·-] | :: ", page_title)[0]
             for section in found:
                 title = re.sub(r"^[\dA-Z]{1,2}(\.\d+)*\.?\s+", "", section.title)
                 if title and len(title.split()) <= FEW_WORDS and title != page_title:
@@ -167,7 +167,9 @@ def _manuals(path: Path) -> Iterator[_Found]:
             if section.title == "Description" and summary:
                 yield _Found(file.name, flat(summary), section.text)
             elif section.title not in ("", "Name", "Synopsis", "See also", "Author", "Authors"):
-                yield _Found(file.name, f"{name.strip()[:40]} {section.title.lower()}", section.text)
+                yield _Found(
+                    file.name, f"{name.strip()[:40]} {section.title.lower()}", section.text
+                )
 
 
 def _docstrings(path: Path) -> Iterator[_Found]:

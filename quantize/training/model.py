@@ -52,7 +52,8 @@ class LateInteraction(nn.Module):
         is_query = pairs.is_token & (pairs.types == 0)
         is_document = pairs.is_token & (pairs.types == 1)
         pooled = [
-            normalize((vectors * part[..., None]).sum(1), dim=-1) for part in (is_query, is_document)
+            normalize((vectors * part[..., None]).sum(1), dim=-1)
+            for part in (is_query, is_document)
         ]
         cosine = (pooled[0] * pooled[1]).sum(-1)
 
@@ -98,9 +99,7 @@ class PairTokenizer:
             [*queries, *documents], add_special_tokens=False
         )
         rows, types = [], []
-        for query, document in zip(
-            encoded[: len(queries)], encoded[len(queries) :], strict=True
-        ):
+        for query, document in zip(encoded[: len(queries)], encoded[len(queries) :], strict=True):
             left = [self._first, *query.ids[: self._max_length // 2], self._last]
             right = document.ids[: self._max_length - len(left) - 2]
             rows.append(torch.tensor([*left, self._first, *right, self._last]))
