@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from random import Random
@@ -57,25 +58,35 @@ def extract(root: Path, records: Path, sources: Path) -> None:
 @click.argument("held_out", type=PATH)
 @click.option("--lists", default=20000, show_default=True, help="To train with.")
 @click.option("--size", default=16, show_default=True, help="Passages of a list.")
+@click.option("--pool", type=click.IntRange(1), help="Records to look among; all by default.")
+@click.option("--threads", type=click.IntRange(1), help="Physical cores of this process.")
 def mine(
-    records: Path, embedder: Path, training: Path, held_out: Path, lists: int, size: int
+    records: Path,
+    embedder: Path,
+    training: Path,
+    held_out: Path,
+    lists: int,
+    size: int,
+    pool: int | None,
+    threads: int | None,
 ) -> None:
     """Make lists of RECORDS by BM25 and EMBEDDER, a bundle: TRAINING, and HELD_OUT pages."""
     from edgerank.reranker import Reranker
     from quantize.training import corpus, mining
 
     known = mining.read_records(records)
+    chosen = list(range(len(known)))
+    Random(0).shuffle(chosen)
     places: tuple[list[int], list[int]] = ([], [])
-    for place, record in enumerate(known):
-        places[corpus.is_held_out(record)].append(place)
-    for wanted in places:
-        Random(0).shuffle(wanted)
+    for place in chosen[:pool]:
+        places[corpus.is_held_out(known[place])].append(place)
     wanted = places[0][:lists] + places[1]
     held = set(places[1])
-    made = list(mining.mine(known, wanted, Reranker.open(embedder), size))
+    opened = Reranker.open(embedder, threads=threads)
+    made = list(mining.mine(known, chosen[:pool], wanted, opened, size))
     mining.write_lines(training, [item for item in made if item.passages[0] not in held])
     mining.write_lines(held_out, [item for item in made if item.passages[0] in held])
-    click.echo(f"{len(made)} lists over {len(known)} passages")
+    click.echo(f"{len(made)} lists over {len(chosen[:pool])} passages")
 
 
 @cli.command()
@@ -93,6 +104,7 @@ def begin(
 
     texts = [record.passage for record in mining.read_records(records)]
     save_model(*beginning.begin(checkpoint, texts, words, layers), target)
+    _carry_card(checkpoint, target)
 
 
 @cli.command()
@@ -138,6 +150,7 @@ def train(
         settings,
         show_progress=sys.stderr.isatty(),
     )
+    _carry_card(checkpoint, target)
 
 
 @cli.command()
@@ -160,9 +173,17 @@ def calibrate(
     features = calibrating.features_of(model, tokenizer, texts, tqdm(chosen, disable=None))
     found = calibrating.fit(model, features)
     save_model(model, tokenizer, target)
+    _carry_card(checkpoint, target)
     click.echo(json.dumps(found, indent=1))
     if report is not None:
         report.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _carry_card(checkpoint: Path, target: Path) -> None:
+    """Keep the card of the model that it all began with, for its licence."""
+    card = checkpoint / "README.md"
+    if card.exists():
+        shutil.copyfile(card, target / card.name)
 
 
 def main() -> None:

@@ -52,11 +52,19 @@ def write_lines(path: Path, items: Sequence[Any]) -> None:
 
 
 def mine(
-    records: Sequence[Record], wanted: Sequence[int], embedder: Reranker, size: int, seed: int = 0
+    records: Sequence[Record],
+    pool: Sequence[int],
+    wanted: Sequence[int],
+    embedder: Reranker,
+    size: int,
+    seed: int = 0,
 ) -> Iterator[Candidates]:
-    """Make lists of ``size`` passages for the queries of the records at the places ``wanted``."""
+    """Make lists of ``size`` passages, for the queries of the records at the places ``wanted``.
+
+    :param pool: the places of the records among whose passages to look
+    """
     random = Random(seed)
-    texts = [record.passage for record in records]
+    texts = [records[place].passage for place in pool]
     queries = [records[place].query for place in wanted]
     words = bm25s.tokenize(texts, show_progress=False)
     index = bm25s.BM25()
@@ -69,15 +77,15 @@ def mine(
         by_vectors = _best(query_vectors[chunk] @ vectors.T, POOL)
         for place, *found in zip(wanted[chunk], by_words, by_vectors, strict=True):
             own = records[place]
-            pool = sorted({int(other) for row in found for other in row})
-            pool = [
+            others = sorted({pool[int(other)] for row in found for other in row})
+            others = [
                 other
-                for other in pool
+                for other in others
                 if (records[other].source, records[other].page) != (own.source, own.page)
             ]
-            random.shuffle(pool)
-            if len(pool) >= size - 1:
-                yield Candidates(own.source, own.query, [place, *pool[: size - 1]])
+            random.shuffle(others)
+            if len(others) >= size - 1:
+                yield Candidates(own.source, own.query, [place, *others[: size - 1]])
 
 
 def embed(embedder: Reranker, texts: Sequence[str]) -> NDArray[np.float32]:
