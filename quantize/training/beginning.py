@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig
 
 from quantize.architectures.interaction import LexicalConfig
@@ -112,6 +113,11 @@ def prune(
     description["model"]["vocab"] = renumbered
     for added in description["added_tokens"]:
         added["id"] = renumbered[added["content"]]
-    for special in description["post_processor"]["special_tokens"].values():
-        special["ids"] = [renumbered[token] for token in special["tokens"]]
-    return Tokenizer.from_str(json.dumps(description)), [vocabulary[token] for token in chosen]
+    description["post_processor"] = None  # it has the old numbers of [CLS] and [SEP]
+    pruned = Tokenizer.from_str(json.dumps(description))
+    pruned.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, renumbered[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return pruned, [vocabulary[token] for token in chosen]

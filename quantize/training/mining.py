@@ -73,7 +73,9 @@ def mine(
     vectors, query_vectors = embed(embedder, texts), embed(embedder, queries)
     for start in range(0, len(wanted), QUERIES_AT_ONCE):
         chunk = slice(start, start + QUERIES_AT_ONCE)
-        by_words = index.retrieve(query_words[chunk], k=POOL, show_progress=False)[0]
+        by_words = index.retrieve(query_words[chunk], k=min(POOL, len(pool)), show_progress=False)[
+            0
+        ]
         by_vectors = _best(query_vectors[chunk] @ vectors.T, POOL)
         for place, *found in zip(wanted[chunk], by_words, by_vectors, strict=True):
             own = records[place]

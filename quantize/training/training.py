@@ -37,6 +37,7 @@ KNOWN = 0.5  # of the target is the right passage, the rest is the teacher's
 CLIP = 1.0  # norm of the gradient
 DECAY = 0.01
 STATE = "training.safetensors"
+LOG = "training.jsonl"
 
 
 @dataclass(frozen=True)
@@ -84,35 +85,36 @@ def train(
     done = _resume(target, model, trained, optimizer, settings)
     tokenize = PairTokenizer(tokenizer, MAX_LENGTH)
     model.eval()  # without dropout: it would add noise to what the teacher says exactly
-    log = (target / "training.jsonl").open("a") if target.exists() else None
-    bar = tqdm(total=settings.steps, initial=done, desc="train", disable=not show_progress)
-    for step in range(done, settings.steps):
-        batch = batch_of(records, lists, settings, step)
-        pairs = tokenize(batch.queries, batch.passages)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate * _schedule(step, settings.steps)
-        with torch.inference_mode():
-            wanted = taught(pairs).view(-1, settings.size)
-        with torch.autocast("cpu", torch.bfloat16):
-            given = model(pairs).view(-1, settings.size)
-        loss = loss_of(given, wanted.clone())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
-        optimizer.step()
-        bar.update()
-        line: dict[str, float] = {"step": step + 1, "loss": round(loss.item(), 4)}
-        if (step + 1) % MEASURE_EVERY == 0 and held_out:
-            line["mrr"] = round(reciprocal_rank(model, tokenize, records, held_out), 4)
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
-            save_model(model, tokenizer, target)
-            _save_state(target, trained, optimizer, settings, step + 1)
-        if log is None:
-            target.mkdir(parents=True, exist_ok=True)
-            log = (target / "training.jsonl").open("a")
-        log.write(json.dumps(line) + "\n")
-        log.flush()
-    bar.close()
+    target.mkdir(parents=True, exist_ok=True)
+    steps = tqdm(
+        range(done, settings.steps),
+        initial=done,
+        total=settings.steps,
+        desc="train",
+        disable=not show_progress,
+    )
+    with (target / LOG).open("a") as log:
+        for step in steps:
+            batch = batch_of(records, lists, settings, step)
+            pairs = tokenize(batch.queries, batch.passages)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * _schedule(step, settings.steps)
+            with torch.inference_mode():
+                wanted = taught(pairs).view(-1, settings.size)
+            with torch.autocast("cpu", torch.bfloat16):
+                given = model(pairs).view(-1, settings.size)
+            loss = loss_of(given, wanted.clone())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
+            optimizer.step()
+            line: dict[str, float] = {"step": step + 1, "loss": round(loss.item(), 4)}
+            if (step + 1) % MEASURE_EVERY == 0 and held_out:
+                line["mrr"] = round(reciprocal_rank(model, tokenize, records, held_out), 4)
+            log.write(json.dumps(line) + "\n")
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
+                save_model(model, tokenizer, target)
+                _save_state(target, trained, optimizer, settings, step + 1)
 
 
 def batch_of(
