@@ -59,9 +59,9 @@ def begin(
     for token in range(len(kept)):
         count = frequencies[token]
         model.token_weights[token] = math.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
-    for token in SPECIAL:
-        if token != "[UNK]":  # stands for a word
-            model.token_weights[tokenizer.token_to_id(token)] = 0.0
+    for special in SPECIAL:
+        if special != "[UNK]":  # stands for a word
+            model.token_weights[tokenizer.token_to_id(special)] = 0.0
     with torch.no_grad():
         model.head.weight[0] = torch.tensor(HEAD[0])
         model.head.bias[0] = HEAD[1]

@@ -24,7 +24,6 @@ Floats = NDArray[np.float64]
 BINS = 10
 
 
-@torch.inference_mode()
 def features_of(
     model: LateInteraction,
     tokenizer: Tokenizer,
@@ -37,8 +36,10 @@ def features_of(
     found = []
     for item in lists:
         passages = [records[place].passage for place in item.passages]
-        found.append(model.features(tokenize([item.query] * len(passages), passages)))
-    return torch.stack(found).double().numpy()
+        with torch.inference_mode():
+            found.append(model.features(tokenize([item.query] * len(passages), passages)))
+    features: Floats = torch.stack(found).double().numpy()
+    return features
 
 
 def fit(model: LateInteraction, features: Floats) -> dict[str, Any]:

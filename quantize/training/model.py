@@ -31,7 +31,7 @@ class Pairs:
     is_token: Tensor  # bool
 
 
-class LateInteraction(nn.Module):
+class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
     """A BERT that encodes query and document apart, and three ways to compare them."""
 
     def __init__(self, config: BertConfig, lexical: LexicalConfig) -> None:

@@ -140,7 +140,6 @@ def loss_of(given: Tensor, teacher: Tensor) -> Tensor:
     return loss
 
 
-@torch.inference_mode()
 def reciprocal_rank(
     model: LateInteraction,
     tokenize: PairTokenizer,
@@ -151,7 +150,8 @@ def reciprocal_rank(
     total = 0.0
     for item in lists:
         passages = [records[place].passage for place in item.passages]
-        logits = model(tokenize([item.query] * len(passages), passages))
+        with torch.inference_mode():
+            logits = model(tokenize([item.query] * len(passages), passages))
         total += 1 / (1 + int((logits[1:] >= logits[0]).sum()))
     return total / len(lists)
 
