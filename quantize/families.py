@@ -8,13 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.bundle import Prompt, Scoring, Truncation
-from quantize.architectures import bert, deberta, decoder, gemma, llama, modernbert, qwen2, qwen3
+from quantize.architectures import (
+    bert,
+    deberta,
+    decoder,
+    gemma,
+    interaction,
+    llama,
+    modernbert,
+    qwen2,
+    qwen3,
+)
 from quantize.architectures.shape import Shape
 from quantize.checkpoint import Checkpoint
 from quantize.errors import QuantizeError
@@ -37,7 +47,7 @@ from quantize.templates import (
     Template,
 )
 
-Head = Literal["ForCausalLM", "ForSequenceClassification", "Model"]
+Head = Literal["ForCausalLM", "ForSequenceClassification", "ForLateInteraction", "Model"]
 
 DECODERS: dict[str, Callable[[Checkpoint], Shape]] = {
     "Gemma": gemma.read_shape,
@@ -123,6 +133,13 @@ FAMILIES = (
         "the logit, through the activation that the checkpoint names",
         ("ForSequenceClassification",),
         (*CLASSIFIERS, *DECODERS),
+    ),
+    Recognition(
+        "late-interaction",
+        "edgerank's own (python -m quantize.training)",
+        "sigmoid of a logit from the cosine, the nearest tokens and the words in common",
+        ("ForLateInteraction",),
+        ("Bert",),
     ),
     Recognition(
         "embedding",
@@ -230,6 +247,8 @@ def recognize(
     template = template or family.template
     if head == "Model":
         return _embedding(checkpoint, tokenizer, family, backbone)
+    if head == "ForLateInteraction":
+        return _late_interaction(checkpoint, tokenizer, family, backbone)
     if template is None:
         return _pair(checkpoint, tokenizer, family, backbone)
     return _templated(checkpoint, tokenizer, family, template, backbone, head, config.hidden_size)
@@ -237,7 +256,7 @@ def recognize(
 
 def _parse(architecture: str) -> tuple[str, Head | None]:
     """Cut a class of transformers into backbone and head."""
-    heads: tuple[Head, ...] = ("ForCausalLM", "ForSequenceClassification", "Model")
+    heads: tuple[Head, ...] = get_args(Head)
     for head in heads:
         if architecture.endswith(head):
             return architecture.removesuffix(head), head
@@ -362,6 +381,28 @@ def _embedding(
         prompt=Prompt(query, document),
         truncation=Truncation("each", reserved=len(query) - 1),
         scoring=Scoring("similarity"),
+        model=model,
+    )
+
+
+def _late_interaction(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
+) -> Family:
+    """Query and document beside each other, each as the encoder reads a text by itself."""
+    model = interaction.LateInteraction(checkpoint)
+    limit = model.max_positions
+    query = joined(checkpoint, tokenizer, "{query}")
+    document = joined(checkpoint, tokenizer, "{document}")
+    return Family(
+        name=family.name,
+        architecture=backbone.lower(),
+        max_length=min(longest_input(checkpoint) or limit, limit),
+        max_length_limit=limit,
+        prompt=Prompt(query, tuple(msgspec.structs.replace(p, token_type=1) for p in document)),
+        truncation=Truncation(
+            "longest", reserved=len(query) + len(document) - 2, long_documents="split"
+        ),
+        scoring=Scoring("logit", activation="sigmoid"),
         model=model,
     )
 

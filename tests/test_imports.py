@@ -170,11 +170,11 @@ def test_quantize_imports_the_runtime_that_it_measures_but_no_command_line():
 
 @pytest.mark.parametrize("package", ["edgerank", "quantize"])
 @pytest.mark.parametrize("banned", FRAMEWORKS)
-def test_no_module_but_the_export_imports_a_training_framework(package, banned):
+def test_no_module_but_export_and_training_imports_a_training_framework(package, banned):
     files = imports_of(package)
     assert f"{package}/__init__.py" in files
     for file, modules in files.items():
-        if file != "quantize/export.py":
+        if file != "quantize/export.py" and not file.startswith("quantize/training/"):
             assert not any(within(module, banned) for module in modules), file
 
 

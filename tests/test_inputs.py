@@ -225,7 +225,7 @@ def test_a_pair_with_something_that_is_no_text_is_refused_by_index(reranker, pai
         reranker.score_pairs([(QUERY, "fine"), (QUERY, "fine"), pair])
 
 
-@pytest.mark.parametrize("value", ["cut", "", None, 3, ["split"]])
+@pytest.mark.parametrize("value", ["cut", "", 3, ["split"]])
 def test_an_unknown_way_with_long_documents_is_refused_beside_the_known_ones(reranker, value):
     for documents in (DOCUMENTS, []):
         with refused(f"^long_documents: {re.escape(repr(value))}.*truncate.*split.*refuse"):

@@ -36,9 +36,7 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
 @click.option(
     "--long-documents",
     type=click.Choice(get_args(LongDocuments)),
-    default="truncate",
-    show_default=True,
-    help="What to do with a document over the maximum length.",
+    help="What to do with a document over the maximum length; the model's own way by default.",
 )
 @click.option("--tls", is_flag=True, help="Trust the system's authorities.")
 @click.option("--tls-ca", type=FILE, help="Trust this authority instead, PEM.")
@@ -57,7 +55,7 @@ def client(
     top_k: int | None,
     instruction: str | None,
     normalize: bool,
-    long_documents: LongDocuments,
+    long_documents: LongDocuments | None,
     tls: bool,
     tls_ca: Path | None,
     tls_cert: Path | None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edgerank.bundle import MIN_LENGTH, read_bundle
+from edgerank.bundle import DEFAULT_BUNDLE, MIN_LENGTH, read_bundle
 from edgerank.cli.extras import needs_extra
 from edgerank.errors import InputError
 
@@ -40,9 +40,7 @@ class Evaluation:
 
 
 @click.command("eval")
-@click.argument(
-    "bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("bundles", metavar="[BUNDLE...]", nargs=-1, type=click.Path(path_type=Path))
 @click.argument("collection", type=click.Path(path_type=Path))
 @click.option(
     "--candidates",
@@ -79,7 +77,7 @@ def eval_command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure the ranking of one BUNDLE or more on COLLECTION.
+    """Measure the ranking of one BUNDLE or more, or of the one in the package, on COLLECTION.
 
     COLLECTION is a directory in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. The
     bundles re-rank the same candidates, and are compared with the first stage and the first bundle.
@@ -87,6 +85,7 @@ def eval_command(
     """
     with needs_extra("evaluating", "eval"):
         from edgerank import evaluation
+    bundles = bundles or (DEFAULT_BUNDLE,)
     for bundle in bundles:
         _check_bundle(bundle, max_length)
     show_progress = sys.stderr.isatty()

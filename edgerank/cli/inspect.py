@@ -6,16 +6,28 @@ from pathlib import Path
 
 import click
 
-from edgerank.bundle import MANIFEST_NAME, Manifest, read_bundle, sha256_of, verify_bundle
+from edgerank.bundle import (
+    DEFAULT_BUNDLE,
+    MANIFEST_NAME,
+    Manifest,
+    read_bundle,
+    sha256_of,
+    verify_bundle,
+)
 
-BUNDLE = click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
+BUNDLE = click.argument(
+    "directory", metavar="[BUNDLE]", default=DEFAULT_BUNDLE, type=click.Path(path_type=Path)
+)
 
 
 @click.command()
 @BUNDLE
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest itself.")
 def inspect(directory: Path, as_json: bool) -> None:
-    """Say what BUNDLE is: its model, its recipe, its limits and its files."""
+    """Say what BUNDLE is: its model, its recipe, its limits and its files.
+
+    Without one, the bundle in the package.
+    """
     bundle = read_bundle(directory)
     manifest = bundle.manifest
     if as_json:
@@ -87,6 +99,6 @@ def fidelity_lines(manifest: Manifest) -> list[str]:
 @click.command()
 @BUNDLE
 def verify(directory: Path) -> None:
-    """Compare every file of BUNDLE with its sha256."""
+    """Compare every file of BUNDLE with its sha256; without one, of the bundle in the package."""
     for name in verify_bundle(read_bundle(directory)):
         click.echo(f"intact  {name}")

@@ -11,6 +11,7 @@ from typing import BinaryIO, get_args
 import click
 import msgspec
 
+from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.errors import InputError
 from edgerank.prompt import LongDocuments
 from edgerank.reranker import Reranker
@@ -39,11 +40,11 @@ class _Record(msgspec.Struct):
 @click.option(
     "-m",
     "--model",
-    required=True,
+    default=DEFAULT_BUNDLE,
     envvar="EDGERANK_MODEL",
     show_envvar=True,
     type=click.Path(path_type=Path),
-    help="The bundle.",
+    help="The bundle; the one in the package by default.",
 )
 @click.option("-k", "--top-k", type=click.IntRange(1), help="How many to show; all by default.")
 @click.option("--instruction", help="What relevance means, for models that take one.")
@@ -51,9 +52,7 @@ class _Record(msgspec.Struct):
 @click.option(
     "--long-documents",
     type=click.Choice(get_args(LongDocuments)),
-    default="truncate",
-    show_default=True,
-    help="What to do with a document over the maximum length.",
+    help="What to do with a document over the maximum length; the model's own way by default.",
 )
 @click.option("--max-length", type=int, help="Tokens of query and document together.")
 @click.option("--threads", type=int, help="Physical cores of this process by default.")
@@ -65,7 +64,7 @@ def rerank(
     top_k: int | None,
     instruction: str | None,
     normalize: bool,
-    long_documents: LongDocuments,
+    long_documents: LongDocuments | None,
     max_length: int | None,
     threads: int | None,
     as_json: bool,

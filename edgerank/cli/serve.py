@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli.extras import needs_extra
 from edgerank.cli.settings import read_settings
 from edgerank.errors import InputError
@@ -19,7 +20,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--model",
     "models",
     multiple=True,
-    required=True,
+    default=[f"default={DEFAULT_BUNDLE}"],
+    show_default="the one in the package",
     metavar="[NAME=]BUNDLE",
     envvar="EDGERANK_MODEL",
     help="A bundle, called by its directory's name unless another is given. The first is the"

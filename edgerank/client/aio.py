@@ -70,7 +70,7 @@ class AsyncClient:
         return_documents: bool = True,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> list[Hit]:
@@ -88,7 +88,7 @@ class AsyncClient:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> Scores:
@@ -103,7 +103,7 @@ class AsyncClient:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> Scores:
@@ -120,7 +120,7 @@ class AsyncClient:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[tuple[int, float]]:

@@ -77,7 +77,7 @@ class Client:
         return_documents: bool = True,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> list[Hit]:
@@ -101,7 +101,7 @@ class Client:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> Scores:
@@ -116,7 +116,7 @@ class Client:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> Scores:
@@ -133,7 +133,7 @@ class Client:
         *,
         instruction: str | None = None,
         normalize: bool = False,
-        long_documents: LongDocuments = "truncate",
+        long_documents: LongDocuments | None = None,
         model: str | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[tuple[int, float]]:

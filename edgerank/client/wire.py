@@ -90,7 +90,10 @@ def metadata(token: str | None) -> Metadata:
 
 
 def options_of(
-    model: str | None, instruction: str | None, normalize: bool, long_documents: LongDocuments
+    model: str | None,
+    instruction: str | None,
+    normalize: bool,
+    long_documents: LongDocuments | None,
 ) -> pb.Options:
     """Build the options.
 
@@ -101,7 +104,7 @@ def options_of(
         model=model or "",
         instruction=instruction or "",
         normalize=normalize,
-        long_documents=f"LONG_DOCUMENTS_{long_documents.upper()}",
+        long_documents=f"LONG_DOCUMENTS_{(long_documents or 'unspecified').upper()}",
     )
 
 

@@ -46,7 +46,7 @@ class Options:
     model: str = ""
     instruction: str | None = None
     normalize: bool = False
-    long_documents: LongDocuments = "truncate"
+    long_documents: LongDocuments | None = None  # as the bundle says
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ def _span(name: str, model: Model) -> AbstractContextManager[Span]:
 def _estimate(pairs: Sequence[Pair], options: Options, model: Model) -> int:
     """Guess the tokens of pairs; a document that is cut has the model's length at most."""
     sizes = (len(pair.text) // BYTES_PER_TOKEN + 1 for pair in pairs)
-    if options.long_documents != "split":
+    default = model.reranker.bundle.manifest.truncation.long_documents
+    if (options.long_documents or default) != "split":
         sizes = (min(size, model.max_length) for size in sizes)
     return sum(sizes)

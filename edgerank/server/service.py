@@ -21,8 +21,8 @@ STREAM_WINDOWS = 4  # of so many documents, on their way at once for one stream
 
 Answers = asyncio.Queue[pb.RerankStreamResponse | Exception | None]
 
-LONG_DOCUMENTS: dict[int, LongDocuments] = {
-    pb.LONG_DOCUMENTS_UNSPECIFIED: "truncate",
+LONG_DOCUMENTS: dict[int, LongDocuments | None] = {
+    pb.LONG_DOCUMENTS_UNSPECIFIED: None,
     pb.LONG_DOCUMENTS_TRUNCATE: "truncate",
     pb.LONG_DOCUMENTS_SPLIT: "split",
     pb.LONG_DOCUMENTS_REFUSE: "refuse",

@@ -1,0 +1,202 @@
+"""The commands of ``python -m quantize.training``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from random import Random
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from edgerank.errors import EdgerankError
+from quantize.errors import QuantizeError
+
+SOURCES = Path(__file__).with_name("sources.jsonl")
+PATH = click.Path(path_type=Path)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A line of sources.jsonl."""
+
+    name: str
+    kind: str
+    path: str  # below the root
+    limit: int  # records
+    license: str
+
+
+@click.group()
+def cli() -> None:
+    """Make the default model."""
+
+
+@cli.command()
+@click.argument("root", type=PATH)
+@click.argument("records", type=PATH)
+@click.option("--sources", type=PATH, default=SOURCES, show_default=True)
+def extract(root: Path, records: Path, sources: Path) -> None:
+    """Read the sources below ROOT into RECORDS, JSON Lines of queries and passages."""
+    from quantize.training import corpus, mining
+
+    found: list[corpus.Record] = []
+    for line in sources.read_bytes().splitlines():
+        source = msgspec.json.decode(line, type=Source)
+        before = len(found)
+        found += corpus.extract(source.kind, source.name, root / source.path, source.limit)
+        click.echo(f"{len(found) - before:6} {source.name}")
+    mining.write_lines(records, found)
+
+
+@cli.command()
+@click.argument("records", type=PATH)
+@click.argument("embedder", type=PATH)
+@click.argument("training", type=PATH)
+@click.argument("held_out", type=PATH)
+@click.option("--lists", default=20000, show_default=True, help="To train with.")
+@click.option("--size", default=16, show_default=True, help="Passages of a list.")
+@click.option("--pool", type=click.IntRange(1), help="Records to look among; all by default.")
+@click.option("--threads", type=click.IntRange(1), help="Physical cores of this process.")
+def mine(
+    records: Path,
+    embedder: Path,
+    training: Path,
+    held_out: Path,
+    lists: int,
+    size: int,
+    pool: int | None,
+    threads: int | None,
+) -> None:
+    """Make lists of RECORDS by BM25 and EMBEDDER, a bundle: TRAINING, and HELD_OUT pages."""
+    from edgerank.reranker import Reranker
+    from quantize.training import corpus, mining
+
+    known = mining.read_records(records)
+    chosen = list(range(len(known)))
+    Random(0).shuffle(chosen)
+    places: tuple[list[int], list[int]] = ([], [])
+    for place in chosen[:pool]:
+        places[corpus.is_held_out(known[place])].append(place)
+    wanted = places[0][:lists] + places[1]
+    held = set(places[1])
+    opened = Reranker.open(embedder, threads=threads)
+    made = list(mining.mine(known, chosen[:pool], wanted, opened, size))
+    mining.write_lines(training, [item for item in made if item.passages[0] not in held])
+    mining.write_lines(held_out, [item for item in made if item.passages[0] in held])
+    click.echo(f"{len(made)} lists over {len(chosen[:pool])} passages")
+
+
+@cli.command()
+@click.argument("checkpoint", type=PATH)
+@click.argument("records", type=PATH)
+@click.argument("target", type=PATH)
+@click.option("--words", type=click.IntRange(1), help="Tokens of the vocabulary; all by default.")
+@click.option("--layers", type=click.IntRange(1), help="All by default.")
+def begin(
+    checkpoint: Path, records: Path, target: Path, words: int | None, layers: int | None
+) -> None:
+    """Make TARGET, a late-interaction checkpoint, of CHECKPOINT, an embedding model."""
+    from quantize.training import beginning, mining
+    from quantize.training.model import save_model
+
+    texts = [record.passage for record in mining.read_records(records)]
+    save_model(*beginning.begin(checkpoint, texts, words, layers), target)
+    _carry_card(checkpoint, target)
+
+
+@cli.command()
+@click.argument("checkpoint", type=PATH)
+@click.argument("records", type=PATH)
+@click.argument("lists", type=PATH)
+@click.argument("target", type=PATH)
+@click.option("--teacher", type=PATH, help="A checkpoint to learn scores from; CHECKPOINT's own.")
+@click.option("--steps", default=1000, show_default=True)
+@click.option("--size", default=8, show_default=True, help="Passages of a list to use.")
+@click.option("--lists-a-step", default=8, show_default=True)
+@click.option("--rate", default=2e-5, show_default=True, help="Of learning, at its peak.")
+@click.option("--held-out", type=PATH, help="Lists to measure on now and then.")
+@click.option("--threads", default=2, show_default=True)
+def train(
+    checkpoint: Path,
+    records: Path,
+    lists: Path,
+    target: Path,
+    teacher: Path | None,
+    steps: int,
+    size: int,
+    lists_a_step: int,
+    rate: float,
+    held_out: Path | None,
+    threads: int,
+) -> None:
+    """Train CHECKPOINT on LISTS into TARGET; given again, it goes on where it was interrupted."""
+    import torch
+
+    from quantize.training import mining, training
+
+    torch.set_num_threads(threads)
+    settings = training.Settings(steps, size, lists_a_step, rate)
+    texts = mining.read_records(records)
+    training.train(
+        checkpoint,
+        teacher or checkpoint,
+        texts,
+        mining.read_candidates(lists),
+        mining.read_candidates(held_out) if held_out else [],
+        target,
+        settings,
+        show_progress=sys.stderr.isatty(),
+    )
+    _carry_card(checkpoint, target)
+
+
+@cli.command()
+@click.argument("checkpoint", type=PATH)
+@click.argument("records", type=PATH)
+@click.argument("lists", type=PATH)
+@click.argument("target", type=PATH)
+@click.option("--report", type=PATH, help="JSON of how likely scores are right.")
+@click.option("--limit", default=1500, show_default=True, help="Lists to use.")
+def calibrate(
+    checkpoint: Path, records: Path, lists: Path, target: Path, report: Path | None, limit: int
+) -> None:
+    """Fit the last layer of CHECKPOINT on LISTS that it was not trained on, into TARGET."""
+    from quantize.training import calibrating, mining
+    from quantize.training.model import load_model, load_tokenizer, save_model
+
+    texts = mining.read_records(records)
+    chosen = mining.read_candidates(lists)[:limit]
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    features = calibrating.features_of(model, tokenizer, texts, tqdm(chosen, disable=None))
+    found = calibrating.fit(model, features)
+    save_model(model, tokenizer, target)
+    _carry_card(checkpoint, target)
+    click.echo(json.dumps(found, indent=1))
+    if report is not None:
+        report.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _carry_card(checkpoint: Path, target: Path) -> None:
+    """Keep the card of the model that it all began with, for its licence."""
+    card = checkpoint / "README.md"
+    if card.exists():
+        shutil.copyfile(card, target / card.name)
+
+
+def main() -> None:
+    """Run a command; bad input is one line on stderr and exit status 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (EdgerankError, QuantizeError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""An embedding checkpoint into a late-interaction one, with a vocabulary of fewer words.
+
+WordPiece takes the longest piece that it knows, so a word that is left out is read as shorter
+pieces, as rare words always were.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig
+
+from quantize.architectures.interaction import LexicalConfig
+from quantize.checkpoint import open_checkpoint
+from quantize.errors import QuantizeError
+from quantize.training.model import LateInteraction
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+HEAD = ((8.0, 8.0, 2.0), -8.0)  # until calibrate says better: a scale that losses can work with
+
+
+def begin(
+    checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
+) -> tuple[LateInteraction, Tokenizer]:
+    """Make a model of an embedding checkpoint's weights.
+
+    :param texts: to weigh tokens by how many of them have one, and to see which are in use
+    :param num_words: of the vocabulary; all by default
+    :param num_layers: the first so many; all by default
+    :raises QuantizeError: the checkpoint is not of BERT with a WordPiece vocabulary
+    """
+    opened = open_checkpoint(checkpoint)
+    if opened.config.get("architectures") != ["BertModel"]:
+        raise QuantizeError(f"{checkpoint}: not an embedding model of BERT's architecture")
+    tokenizer = Tokenizer.from_file(str(opened.tokenizer_path))
+    tensors = load_file(checkpoint / "model.safetensors")
+    kept = list(range(tokenizer.get_vocab_size()))
+    if num_words is not None:
+        tokenizer, kept = prune(tokenizer, texts, num_words)
+    config = BertConfig(**{**opened.config, "vocab_size": len(kept)}, attn_implementation="sdpa")
+    config.num_hidden_layers = num_layers or config.num_hidden_layers
+    frequencies, average = document_frequencies(tokenizer, texts)
+    model = LateInteraction(config, LexicalConfig(average_length=round(average, 1)))
+    words = "embeddings.word_embeddings.weight"
+    tensors[words] = tensors[words][kept]
+    # the checkpoint has seen the first type only; the second now marks documents
+    types = tensors["embeddings.token_type_embeddings.weight"]
+    types[1] = types[0]
+    wanted = model.bert.state_dict()
+    model.bert.load_state_dict({name: tensors[name] for name in wanted})
+    for token in range(len(kept)):
+        count = frequencies[token]
+        model.token_weights[token] = math.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
+    for special in SPECIAL:
+        if special != "[UNK]":  # stands for a word
+            model.token_weights[tokenizer.token_to_id(special)] = 0.0
+    with torch.no_grad():
+        model.head.weight[0] = torch.tensor(HEAD[0])
+        model.head.bias[0] = HEAD[1]
+    return model.eval(), tokenizer
+
+
+def document_frequencies(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Counter[int], float]:
+    """Count how many texts have each token; return that with the mean length in tokens."""
+    frequencies: Counter[int] = Counter()
+    total = 0
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+        frequencies.update(set(encoding.ids))
+        total += len(encoding.ids)
+    return frequencies, total / max(1, len(texts))
+
+
+def prune(
+    tokenizer: Tokenizer, texts: Sequence[str], num_words: int
+) -> tuple[Tokenizer, list[int]]:
+    """Keep the tokens of most use; return the tokenizer and the old ids of its tokens, in order.
+
+    Use is the better of two ranks: by the texts that have a token, and in the vocabulary itself,
+    which lies in the order of how frequent words were where it was learned. Single characters
+    all stay, so that any word can still be read.
+
+    :raises QuantizeError: the vocabulary is not WordPiece's, or ``num_words`` are too few
+    """
+    description = json.loads(tokenizer.to_str())
+    if description["model"]["type"] != "WordPiece":
+        raise QuantizeError("only a WordPiece vocabulary can lose words")
+    vocabulary: dict[str, int] = description["model"]["vocab"]
+    frequencies, _ = document_frequencies(tokenizer, texts)
+    by_texts = sorted(vocabulary.values(), key=lambda token: -frequencies[token])
+    rank_in_texts = {token: rank for rank, token in enumerate(by_texts)}
+
+    def use(token: str) -> tuple[bool, int]:
+        place = vocabulary[token]
+        is_needed = token in SPECIAL or len(token.removeprefix("##")) == 1
+        return not is_needed, min(rank_in_texts[place], place)
+
+    candidates = [token for token in vocabulary if not token.startswith("[unused")]
+    chosen = sorted(candidates, key=use)[:num_words]
+    if any(token not in chosen for token in candidates if not use(token)[0]):
+        raise QuantizeError(f"{num_words} words are too few: single characters take more")
+    chosen.sort(key=vocabulary.__getitem__)
+    renumbered = {token: number for number, token in enumerate(chosen)}
+    description["model"]["vocab"] = renumbered
+    for added in description["added_tokens"]:
+        added["id"] = renumbered[added["content"]]
+    description["post_processor"] = None  # it has the old numbers of [CLS] and [SEP]
+    pruned = Tokenizer.from_str(json.dumps(description))
+    pruned.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, renumbered[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return pruned, [vocabulary[token] for token in chosen]

@@ -1,0 +1,114 @@
+"""How a model's features add up to a probability, fitted on lists that it was not trained on.
+
+Two questions are fitted one after the other, as they have answers of different kinds: in which
+proportion features rank best, by cross-entropy over each list, and how sure a score may be, by a
+scale and an offset (Platt, "Probabilistic Outputs for Support Vector Machines", 1999).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from tokenizers import Tokenizer
+
+from quantize.training.corpus import Record
+from quantize.training.mining import Candidates
+from quantize.training.model import MAX_LENGTH, LateInteraction, PairTokenizer
+
+Floats = NDArray[np.float64]
+BINS = 10
+
+
+def features_of(
+    model: LateInteraction,
+    tokenizer: Tokenizer,
+    records: Sequence[Record],
+    lists: Iterable[Candidates],
+) -> Floats:
+    """Return the features of lists of one length: [lists, size, features], right ones first."""
+    tokenize = PairTokenizer(tokenizer, MAX_LENGTH)
+    model.eval()
+    found = []
+    for item in lists:
+        passages = [records[place].passage for place in item.passages]
+        with torch.inference_mode():
+            found.append(model.features(tokenize([item.query] * len(passages), passages)))
+    features: Floats = torch.stack(found).double().numpy()
+    return features
+
+
+def fit(model: LateInteraction, features: Floats) -> dict[str, Any]:
+    """Set the model's last layer; return what it is and how reliable its scores are.
+
+    Every other list is fitted on, the rest is measured on.
+    """
+    fitted, measured = features[::2], features[1::2]
+    weights = fit_proportions(fitted)
+    scale, offset = fit_scale(fitted @ weights)
+    with torch.no_grad():
+        model.head.weight[0] = torch.tensor(weights * scale)
+        model.head.bias[0] = offset
+    probabilities = 1 / (1 + np.exp(-(measured @ weights * scale + offset)))
+    return {
+        "weights": (weights * scale).tolist(),
+        "bias": float(offset),
+        "lists": len(measured),
+        "mrr": _mrr(measured @ weights),
+        "mrr_by_feature": [_mrr(measured[..., i]) for i in range(features.shape[2])],
+        "reliability": reliability(probabilities),
+    }
+
+
+def fit_proportions(features: Floats) -> Floats:
+    """Weigh features, none below zero, so that the first of each list scores best."""
+
+    def loss(weights: Floats) -> float:
+        logits = features @ weights
+        peak = logits.max(axis=1, keepdims=True)
+        sums = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
+        return float((sums - logits[:, 0]).mean())
+
+    num = features.shape[2]
+    found = minimize(loss, np.full(num, 5.0), method="L-BFGS-B", bounds=[(0, None)] * num)
+    weights: Floats = found.x
+    return weights
+
+
+def fit_scale(scores: Floats) -> tuple[float, float]:
+    """Fit sigmoid(scale * score + offset) to being the first of a list [lists, size]."""
+    is_right = np.zeros(scores.shape)
+    is_right[:, 0] = 1
+
+    def loss(parameters: Floats) -> float:
+        logits = scores * parameters[0] + parameters[1]
+        return float((np.logaddexp(0, logits) - is_right * logits).mean())
+
+    scale, offset = minimize(loss, np.array([1.0, -scores.mean()]), method="L-BFGS-B").x
+    return float(scale), float(offset)
+
+
+def reliability(probabilities: Floats) -> list[dict[str, float]]:
+    """Compare probabilities [lists, size] with how often they came true, in tenths."""
+    is_right = np.zeros(probabilities.shape, bool)
+    is_right[:, 0] = True
+    bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "from": number / BINS,
+            "pairs": int((bins == number).sum()),
+            "mean_score": float(probabilities[bins == number].mean()),
+            "share_right": float(is_right[bins == number].mean()),
+        }
+        for number in range(BINS)
+        if (bins == number).any()
+    ]
+
+
+def _mrr(scores: Floats) -> float:
+    ranks = 1 + (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
+    return float((1 / ranks).mean())
