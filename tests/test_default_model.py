@@ -115,8 +115,8 @@ def test_a_long_document_scores_no_less_than_its_beginning(reranker):
 
 def test_it_ranks_better_than_bm25():
     judged = evaluation.read_collection(shared("collections/xquad-en"))
-    run = evaluation.bm25(judged, 12)
-    chosen = list(run)[::12]
+    run = evaluation.bm25(judged, 6)
+    chosen = list(run)[::20]
     candidates = {query: run[query] for query in chosen}
     qrels = {query: judged.qrels[query] for query in chosen}
     rescored = evaluation.rescore_with_bundle(judged, candidates, DEFAULT_BUNDLE)

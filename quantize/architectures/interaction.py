@@ -30,6 +30,7 @@ from quantize.precision import Precision
 
 ARCHITECTURE = "BertForLateInteraction"  # in config.json; transformers has none like it
 FEATURES = ("cosine", "nearest", "exact")
+FEATURES_OUTPUT = "features"  # of the graph, beside its scores: what calibration reads
 FARTHEST = -1.0  # a cosine that none is below: of documents without a word
 
 T = TypeVar("T")
@@ -127,6 +128,7 @@ class LateInteraction(Bert):
         logits = g.op("MatMul", together, g.weight("head.weight", row[:, None]))
         logits = g.op("Add", logits, g.weight("head.bias", load("head.bias", 1)))
         g.output("scores", g.op("Squeeze", logits, g.constant([1])), ["scored"])
+        g.output(FEATURES_OUTPUT, together, ["scored", len(FEATURES)])
 
     def _cosine(self, g: Graph, inputs: Parts, grid: str) -> str:
         """Compare the parts' mean vectors: float32 [B, 1] from the grid's vectors [B, L, H]."""

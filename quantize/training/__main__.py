@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from random import Random
 
@@ -159,18 +160,28 @@ def train(
 @click.argument("lists", type=PATH)
 @click.argument("target", type=PATH)
 @click.option("--report", type=PATH, help="JSON of how likely scores are right.")
-@click.option("--limit", default=1500, show_default=True, help="Lists to use.")
+@click.option("--threads", type=click.IntRange(1), help="Physical cores of this process.")
 def calibrate(
-    checkpoint: Path, records: Path, lists: Path, target: Path, report: Path | None, limit: int
+    checkpoint: Path,
+    records: Path,
+    lists: Path,
+    target: Path,
+    report: Path | None,
+    threads: int | None,
 ) -> None:
-    """Fit the last layer of CHECKPOINT on LISTS that it was not trained on, into TARGET."""
+    """Fit the last layer of CHECKPOINT on LISTS that it was not trained on, into TARGET.
+
+    The features are those of CHECKPOINT in int8.
+    """
+    from quantize.pipeline import quantize
     from quantize.training import calibrating, mining
     from quantize.training.model import load_model, load_tokenizer, save_model
 
-    texts = mining.read_records(records)
-    chosen = mining.read_candidates(lists)[:limit]
+    texts, chosen = mining.read_records(records), mining.read_candidates(lists)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    features = calibrating.features_of(model, tokenizer, texts, tqdm(chosen, disable=None))
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = quantize(checkpoint, Path(scratch) / "bundle").directory
+        features = calibrating.features_of(bundle, texts, tqdm(chosen, disable=None), threads)
     found = calibrating.fit(model, features)
     save_model(model, tokenizer, target)
     _carry_card(checkpoint, target)

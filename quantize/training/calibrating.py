@@ -7,39 +7,52 @@ scale and an offset (Platt, "Probabilistic Outputs for Support Vector Machines",
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from tokenizers import Tokenizer
 
+from edgerank.cpu import physical_cores
+from edgerank.engine import CPU_PROVIDER, Engine, gather_scores
+from edgerank.packing import pack
+from edgerank.preparation import pairs_of
+from edgerank.reranker import Reranker
+from quantize.architectures.interaction import FEATURES_OUTPUT
 from quantize.training.corpus import Record
 from quantize.training.mining import Candidates
-from quantize.training.model import MAX_LENGTH, LateInteraction, PairTokenizer
+from quantize.training.model import LateInteraction
 
 Floats = NDArray[np.float64]
 BINS = 10
 
 
 def features_of(
-    model: LateInteraction,
-    tokenizer: Tokenizer,
+    bundle: Path,
     records: Sequence[Record],
-    lists: Iterable[Candidates],
+    lists: Sequence[Candidates],
+    threads: int | None = None,
 ) -> Floats:
-    """Return the features of lists of one length: [lists, size, features], right ones first."""
-    tokenize = PairTokenizer(tokenizer, MAX_LENGTH)
-    model.eval()
+    """Return the features of lists of one length: [lists, size, features], right ones first.
+
+    :param bundle: of a late-interaction checkpoint, rounded as it is to be used
+    """
+    reranker = Reranker.open(bundle, threads=threads)
+    engine = Engine(reranker.bundle, threads=threads or physical_cores(), providers=[CPU_PROVIDER])
     found = []
     for item in lists:
         passages = [records[place].passage for place in item.passages]
-        with torch.inference_mode():
-            found.append(model.features(tokenize([item.query] * len(passages), passages)))
-    features: Floats = torch.stack(found).double().numpy()
-    return features
+        pairs = pairs_of(item.query, passages)
+        groups = reranker.prepare(pairs, None, False, "truncate").groups
+        batches = pack(groups, max_tokens=reranker.max_batch_tokens, causal=False)
+        rows = ((batch, raw) for batch, [raw] in engine.trace(batches, [FEATURES_OUTPUT]))
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(passages))}
+        features = gather_scores(rows, len(distinct))
+        found.append(features[[distinct[text] for text in passages]])
+    return np.stack(found).astype(np.float64)
 
 
 def fit(model: LateInteraction, features: Floats) -> dict[str, Any]:
