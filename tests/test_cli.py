@@ -205,7 +205,6 @@ def test_version_and_help_are_printed():
     ("arguments", "stdin", "named"),
     [
         (["rerank", QUERY, "-m", "nowhere"], LINES, "nowhere"),
-        (["rerank", QUERY], LINES, r"--model.*EDGERANK_MODEL"),
         (["rerank", QUERY, "missing.txt", "-m", "MODEL"], b"", r"missing\.txt"),
         (["rerank", QUERY, ".", "-m", "MODEL"], b"", "directory"),
         (["rerank", QUERY, "-m", "MODEL", "--bogus"], LINES, "--bogus"),
@@ -217,7 +216,6 @@ def test_version_and_help_are_printed():
         (["rerank", "\udcff", "-m", "MODEL"], LINES, "query.*surrogate"),
         (["bogus"], b"", "bogus"),
         (["inspect", "no\nwhere"], b"", "no where"),
-        (["verify"], b"", "BUNDLE"),
         (["quantize", "no/such/directory", "-o", "out"], b"", "no/such/directory"),
         (["quantize", "no/such/directory"], b"", "--output"),
         (["quantize", "x", "-o", "out", "--precision", "int2"], b"", "int2.*int8.*fp32"),

@@ -515,8 +515,8 @@ def test_a_run_of_another_bundle_is_replaced_with_one_line_on_stderr(models, dir
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["MODEL"], "BUNDLE"),
-        ([], "BUNDLE"),
+        (["MODEL"], r"test\.tsv"),
+        ([], "COLLECTION"),
         (["MODEL", "nowhere"], r"nowhere.*test\.tsv"),
         (["MODEL", "COLLECTION", "--split", "dev"], r"dev\.tsv"),
         (["MODEL", "nowhere", "COLLECTION"], r"nowhere.*edgerank quantize"),
