@@ -30,6 +30,7 @@ from edgerank.client import AsyncClient, Client, TlsFiles
 from edgerank.errors import InputError, ServerError
 from tests.conftest import ROOT
 from tests.serving import Authority, ServerProcess, eventually
+from tests.test_cli import fail
 
 QUERY = "who wrote dune?"
 DOCUMENTS = [
@@ -656,18 +657,8 @@ def test_tokens_are_asked_for_and_replaced_on_a_unix_socket(bundles, tmp_path):
         ([], "a bundle is a directory"),
     ],
 )
-def test_bad_settings_are_one_line_and_status_2(tmp_path, options, message):
-    done = subprocess.run(
-        [sys.executable, "-m", "edgerank", "serve", "--model", "absent-bundle", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "EDGERANK_LOG_LEVEL": "error"},
-        timeout=60,
-    )
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2
-    assert line.startswith("edgerank: error: ")
+def test_bad_settings_are_one_line_and_status_2(options, message):
+    line = fail("serve", "--model", "absent-bundle", *options, EDGERANK_LOG_LEVEL="error")
     assert message in line
 
 

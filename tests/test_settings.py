@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,8 @@ from edgerank.cli.serve import serve
 from edgerank.client import Client
 from edgerank.errors import InputError
 from edgerank.server.app import ServerSettings
-from tests.conftest import ROOT
 from tests.serving import ServerProcess
+from tests.test_cli import fail
 
 FILE = """
 model = ["large=models/mxbai-large", "models/minilm"]
@@ -115,17 +112,7 @@ def test_an_unusable_file_is_refused_by_its_name_and_the_setting_s(
 
 
 def test_a_file_that_is_not_there_is_one_line_and_status_2():
-    done = subprocess.run(
-        [sys.executable, "-m", "edgerank", "serve"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "EDGERANK_CONFIG": "absent.toml"},
-        timeout=60,
-    )
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2
-    assert line.startswith("edgerank: error: absent.toml: ")
+    assert fail("serve", EDGERANK_CONFIG="absent.toml").startswith("absent.toml: ")
 
 
 def test_a_server_that_a_file_sets_up(bundles, tmp_path):

@@ -95,9 +95,11 @@ PEERS = (
         (
             Setting("int8", ENCODERS, "NNCF's post-training quantization, recommended"),
             Setting("int8-dynamic", (DECODER, *ENCODERS), "int8 weights, dynamic quantization"),
-            Setting("int8-weights", (DECODER, *ENCODERS), "default from 1e9 weights on", False),
-            Setting("fp32-f32", (DECODER, *ENCODERS), "float32 in float32", False),
-            Setting("fp32", (DECODER, *ENCODERS), "default below 1e9 weights", False),
+            Setting(
+                "int8-weights", (DECODER, *ENCODERS), "default from 1e9 weights on", is_quick=False
+            ),
+            Setting("fp32-f32", (DECODER, *ENCODERS), "float32 in float32", is_quick=False),
+            Setting("fp32", (DECODER, *ENCODERS), "default below 1e9 weights", is_quick=False),
         ),
         "",
         converter=_pinned("openvino-converter"),
@@ -109,8 +111,8 @@ PEERS = (
         (
             Setting("q8_0", (DECODER, BERT), "documents in batches behind the shared query"),
             Setting("q4_0", (DECODER, BERT), "likewise"),
-            Setting("q8_0-default", (DECODER, BERT), "one document a call", False),
-            Setting("q4_0-default", (DECODER, BERT), "likewise", False),
+            Setting("q8_0-default", (DECODER, BERT), "one document a call", is_quick=False),
+            Setting("q4_0-default", (DECODER, BERT), "likewise", is_quick=False),
         ),
         "llama.cpp has no architecture deberta-v2",
         converter=_pinned("llama_cpp-converter"),
@@ -120,8 +122,10 @@ PEERS = (
         "fastembed_",
         _pinned("fastembed"),
         (
-            Setting("fp32", (BERT,), "default", False),
-            Setting("int8", (BERT,), "ONNX Runtime's dynamic int8, as in its catalogue", False),
+            Setting("fp32", (BERT,), "default", is_quick=False),
+            Setting(
+                "int8", (BERT,), "ONNX Runtime's dynamic int8, as in its catalogue", is_quick=False
+            ),
             Setting("int8-batch-8", (BERT,), "likewise, in batches of 8"),
         ),
         NOT_IN_CATALOGUE,
@@ -133,7 +137,7 @@ PEERS = (
         _pinned("flashrank"),
         (
             Setting("int8", (BERT,), "default"),
-            Setting("fp32", (BERT,), "as its TinyBERT is", False),
+            Setting("fp32", (BERT,), "as its TinyBERT is", is_quick=False),
         ),
         NOT_IN_CATALOGUE,
         converter=_pinned("exporter"),
