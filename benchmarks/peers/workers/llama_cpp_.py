@@ -15,16 +15,6 @@ from typing import Any
 
 import worker
 
-CHAT = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-QUERY = (CHAT + "<|im_end|>\n<|im_start|>user\n", "query: {query}", "\n")
-DOCUMENT = (
-    "document: {document}",
-    "\n",
-    "You are a search relevance expert who evaluates how well documents match search queries. For"
-    " each query-document pair, carefully analyze the semantic relationship between them, then"
-    " provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
-    "<|im_end|>\n<|im_start|>assistant\n",
-)
 BATCH_TOKENS = {"qwen2": 512, "bert": 512}  # decoders: no slower than 128, 256, 1024
 MAX_SEQUENCES = 64
 LEAST_CONTEXT = 2048  # grows with the longest document
@@ -227,14 +217,9 @@ def decoder(session: Session, tokenizer: Any, at_once: int) -> Any:
     yes, no = (tokenizer.token_to_id(answer) for answer in "10")
     tokens = session.batch_tokens
 
-    def encode(pieces: Sequence[str], **texts: str) -> list[int]:
-        written = [piece.format(**texts) for piece in pieces]
-        parts = tokenizer.encode_batch(written, add_special_tokens=False)
-        return [token for part in parts for token in part.ids]
-
     def score(query: str, documents: list[str]) -> list[float]:
-        prefix = encode(QUERY, query=query)
-        tails = [encode(DOCUMENT, document=document) for document in documents]
+        prefix = worker.encode(tokenizer, worker.QUERY, query=query)
+        tails = [worker.encode(tokenizer, worker.DOCUMENT, document=text) for text in documents]
         past = len(prefix)
         session.resize(past + max(max(map(len, tails)), tokens))
         llama_cpp.llama_memory_clear(session.memory, False)

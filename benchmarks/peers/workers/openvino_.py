@@ -19,16 +19,6 @@ OPTIONS = {  # beyond optimum-intel's own
     "int8-dynamic": {**F32, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"},
     "fp32-f32": F32,
 }
-CHAT = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-QUERY = (CHAT + "<|im_end|>\n<|im_start|>user\n", "query: {query}", "\n")
-DOCUMENT = (
-    "document: {document}",
-    "\n",
-    "You are a search relevance expert who evaluates how well documents match search queries. For"
-    " each query-document pair, carefully analyze the semantic relationship between them, then"
-    " provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
-    "<|im_end|>\n<|im_start|>assistant\n",
-)
 BATCH_TOKENS = {"decoder": 1024, "encoder": 1024}
 Inputs = dict[str, Any]
 
@@ -89,10 +79,9 @@ def calibration(checkpoint: Path, names: set[str], decodes: bool) -> Iterator[In
     for text in texts[: step * CALIBRATION : step]:
         query, document = " ".join(text.split()[:8]), text
         if decodes:
-            ids = encode(tokenizer, QUERY, query=query) + encode(
-                tokenizer, DOCUMENT, document=document
-            )
-            yield decoder_inputs([ids], 0, names)
+            prefix = worker.encode(tokenizer, worker.QUERY, query=query)
+            tail = worker.encode(tokenizer, worker.DOCUMENT, document=document)
+            yield decoder_inputs([prefix + tail], 0, names)
         else:
             yield encoder_inputs(tokenizer.encode_batch([(query, document)]), names)
 
@@ -104,12 +93,6 @@ def read_tokenizer(checkpoint: Path, decodes: bool) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation() if decodes else tokenizer.enable_truncation(512)
     return tokenizer
-
-
-def encode(tokenizer: Any, pieces: Sequence[str], **texts: str) -> list[int]:
-    written = [piece.format(**texts) for piece in pieces]
-    parts = tokenizer.encode_batch(written, add_special_tokens=False)
-    return [token for part in parts for token in part.ids]
 
 
 def decoder_inputs(rows: Sequence[Sequence[int]], past: int, names: set[str]) -> Inputs:
@@ -170,8 +153,8 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
 
     def score(query: str, documents: list[str]) -> list[float]:
         yes, no = (tokenizer.token_to_id(answer) for answer in "10")
-        prefix = encode(tokenizer, QUERY, query=query)
-        tails = [encode(tokenizer, DOCUMENT, document=document) for document in documents]
+        prefix = worker.encode(tokenizer, worker.QUERY, query=query)
+        tails = [worker.encode(tokenizer, worker.DOCUMENT, document=text) for text in documents]
         scores = [0.0] * len(tails)
         request.reset_state()
         request.infer(decoder_inputs([prefix], 0, names))

@@ -1,4 +1,5 @@
-"""What all workers share: the command line, the clock and one JSON line for each line read.
+"""What workers share: the command line, the clock, one JSON line for each line read; the prompt of
+mxbai-rerank-v2, for those whose peer does not know it.
 
 Standard library only: a peer's environment need not hold anything else. The peer's packages are
 imported when ``run`` says, so that their import can be timed; files beside this one may have the
@@ -23,6 +24,17 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 Request = dict[str, Any]  # "query": str, "documents": list[str]
 TINY: Request = {"query": "who wrote dune?", "documents": ["Dune was written by Frank Herbert."]}
+# of mxbai-rerank-v2: pieces that are tokenised apart
+CHAT = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+QUERY = (CHAT + "<|im_end|>\n<|im_start|>user\n", "query: {query}", "\n")
+DOCUMENT = (
+    "document: {document}",
+    "\n",
+    "You are a search relevance expert who evaluates how well documents match search queries. For"
+    " each query-document pair, carefully analyze the semantic relationship between them, then"
+    " provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+    "<|im_end|>\n<|im_start|>assistant\n",
+)
 CANNOT_RUN = 3  # exit status
 
 
@@ -36,6 +48,16 @@ class Model:
 
     score: Callable[[list[Request]], list[list[float]]]  # a list of scores for each request
     model_files: list[Path]  # what it was loaded from: graph and weights
+
+
+def encode(tokenizer: Any, pieces: Sequence[str], **texts: str) -> list[int]:
+    """Write texts into a prompt's pieces and return their token ids.
+
+    :param tokenizer: of Hugging Face's tokenizers
+    """
+    written = [piece.format(**texts) for piece in pieces]
+    parts = tokenizer.encode_batch(written, add_special_tokens=False)
+    return [token for part in parts for token in part.ids]
 
 
 def run(
