@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -208,6 +209,44 @@ def test_a_pace_that_was_slow_once_is_doubted_where_it_refuses_work(monkeypatch)
     for _ in range(100):
         pace.doubt()
     assert pace.safe == pytest.approx(0.001, rel=0.01)
+
+
+class Flooded:
+    """An engine that moves the clock, and is asked for more than it can do with each micro-batch."""
+
+    max_batch_tokens = MAX_TOKENS
+
+    def __init__(self, num_documents: int, num_asked: int, until: float) -> None:
+        self.num_documents, self.num_asked, self.until = num_documents, num_asked, until
+        self.now = 0.0
+        self.futures: list[Future] = []
+        self.scheduler = Scheduler(max_queue_tokens=1_000_000)
+
+    def ask(self, patience: float) -> None:
+        asked = job(self, range(self.num_documents), length=20, deadline=self.now + patience)
+        with suppress(TooLate):
+            self.futures.append(self.scheduler.submit(asked))
+
+    def steps(self, groups):
+        for batch in pack(groups, max_tokens=MAX_TOKENS, causal=True):
+            self.now += len(batch.token_ids) / MAX_TOKENS
+            if self.now < self.until:
+                for _ in range(self.num_asked):
+                    self.ask(patience=20.0)
+            yield batch, batch.token_ids[batch.scored_rows].astype(np.float32)
+
+
+@pytest.mark.parametrize("num_documents", [1, 3, 5, 9])
+@pytest.mark.parametrize("num_asked", [2, 4])
+def test_past_saturation_what_is_computed_still_ends_in_time(monkeypatch, num_documents, num_asked):
+    engine = Flooded(num_documents, num_asked, until=400.0)
+    monkeypatch.setattr(time, "monotonic", lambda: engine.now)
+    engine.ask(patience=1e9)
+    engine.futures[0].result(10)
+    engine.scheduler.close()
+    served = sum(future.exception(0) is None for future in engine.futures)
+    capacity = engine.now * MAX_TOKENS / (20 * num_documents)
+    assert served > 0.9 * capacity
 
 
 def test_a_pace_that_varies_asks_for_more_time():

@@ -195,9 +195,11 @@ class Scheduler:
         pace = self._paces.get(job.kind)
         if pace is None or job.steps is not None:
             return self._is_late(job)
-        num_tokens = job.tokens_left
+        own, everything = job.tokens_left, max(job.tokens_left, self._queue_tokens)
         if job.is_small:  # it ends with those that ride along
-            num_tokens = min(max(num_tokens, self._queue_tokens), job.kind.max_batch_tokens)
+            num_tokens = min(everything, job.kind.max_batch_tokens)
+        else:  # it takes turns with others that are started
+            num_tokens = min(everything, own * min(len(self._queue), MAX_STARTED))
         is_hopeless = time.monotonic() + num_tokens * pace.safe + ANSWER_S >= job.deadline
         if is_hopeless:
             pace.doubt()
