@@ -212,7 +212,7 @@ def test_a_pace_that_was_slow_once_is_doubted_where_it_refuses_work(monkeypatch)
 
 
 class Flooded:
-    """An engine that moves the clock, and is asked for more than it can do with each micro-batch."""
+    """An engine that moves the clock, and is asked for more than it can do as it goes."""
 
     max_batch_tokens = MAX_TOKENS
 
