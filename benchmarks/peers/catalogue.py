@@ -36,6 +36,8 @@ def _pinned(name: str) -> tuple[str, ...]:
     return (f"-r benchmarks/peers/requirements/{name}.txt",)
 
 
+BATCHED = "documents in batches behind the shared query"
+ONE_BY_ONE = "one document a call, as Llama() sets it up"
 NOT_IN_CATALOGUE = "its catalogue has no model of this family"
 BASELINE = "edgerank", "int8"  # what ratios are to
 REFERENCES = {  # float32 on torch: what scores are compared with
@@ -109,10 +111,10 @@ PEERS = (
         "llama_cpp_",
         _pinned("llama_cpp"),
         (
-            Setting("q8_0", (DECODER, BERT), "documents in batches behind the shared query"),
-            Setting("q4_0", (DECODER, BERT), "likewise"),
-            Setting("q8_0-default", (DECODER, BERT), "one document a call", is_quick=False),
-            Setting("q4_0-default", (DECODER, BERT), "likewise", is_quick=False),
+            Setting("q8_0", (DECODER, BERT), BATCHED),
+            Setting("q4_0", (DECODER, BERT), BATCHED),
+            Setting("q8_0-default", (DECODER, BERT), ONE_BY_ONE, is_quick=False),
+            Setting("q4_0-default", (DECODER, BERT), ONE_BY_ONE, is_quick=False),
         ),
         "llama.cpp has no architecture deberta-v2",
         converter=_pinned("llama_cpp-converter"),
@@ -126,7 +128,7 @@ PEERS = (
             Setting(
                 "int8", (BERT,), "ONNX Runtime's dynamic int8, as in its catalogue", is_quick=False
             ),
-            Setting("int8-batch-8", (BERT,), "likewise, in batches of 8"),
+            Setting("int8-batch-8", (BERT,), "ONNX Runtime's dynamic int8, in batches of 8"),
         ),
         NOT_IN_CATALOGUE,
         converter=_pinned("exporter"),
