@@ -8,7 +8,7 @@ every document against every other (``benchmarks/attention.py``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from quantize.disentangled import Buckets, Positions
 from quantize.graph import Graph
-from quantize.precision import Precision, Rows, scaled
+from quantize.precision import Activation, Part, Precision, Rows, scaled
 
 TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
 MASKED = -1e9  # added to the attention logit of a key that must not be seen; its weight becomes 0
@@ -168,6 +168,30 @@ def linear(
     """Compute rows · weightᵀ + bias: float32 [T, N] from ``weight`` [N, K] and ``bias`` [N]."""
     product = scaled(g, precision.matmul(g, rows, name, weight))
     return product if bias is None else g.op("Add", product, g.weight(f"{name}.bias", bias))
+
+
+def in_slices(
+    g: Graph,
+    precision: Precision,
+    name: str,
+    weight: NDArray[np.float32],
+    inner: Callable[[Part], Activation],
+) -> str:
+    """Compute inner(x) · weightᵀ a slice of the inner channels after the other: float32 [T, N].
+
+    What lies between two matrices of a feed-forward part is its widest tensor, which several
+    operators go over: a slice of it stays in the cache meanwhile. It also has row scales of its
+    own.
+
+    :param weight: float32 [N, K]
+    :param inner: writes those of the K channels that it is given
+    """
+    total = ""
+    for part in precision.slices(weight.shape[1]):
+        rows = precision.rows(g, inner(part))
+        added = linear(g, precision, rows, part.name(name), weight[:, part.channels])
+        total = g.op("Add", total, added) if total else added
+    return total
 
 
 def gather_rows(g: Graph, rows: Rows, indices: str) -> Rows:

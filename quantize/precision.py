@@ -27,7 +27,28 @@ EMBEDDING_CHUNK_ROWS = 16384  # bounds the float32 copy of a table while it is r
 ZERO_POINT = 128
 SHIFTED_ZERO_POINT = 16  # of rows that hardly go below zero
 OBSERVED = "rows/"  # before a site, the name of the output with its rows
+SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
+SLICE_MULTIPLE = 64  # channels, so that slices are whole vectors and blocks
 INT4_BLOCK = 32  # weights that share a scale
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive channels out of several."""
+
+    start: int = 0
+    stop: int | None = None  # None for all that follow
+
+    @property
+    def channels(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def name(self, whole: str) -> str:
+        """Name what is this part of something else."""
+        return whole if self == ALL else f"{whole}/{self.start}"
+
+
+ALL = Part()
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,7 @@ class Activation:
     x: str  # float32 [T, K]
     carried: str | None = None  # float32 [T, 1], a scale that ``x`` still lacks
     least: float | None = None  # a small negative number that no element of ``x`` is below
+    part: Part = ALL  # of the site's channels
 
 
 @dataclass(frozen=True)
@@ -53,6 +75,7 @@ class Rows:
     scale: str = ""  # float32 [T, 1]
     zero_point: int = ZERO_POINT
     levels: int = 1
+    part: Part = ALL  # of the site's channels
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,9 @@ class Product:
 
 class Precision(Protocol):
     """What an architecture needs to know of a precision."""
+
+    def slices(self, width: int) -> Sequence[Part]:
+        """Cut the channels between two matrices into those to compute at once."""
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         """Look up rows of ``table`` [V, H] for ``ids`` int64 [T]: float32 [T, H]."""
@@ -79,12 +105,16 @@ class Precision(Protocol):
 class Float32:
     """float32 throughout: the reference that the others are measured against."""
 
+    def slices(self, width: int) -> Sequence[Part]:
+        return [ALL]
+
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         return g.op("Gather", g.weight(name, table), ids)
 
     def rows(self, g: Graph, activation: Activation) -> Rows:
         x, carried = activation.x, activation.carried
-        return Rows(activation.site, x if carried is None else g.op("Mul", x, carried))
+        real = x if carried is None else g.op("Mul", x, carried)
+        return Rows(activation.site, real, part=activation.part)
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         transposed = g.weight(name, np.ascontiguousarray(weight.T))
@@ -126,7 +156,12 @@ class Int8:
 
     inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
     keep: Sequence[str] = ()  # patterns of matrices that stay in float32
-    _feedback: dict[str, Floats] = field(default_factory=dict)  # by site, once it was needed
+    _feedback: dict[str, Floats] = field(default_factory=dict)  # by site and part, once needed
+
+    def slices(self, width: int) -> Sequence[Part]:
+        count = -(-width // SLICE_CHANNELS)
+        size = -(-width // (count * SLICE_MULTIPLE)) * SLICE_MULTIPLE
+        return [ALL] if count == 1 else [Part(i, i + size) for i in range(0, width, size)]
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         vocabulary, hidden = table.shape
@@ -170,7 +205,7 @@ class Int8:
         real = x
         if carried is not None:
             scale, real = g.op("Mul", scale, carried), g.op("Mul", x, carried)
-        return Rows(activation.site, real, integers, scale, zero_point, levels)
+        return Rows(activation.site, real, integers, scale, zero_point, levels, activation.part)
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         if self._is_kept(name):
@@ -178,7 +213,7 @@ class Int8:
         return self._rounded_matmul(g, rows, name, weight)
 
     def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
-        values, scales = quantize_channels(weight, self._feedback_at(rows.site))
+        values, scales = quantize_channels(weight, self._feedback_at(rows))
         product = g.op(
             "MatMulIntegerToFloat",
             rows.integers,
@@ -191,12 +226,13 @@ class Int8:
         return Product(product, rows.scale)
 
     def _is_kept(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.keep)
+        return any(fnmatchcase(matrix_of(name), pattern) for pattern in self.keep)
 
-    def _feedback_at(self, site: str) -> Floats | None:
-        if site in self.inputs and site not in self._feedback:
-            self._feedback[site] = error_feedback(self.inputs[site])
-        return self._feedback.get(site)
+    def _feedback_at(self, rows: Rows) -> Floats | None:
+        key = rows.part.name(rows.site)
+        if rows.site in self.inputs and key not in self._feedback:
+            self._feedback[key] = error_feedback(self.inputs[rows.site][:, rows.part.channels])
+        return self._feedback.get(key)
 
 
 @dataclass(frozen=True)
@@ -210,7 +246,7 @@ class Int4(Int8):
         num_channels, depth = weight.shape
         if depth % INT4_BLOCK:
             return Float32().matmul(g, rows, name, weight)
-        values, scales = quantize_blocks(weight, INT4_BLOCK, self._feedback_at(rows.site))
+        values, scales = quantize_blocks(weight, INT4_BLOCK, self._feedback_at(rows))
         product = g.op(
             "MatMulNBits",
             rows.real,
@@ -229,3 +265,8 @@ class Int4(Int8):
 def scaled(g: Graph, product: Product) -> str:
     """Return the real product, float32 [T, N]."""
     return product.values if product.scale is None else g.op("Mul", product.values, product.scale)
+
+
+def matrix_of(weight: str) -> str:
+    """Return the name of the matrix that a weight is, or is a part of."""
+    return weight.partition("/")[0]

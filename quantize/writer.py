@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,7 +24,7 @@ from quantize.graph import Graph
 from quantize.imported import fold, write_imported
 from quantize.layerwise import Layerwise
 from quantize.model import Layer, Model
-from quantize.precision import Float32, Int4, Int8, Precision
+from quantize.precision import Float32, Int4, Int8, Precision, matrix_of
 from quantize.report import Report, ScoredPair
 from quantize.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
 from quantize.weights import Floats
@@ -196,7 +196,7 @@ def _report_on(
     if keep or sensitivities is not None:
         if sensitivities is None:
             names = made.graph.weights
-            _check_names(keep, [name for name in names if f"{name}.scales" in names])
+            _check_names(keep, {matrix_of(name) for name in names if f"{name}.scales" in names})
         size, without = _size(draft), made.fidelity
         if keep:
             made = attempt(keep)
@@ -220,7 +220,7 @@ def _report_on(
     )
 
 
-def _check_names(patterns: Sequence[str], matrices: Sequence[str]) -> None:
+def _check_names(patterns: Sequence[str], matrices: Set[str]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in matrices):
             raise QuantizeError(

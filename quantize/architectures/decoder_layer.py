@@ -13,11 +13,11 @@ import numpy as np
 from onnx import TensorProto
 
 from quantize.architectures.shape import Shape
-from quantize.blocks import Inputs, attention, gather_rows, linear, split_columns
+from quantize.blocks import Inputs, attention, gather_rows, in_slices, linear, split_columns
 from quantize.checkpoint import Checkpoint
 from quantize.equalisation import Rotation, channel_scales, rotate_heads
 from quantize.graph import CONTRIB, Graph
-from quantize.precision import Activation, Precision, Rows
+from quantize.precision import Activation, Part, Precision, Rows
 from quantize.rotary import Angles, rotate
 from quantize.weights import Floats
 
@@ -186,15 +186,19 @@ class DecoderLayer:
         up keeps its row scale back: a row's scale does not change how the row quantizes, so it
         joins the scale of down's rows instead of costing a pass over the widest tensor.
         """
-        gated = linear(g, precision, rows, self._name("mlp.gate"), self.gate)
-        if self.shape.activation == "silu":
-            gated = g.op("QuickGelu", gated, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
-        else:
-            gated = g.op("Gelu", gated, approximate="tanh")
-        raised = precision.matmul(g, rows, self._name("mlp.up"), self.up)
-        product = g.op("Mul", gated, raised.values)
-        inner = precision.rows(g, Activation(self._site("down"), product, carried=raised.scale))
-        return linear(g, precision, inner, self._name("mlp.down"), self.down)
+
+        def inner(part: Part) -> Activation:
+            gate, up = (part.name(self._name(f"mlp.{name}")) for name in ("gate", "up"))
+            gated = linear(g, precision, rows, gate, self.gate[part.channels])
+            if self.shape.activation == "silu":
+                gated = g.op("QuickGelu", gated, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
+            else:
+                gated = g.op("Gelu", gated, approximate="tanh")
+            raised = precision.matmul(g, rows, up, self.up[part.channels])
+            product = g.op("Mul", gated, raised.values)
+            return Activation(self._site("down"), product, carried=raised.scale, part=part)
+
+        return in_slices(g, precision, self._name("mlp.down"), self.down, inner)
 
     def _name(self, part: str) -> str:
         return f"model.layers.{self.index}.{part}_proj"

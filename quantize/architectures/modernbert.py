@@ -21,6 +21,7 @@ from quantize.blocks import (
     attention,
     declare_inputs,
     gather_rows,
+    in_slices,
     linear,
     mean_rows,
     split_columns,
@@ -31,7 +32,7 @@ from quantize.checkpoint import Checkpoint, one_label
 from quantize.equalisation import Rotation, channel_scales, rotate_heads
 from quantize.errors import QuantizeError
 from quantize.graph import Graph
-from quantize.precision import Activation, Precision, Rows
+from quantize.precision import Activation, Part, Precision, Rows
 from quantize.rotary import Angles, RopeScaling, rotary_angles, rotary_frequencies, rotate
 from quantize.settings import Pooling
 from quantize.weights import Floats
@@ -327,11 +328,17 @@ class ModernBertLayer:
         gate keeps its row scale back: a row's scale does not change how the row quantizes, so it
         joins the scale of down's rows instead of costing a pass over the widest tensor.
         """
-        activated = g.op("Gelu", linear(g, precision, rows, self._site("input"), self.input))
-        gate = precision.matmul(g, rows, self._site("gate"), self.gate)
-        product = g.op("Mul", activated, gate.values)
-        inner = precision.rows(g, Activation(self._site("down"), product, carried=gate.scale))
-        return linear(g, precision, inner, self._site("down"), self.down)
+
+        def inner(part: Part) -> Activation:
+            names = [part.name(self._site(name)) for name in ("input", "gate")]
+            activated = g.op(
+                "Gelu", linear(g, precision, rows, names[0], self.input[part.channels])
+            )
+            gate = precision.matmul(g, rows, names[1], self.gate[part.channels])
+            product = g.op("Mul", activated, gate.values)
+            return Activation(self._site("down"), product, carried=gate.scale, part=part)
+
+        return in_slices(g, precision, self._site("down"), self.down, inner)
 
     def _site(self, name: str) -> str:
         return f"layers.{self.index}.{name}"

@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 
 from edgerank.bundle import Positive
-from quantize.blocks import Inputs, attention, gather_rows, linear
+from quantize.blocks import Inputs, attention, gather_rows, in_slices, linear
 from quantize.checkpoint import Checkpoint, one_label
 from quantize.disentangled import Positions
 from quantize.equalisation import Rotation, channel_scales, rotate_heads
 from quantize.graph import Graph
 from quantize.model import Dense
-from quantize.precision import Activation, Precision
+from quantize.precision import Activation, Part, Precision
 from quantize.weights import Floats
 
 LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
@@ -170,10 +170,17 @@ class PostNormLayer:
 
         x = self.feed_forward_norm.write(g, self._site("feed_forward_norm"), x, config)
         rows, wide = precision.rows(g, Activation(self._site("intermediate"), x)), self.intermediate
-        name = self._site("intermediate")
-        inner = g.op("Gelu", linear(g, precision, rows, name, wide.weight, wide.bias))
-        rows = precision.rows(g, Activation(self._site("dense"), inner, least=LEAST_GELU))
-        added = linear(g, precision, rows, self._site("dense"), self.dense, self.dense_bias)
+
+        def inner(part: Part) -> Activation:
+            name = part.name(self._site("intermediate"))
+            y = linear(
+                g, precision, rows, name, wide.weight[part.channels], wide.bias[part.channels]
+            )
+            return Activation(self._site("dense"), g.op("Gelu", y), least=LEAST_GELU, part=part)
+
+        added = in_slices(g, precision, self._site("dense"), self.dense, inner)
+        if self.dense_bias is not None:
+            added = g.op("Add", added, g.weight(self._site("dense.bias"), self.dense_bias))
         return self._add_residual(g, "feed_forward", added, x, self.feed_forward_scales)
 
     def _add_residual(
