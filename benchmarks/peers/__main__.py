@@ -26,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--workloads", nargs="+", default=list("ABCD"), metavar="NAME")
+    parser.add_argument(
+        "--workloads", nargs="+", metavar="NAME", help="A and C by default, all of A-D with --full"
+    )
     parser.add_argument(
         "--peers",
         nargs="+",
@@ -72,9 +74,10 @@ def main() -> None:
         arguments.work.absolute(),
         arguments.collection,
     )
+    wanted = arguments.workloads or ("ABCD" if arguments.full else "AC")
     results = Results(describe_machine(), arguments.threads, [])
     for workload in workloads(arguments.layers):
-        if workload.name in arguments.workloads:
+        if workload.name in wanted:
             needed = {BASELINE, REFERENCES[workload.family]}
             systems = select(arguments.peers, needed, arguments.full)
             if arguments.prepare:

@@ -27,9 +27,17 @@ def describe_machine() -> dict[str, str]:
         ),
         "instruction sets": ", ".join(name for name in NOTEWORTHY if name in flags) or "none noted",
         "cores": f"{physical_cores()} physical given to the process, {os.cpu_count()} logical",
-        "L3": fields.get("cache size", "?"),
+        "caches": _caches(),
         "memory": f"{memory / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, {platform.libc_ver()[0]} "
         f"{platform.libc_ver()[1]}",
         "Python": platform.python_version(),
     }
+
+
+def _caches() -> str:
+    """List the sizes of the caches that the first core has or shares, by level."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        found[(index / "level").read_text().strip()] = (index / "size").read_text().strip()
+    return ", ".join(f"L{level} {size}" for level, size in found.items()) or "?"
