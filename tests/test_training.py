@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from edgerank import Reranker
 from quantize import quantize
 from quantize.errors import QuantizeError
 from quantize.training import calibrating, mining, training
-from quantize.training.beginning import begin, prune
+from quantize.training.beginning import begin_cross_encoder, begin_late_interaction, prune
 from quantize.training.corpus import Record, extract, is_held_out
-from quantize.training.model import PairTokenizer, load_model, load_tokenizer, save_model
+from quantize.training.model import TextTokenizer, load_model, load_tokenizer, save_model
 from quantize.training.text import manual_sections, sections
 
 QUERY = "what is the capital of France?"
@@ -134,7 +135,7 @@ def test_a_pruned_vocabulary_reads_kept_words_as_before_and_others_as_pieces(emb
 @pytest.fixture(scope="module")
 def checkpoint(embedding, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("late") / "interaction"
-    save_model(*begin(embedding, TEXTS, None, None), directory)
+    save_model(*begin_late_interaction(embedding, TEXTS, None, None), directory)
     return directory
 
 
@@ -147,28 +148,49 @@ def late(checkpoint, tmp_path_factory) -> Reranker:
 
 @torch.inference_mode()
 def test_the_graph_computes_what_the_torch_model_does(checkpoint, late):
-    model = load_model(checkpoint).eval()
-    tokenize = PairTokenizer(load_tokenizer(checkpoint), 96)
+    tokenize = TextTokenizer(load_tokenizer(checkpoint))
     documents = [*TEXTS, "", "Paris " * 40]
-    expected = torch.sigmoid(model(tokenize([QUERY] * len(documents), documents))).numpy()
+    logits = load_model(checkpoint)(tokenize([QUERY, "dune"], 96), tokenize(documents, 96))
+    expected = torch.sigmoid(logits[0]).numpy()
     assert np.ptp(expected) > 0.05
     np.testing.assert_allclose(late.score(QUERY, documents), expected, atol=1e-5)
+
+
+def test_a_cross_encoder_begins_with_the_embedding_models_layers(embedding, tmp_path):
+    save_model(*begin_cross_encoder(embedding, TEXTS, None, 2), tmp_path / "checkpoint")
+    before, after = (
+        load_file(directory / "model.safetensors")
+        for directory in (embedding, tmp_path / "checkpoint")
+    )
+    last = "encoder.layer.{}.output.dense.weight"
+    assert torch.equal(after["bert." + last.format(0)], before[last.format(0)])
+    assert torch.equal(after["bert." + last.format(1)], before[last.format(2)])
+    assert "bert." + last.format(2) not in after
+    with pytest.raises(QuantizeError, match="9 layers"):
+        begin_cross_encoder(embedding, TEXTS, None, 9)
+
+
+def features_of(checkpoint: Path, query: str, documents: list[str]) -> torch.Tensor:
+    model, tokenize = load_model(checkpoint), TextTokenizer(load_tokenizer(checkpoint))
+    texts = tokenize([query], 96), tokenize(documents, 96)
+    return model.features(texts[0], model.encode(texts[0], 0), texts[1], model.encode(texts[1], 1))[
+        0
+    ]
 
 
 @torch.inference_mode()
 def test_neither_part_of_a_pair_sees_the_other(checkpoint, embedding, tmp_path):
     quantize(embedding, tmp_path / "embedding", precision="fp32")
     cosines = Reranker.open(tmp_path / "embedding").score(QUERY, TEXTS)
-    tokenize = PairTokenizer(load_tokenizer(checkpoint), 96)
-    features = load_model(checkpoint).eval().features(tokenize([QUERY] * len(TEXTS), TEXTS))
+    features = features_of(checkpoint, QUERY, TEXTS)
     np.testing.assert_allclose(features[:, 0].numpy(), cosines, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_words_in_common_count_as_in_bm25(checkpoint):
-    model, tokenizer = load_model(checkpoint).eval(), load_tokenizer(checkpoint)
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     document = "the capital of france is what the capital of france was"
-    exact = model.features(PairTokenizer(tokenizer, 96)(["capital paris"], [document]))[0, 2]
+    exact = features_of(checkpoint, "capital paris", [document, *TEXTS])[0, 2]
     weights = {
         word: float(model.token_weights[tokenizer.token_to_id(word)])
         for word in ("capital", "paris")
@@ -203,12 +225,20 @@ LISTS = [
     mining.Candidates("here", record.query, [i, *(j for j in range(5) if j != i)])
     for i, record in enumerate(RECORDS)
 ]
-SETTINGS = training.Settings(steps=4, size=3, lists_a_step=2, rate=1e-3)
+SETTINGS = training.Settings(steps=4, size=3, lists_a_step=2, rate=1e-3, vectors=1.0)
 
 
-def test_training_goes_on_where_it_was_interrupted(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["late-interaction", "cross-encoder"])
+def test_training_goes_on_where_it_was_interrupted(
+    checkpoint, embedding, tmp_path, monkeypatch, kind
+):
+    student = checkpoint
+    if kind == "cross-encoder":
+        student = tmp_path / "student"
+        save_model(*begin_cross_encoder(embedding, TEXTS, None, None), student)
+
     def run(target: Path, settings: training.Settings = SETTINGS) -> None:
-        training.train(checkpoint, checkpoint, RECORDS, LISTS, LISTS, target, settings)
+        training.train(student, checkpoint, RECORDS, LISTS, LISTS, target, settings)
 
     run(tmp_path / "whole")
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
@@ -226,13 +256,64 @@ def test_training_goes_on_where_it_was_interrupted(checkpoint, tmp_path, monkeyp
     run(tmp_path / "parts")
     whole, parts, before = (
         load_file(directory / "model.safetensors")
-        for directory in (tmp_path / "whole", tmp_path / "parts", checkpoint)
+        for directory in (tmp_path / "whole", tmp_path / "parts", student)
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    changed = "encoder.layer.0.output.dense.weight"
+    (changed,) = (name for name in whole if name.endswith("layer.0.output.dense.weight"))
+    (words,) = (name for name in whole if name.endswith("word_embeddings.weight"))
     assert not torch.equal(whole[changed], before[changed])
+    assert torch.equal(whole[words], before[words])
     with pytest.raises(QuantizeError, match="other settings"):
         run(tmp_path / "parts", training.Settings(steps=5))
+
+
+def test_a_cross_encoder_learns_what_it_is_shown(checkpoint, embedding, tmp_path):
+    save_model(*begin_cross_encoder(embedding, TEXTS, None, None), tmp_path / "student")
+    settings = training.Settings(steps=30, size=4, lists_a_step=5, rate=3e-3)
+    training.train(
+        tmp_path / "student", checkpoint, RECORDS, LISTS, LISTS, tmp_path / "target", settings
+    )
+    lines = (tmp_path / "target/training.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    quantize(tmp_path / "target", tmp_path / "bundle", precision="fp32")
+    reranker = Reranker.open(tmp_path / "bundle")
+    for record in RECORDS:
+        assert np.argmax(reranker.score(record.query, TEXTS)) == TEXTS.index(record.passage)
+
+
+def test_what_may_be_right_too_is_not_compared():
+    records = [
+        Record("a", page, f"q{i}", text)
+        for i, (page, text) in enumerate([("1", "x"), ("1", "y"), ("2", "x"), ("2", "z")])
+    ]
+    lists = [mining.Candidates("a", f"q{i}", [i, (i + 2) % 4]) for i in range(4)]
+    settings = training.Settings(steps=1, size=2, lists_a_step=4)
+    batch = training.batch_of(records, lists, settings, 0)
+    for row, query in enumerate(batch.queries):
+        own = records[int(query[1])]
+        right = batch.is_right[row].nonzero().flatten().tolist()
+        assert [batch.passages[column] for column in right] == [own.passage]
+        wrong = {batch.passages[column] for column in batch.is_wrong[row].nonzero().flatten()}
+        # the other page's passages, but for the one with the same text
+        assert wrong == {r.passage for r in records if r.page != own.page} - {own.passage}
+
+
+def test_the_loss_is_a_cross_entropy_with_half_of_what_is_known():
+    batch = training.Batch(["a", "b"], ["1", "2", "3", "4"], torch.ones(2, 4, dtype=torch.bool))
+    random = np.random.default_rng(0)
+    given, teacher = random.normal(size=(2, 2, 4)).astype(np.float32)
+    compared = np.array([[True, True, False, True], [True, True, True, True]])
+    total = 0.0
+    for row, right in enumerate((0, 2)):
+        columns = np.flatnonzero(compared[row])
+        shares = np.exp(teacher[row, columns]) / np.exp(teacher[row, columns]).sum()
+        wanted = 0.5 * shares + 0.5 * (columns == right)
+        total -= wanted @ np.log(np.exp(given[row, columns]) / np.exp(given[row, columns]).sum())
+    loss = training.ranking_loss(
+        torch.tensor(given), torch.tensor(teacher), batch, torch.tensor(compared)
+    )
+    assert float(loss) == pytest.approx(total / 2, rel=1e-5)
 
 
 def test_negatives_come_from_other_pages(embedding, tmp_path):
@@ -266,3 +347,16 @@ def test_calibration_finds_the_probabilities_that_the_text_was_drawn_with():
     features[:, 0, 1] += 2  # only the second feature tells the right one
     weights = calibrating.fit_proportions(features)
     assert weights[1] > 1 > 0.2 > weights[0]
+
+
+def test_the_calibrations_report_has_its_figures_and_a_plot(tmp_path):
+    random = np.random.default_rng(0)
+    scores = random.random((300, 4))
+    scores[:, 0] = np.sqrt(scores[:, 0])
+    expected = np.mean([right > wrong for right in scores[:, 0] for wrong in scores[:, 1:].ravel()])
+    assert calibrating.separation(scores) == pytest.approx(expected)
+    found = {"lists": 300, "auc": expected, "reliability": calibrating.reliability(scores)}
+    calibrating.write_report(tmp_path / "report", found)
+    assert json.loads((tmp_path / "report/calibration.json").read_bytes()) == found
+    plot = (tmp_path / "report/calibration.svg").read_text()
+    assert "<svg" in plot

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,8 +32,6 @@ FEATURES = ("cosine", "nearest", "exact")
 FEATURES_OUTPUT = "features"  # of the graph, beside its scores: what calibration reads
 FARTHEST = -1.0  # a cosine that none is below: of documents without a word
 
-T = TypeVar("T")
-
 
 class LexicalConfig(msgspec.Struct, frozen=True):
     """The constants of BM25."""
@@ -43,11 +40,10 @@ class LexicalConfig(msgspec.Struct, frozen=True):
     k1: float = 1.2
     b: float = 0.5
 
-    def saturation(self, num_words: T) -> T:
-        """Return how many repetitions of a word count half, for documents of so many words."""
-        length: Any = num_words
-        count: T = self.k1 * (1 - self.b + self.b / self.average_length * length)
-        return count
+    @property
+    def saturation(self) -> tuple[float, float]:
+        """How many repetitions of a word count half: for any document, and more for each token."""
+        return self.k1 * (1 - self.b), self.k1 * self.b / self.average_length
 
 
 class InteractionConfig(msgspec.Struct, frozen=True):
@@ -151,10 +147,9 @@ class LateInteraction(Bert):
         equal = g.op("Cast", g.op("Equal", rows, columns), to=1)  # [B, L, L]
         counts = g.op("MatMul", equal, g.op("Unsqueeze", is_word, g.constant([2])))
         counts = g.op("Squeeze", counts, g.constant([2]))
-        lexical = self._lexical
+        base, slope = self._lexical.saturation
         num_words = g.op("ReduceSum", is_word, g.constant([1]), keepdims=1)
-        grown = g.op("Mul", num_words, g.constant(lexical.k1 * lexical.b / lexical.average_length))
-        saturation = g.op("Add", grown, g.constant(lexical.k1 * (1 - lexical.b)))
+        saturation = g.op("Add", g.op("Mul", num_words, g.constant(slope)), g.constant(base))
         return g.op("Div", counts, g.op("Add", counts, saturation))
 
 

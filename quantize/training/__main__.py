@@ -13,11 +13,13 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from edgerank.cpu import physical_cores
 from edgerank.errors import EdgerankError
 from quantize.errors import QuantizeError
 
 SOURCES = Path(__file__).with_name("sources.jsonl")
 PATH = click.Path(path_type=Path)
+THREADS = click.option("--threads", type=click.IntRange(1), help="Physical cores by default.")
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -60,7 +62,7 @@ def extract(root: Path, records: Path, sources: Path) -> None:
 @click.option("--lists", default=20000, show_default=True, help="To train with.")
 @click.option("--size", default=16, show_default=True, help="Passages of a list.")
 @click.option("--pool", type=click.IntRange(1), help="Records to look among; all by default.")
-@click.option("--threads", type=click.IntRange(1), help="Physical cores of this process.")
+@THREADS
 def mine(
     records: Path,
     embedder: Path,
@@ -94,17 +96,31 @@ def mine(
 @click.argument("checkpoint", type=PATH)
 @click.argument("records", type=PATH)
 @click.argument("target", type=PATH)
+@click.option(
+    "--kind",
+    type=click.Choice(["late-interaction", "cross-encoder"]),
+    default="late-interaction",
+    show_default=True,
+)
 @click.option("--words", type=click.IntRange(1), help="Tokens of the vocabulary; all by default.")
-@click.option("--layers", type=click.IntRange(1), help="All by default.")
+@click.option("--layers", type=click.IntRange(2), help="At even distances; all by default.")
 def begin(
-    checkpoint: Path, records: Path, target: Path, words: int | None, layers: int | None
+    checkpoint: Path,
+    records: Path,
+    target: Path,
+    kind: str,
+    words: int | None,
+    layers: int | None,
 ) -> None:
-    """Make TARGET, a late-interaction checkpoint, of CHECKPOINT, an embedding model."""
+    """Make TARGET, a checkpoint to train, of CHECKPOINT, an embedding model."""
     from quantize.training import beginning, mining
     from quantize.training.model import save_model
 
     texts = [record.passage for record in mining.read_records(records)]
-    save_model(*beginning.begin(checkpoint, texts, words, layers), target)
+    if kind == "cross-encoder":
+        save_model(*beginning.begin_cross_encoder(checkpoint, texts, words, layers), target)
+    else:
+        save_model(*beginning.begin_late_interaction(checkpoint, texts, words, layers), target)
     _carry_card(checkpoint, target)
 
 
@@ -113,13 +129,14 @@ def begin(
 @click.argument("records", type=PATH)
 @click.argument("lists", type=PATH)
 @click.argument("target", type=PATH)
-@click.option("--teacher", type=PATH, help="A checkpoint to learn scores from; CHECKPOINT's own.")
-@click.option("--steps", default=1000, show_default=True)
-@click.option("--size", default=8, show_default=True, help="Passages of a list to use.")
-@click.option("--lists-a-step", default=8, show_default=True)
+@click.option("--teacher", type=PATH, help="To learn scores from; CHECKPOINT itself by default.")
+@click.option("--steps", default=280, show_default=True)
+@click.option("--size", default=2, show_default=True, help="Passages of a list to use.")
+@click.option("--lists-a-step", default=32, show_default=True)
 @click.option("--rate", default=2e-5, show_default=True, help="Of learning, at its peak.")
+@click.option("--vectors", default=0.0, help="Weight of tokens' distances from the teacher's.")
 @click.option("--held-out", type=PATH, help="Lists to measure on now and then.")
-@click.option("--threads", default=2, show_default=True)
+@THREADS
 def train(
     checkpoint: Path,
     records: Path,
@@ -130,16 +147,17 @@ def train(
     size: int,
     lists_a_step: int,
     rate: float,
+    vectors: float,
     held_out: Path | None,
-    threads: int,
+    threads: int | None,
 ) -> None:
     """Train CHECKPOINT on LISTS into TARGET; given again, it goes on where it was interrupted."""
     import torch
 
     from quantize.training import mining, training
 
-    torch.set_num_threads(threads)
-    settings = training.Settings(steps, size, lists_a_step, rate)
+    torch.set_num_threads(threads or physical_cores())
+    settings = training.Settings(steps, size, lists_a_step, rate, vectors)
     texts = mining.read_records(records)
     training.train(
         checkpoint,
@@ -159,8 +177,8 @@ def train(
 @click.argument("records", type=PATH)
 @click.argument("lists", type=PATH)
 @click.argument("target", type=PATH)
-@click.option("--report", type=PATH, help="JSON of how likely scores are right.")
-@click.option("--threads", type=click.IntRange(1), help="Physical cores of this process.")
+@click.option("--report", type=PATH, help="A directory for the figures and a plot of them.")
+@THREADS
 def calibrate(
     checkpoint: Path,
     records: Path,
@@ -175,10 +193,10 @@ def calibrate(
     """
     from quantize.pipeline import quantize
     from quantize.training import calibrating, mining
-    from quantize.training.model import load_model, load_tokenizer, save_model
+    from quantize.training.model import load_late_interaction, load_tokenizer, save_model
 
     texts, chosen = mining.read_records(records), mining.read_candidates(lists)
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    model, tokenizer = load_late_interaction(checkpoint), load_tokenizer(checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         bundle = quantize(checkpoint, Path(scratch) / "bundle").directory
         features = calibrating.features_of(bundle, texts, tqdm(chosen, disable=None), threads)
@@ -187,7 +205,7 @@ def calibrate(
     _carry_card(checkpoint, target)
     click.echo(json.dumps(found, indent=1))
     if report is not None:
-        report.write_text(json.dumps(found, indent=1) + "\n")
+        calibrating.write_report(report, found)
 
 
 def _carry_card(checkpoint: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""An embedding checkpoint into a late-interaction one, with a vocabulary of fewer words.
+"""An embedding checkpoint into one to train, with a vocabulary of fewer words.
 
 WordPiece takes the longest piece that it knows, so a word that is left out is read as shorter
 pieces, as rare words always were.
@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
 
 from quantize.architectures.interaction import LexicalConfig
 from quantize.checkpoint import open_checkpoint
@@ -27,36 +29,24 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 HEAD = ((8.0, 8.0, 2.0), -8.0)  # until calibrate says better: a scale that losses can work with
 
 
-def begin(
+def begin_late_interaction(
     checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
 ) -> tuple[LateInteraction, Tokenizer]:
-    """Make a model of an embedding checkpoint's weights.
+    """Make a late-interaction model of an embedding checkpoint's weights.
 
     :param texts: to weigh tokens by how many of them have one, and to see which are in use
     :param num_words: of the vocabulary; all by default
-    :param num_layers: the first so many; all by default
+    :param num_layers: so many, at even distances; all by default
     :raises QuantizeError: the checkpoint is not of BERT with a WordPiece vocabulary
     """
-    opened = open_checkpoint(checkpoint)
-    if opened.config.get("architectures") != ["BertModel"]:
-        raise QuantizeError(f"{checkpoint}: not an embedding model of BERT's architecture")
-    tokenizer = Tokenizer.from_file(str(opened.tokenizer_path))
-    tensors = load_file(checkpoint / "model.safetensors")
-    kept = list(range(tokenizer.get_vocab_size()))
-    if num_words is not None:
-        tokenizer, kept = prune(tokenizer, texts, num_words)
-    config = BertConfig(**{**opened.config, "vocab_size": len(kept)}, attn_implementation="sdpa")
-    config.num_hidden_layers = num_layers or config.num_hidden_layers
+    config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
     frequencies, average = document_frequencies(tokenizer, texts)
     model = LateInteraction(config, LexicalConfig(average_length=round(average, 1)))
-    words = "embeddings.word_embeddings.weight"
-    tensors[words] = tensors[words][kept]
     # the checkpoint has seen the first type only; the second now marks documents
     types = tensors["embeddings.token_type_embeddings.weight"]
     types[1] = types[0]
-    wanted = model.bert.state_dict()
-    model.bert.load_state_dict({name: tensors[name] for name in wanted})
-    for token in range(len(kept)):
+    model.bert.load_state_dict({name: tensors[name] for name in model.bert.state_dict()})
+    for token in range(config.vocab_size):
         count = frequencies[token]
         model.token_weights[token] = math.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
     for special in SPECIAL:
@@ -66,6 +56,64 @@ def begin(
         model.head.weight[0] = torch.tensor(HEAD[0])
         model.head.bias[0] = HEAD[1]
     return model.eval(), tokenizer
+
+
+def begin_cross_encoder(
+    checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
+) -> tuple[BertForSequenceClassification, Tokenizer]:
+    """Make a cross-encoder of an embedding checkpoint's weights and a new head.
+
+    Parameters and errors are those of ``begin_late_interaction``.
+    """
+    config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
+    config.num_labels = 1
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config)
+    encoder = model.bert.state_dict()
+    known = {name: tensors[name] for name in encoder if not name.startswith("pooler.")}
+    model.bert.load_state_dict({**encoder, **known})
+    return model.eval(), tokenizer
+
+
+def _reduced(
+    checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
+) -> tuple[BertConfig, dict[str, Tensor], Tokenizer]:
+    """Open an embedding checkpoint, with fewer words and layers if that is wanted."""
+    opened = open_checkpoint(checkpoint)
+    if opened.config.get("architectures") != ["BertModel"]:
+        raise QuantizeError(f"{checkpoint}: not an embedding model of BERT's architecture")
+    tokenizer = Tokenizer.from_file(str(opened.tokenizer_path))
+    tensors = load_file(checkpoint / "model.safetensors")
+    if num_words is not None:
+        tokenizer, kept = prune(tokenizer, texts, num_words)
+        words = "embeddings.word_embeddings.weight"
+        tensors[words] = tensors[words][kept]
+    config = BertConfig(
+        **{**opened.config, "vocab_size": tokenizer.get_vocab_size()}, attn_implementation="sdpa"
+    )
+    if num_layers is not None:
+        tensors = _with_layers(tensors, config.num_hidden_layers, num_layers)
+        config.num_hidden_layers = num_layers
+    return config, tensors, tokenizer
+
+
+def _with_layers(tensors: dict[str, Tensor], there: int, wanted: int) -> dict[str, Tensor]:
+    """Keep ``wanted`` layers at even distances, the first and the last among them.
+
+    :raises QuantizeError: there are not so many
+    """
+    if wanted > there:
+        raise QuantizeError(f"{wanted} layers are wanted and the checkpoint has {there}")
+    kept = [round(place) for place in np.linspace(0, there - 1, wanted)]
+    renumbered = {f"encoder.layer.{old}.": f"encoder.layer.{new}." for new, old in enumerate(kept)}
+    chosen = {name: value for name, value in tensors.items() if not name.startswith("encoder.")}
+    for old, new in renumbered.items():
+        chosen |= {
+            new + name.removeprefix(old): value
+            for name, value in tensors.items()
+            if name.startswith(old)
+        }
+    return chosen
 
 
 def document_frequencies(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Counter[int], float]:

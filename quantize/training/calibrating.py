@@ -7,6 +7,7 @@ scale and an offset (Platt, "Probabilistic Outputs for Support Vector Machines",
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.stats import mannwhitneyu
 
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine, gather_scores
@@ -73,6 +75,7 @@ def fit(model: LateInteraction, features: Floats) -> dict[str, Any]:
         "lists": len(measured),
         "mrr": _mrr(measured @ weights),
         "mrr_by_feature": [_mrr(measured[..., i]) for i in range(features.shape[2])],
+        "auc": separation(probabilities),
         "reliability": reliability(probabilities),
     }
 
@@ -120,6 +123,35 @@ def reliability(probabilities: Floats) -> list[dict[str, float]]:
         for number in range(BINS)
         if (bins == number).any()
     ]
+
+
+def separation(scores: Floats) -> float:
+    """Return how often a right one of scores [lists, size] is above a wrong one, of all pairs."""
+    right, wrong = scores[:, 0], scores[:, 1:].ravel()
+    found = mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong))
+    return float(found)
+
+
+def write_report(directory: Path, found: dict[str, Any]) -> None:
+    """Write what ``fit`` found as calibration.json, and a reliability diagram, calibration.svg."""
+    from matplotlib.figure import Figure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "calibration.json").write_text(json.dumps(found, indent=1) + "\n")
+    bins = found["reliability"]
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    scores, shares = ([one[key] for one in bins] for key in ("mean_score", "share_right"))
+    axes.plot(scores, shares, marker="o")
+    for one in bins:
+        place = one["mean_score"], one["share_right"]
+        axes.annotate(
+            f"{one['pairs']:,}", place, textcoords="offset points", xytext=(6, -10), fontsize=7
+        )
+    axes.set(xlabel="mean score", ylabel="share of right passages", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"{found['lists']:,} lists, pairs in each tenth; AUC {found['auc']:.3f}")
+    figure.savefig(directory / "calibration.svg", metadata={"Date": None})
 
 
 def _mrr(scores: Floats) -> float:

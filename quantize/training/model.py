@@ -1,4 +1,4 @@
-"""The late-interaction model in torch, as its graph computes it (``architectures.interaction``)."""
+"""What is trained, in torch: late interaction as its graph computes it, and a cross-encoder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import torch
@@ -15,20 +16,19 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from quantize.architectures.interaction import ARCHITECTURE, FEATURES, LexicalConfig
-from quantize.blocks import MASKED, TINY
+from quantize.architectures.interaction import ARCHITECTURE, FARTHEST, FEATURES, LexicalConfig
+from quantize.blocks import TINY
 from quantize.errors import QuantizeError
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Sequences of a query and a document each, padded: int64 [B, L]."""
+class Texts:
+    """Texts as [CLS] text [SEP], padded."""
 
-    ids: Tensor
-    types: Tensor  # 0 in the query and its special tokens, 1 in the document and its own
-    is_token: Tensor  # bool
+    ids: Tensor  # int64 [B, L]
+    is_token: Tensor  # bool [B, L]
 
 
 class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
@@ -41,79 +41,84 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
         self.register_buffer("token_weights", torch.zeros(config.vocab_size))
         self.head = nn.Linear(len(FEATURES), 1)
 
-    def forward(self, pairs: Pairs) -> Tensor:
-        """Return a logit for each pair: float32 [B]."""
-        logits: Tensor = self.head(self.features(pairs)).squeeze(1)
+    def forward(self, queries: Texts, documents: Texts) -> Tensor:
+        """Return a logit for each query with each document: float32 [Q, D]."""
+        return self.logits(queries, self.encode(queries, 0), documents, self.encode(documents, 1))
+
+    def encode(self, texts: Texts, token_type: int) -> Tensor:
+        """Encode queries, of type 0, or documents, of type 1: float32 [B, L, H]."""
+        types = torch.full_like(texts.ids, token_type)
+        encoded: Tensor = self.bert(
+            input_ids=texts.ids, token_type_ids=types, attention_mask=texts.is_token.long()
+        ).last_hidden_state
+        return encoded
+
+    def logits(
+        self, queries: Texts, query_vectors: Tensor, documents: Texts, document_vectors: Tensor
+    ) -> Tensor:
+        """Return a logit for each query with each document from their vectors."""
+        features = self.features(queries, query_vectors, documents, document_vectors)
+        logits: Tensor = self.head(features).squeeze(2)
         return logits
 
-    def features(self, pairs: Pairs) -> Tensor:
-        """Compare each query with its document: float32 [B, len(FEATURES)]."""
-        vectors = self.encode(pairs).float()
-        is_query = pairs.is_token & (pairs.types == 0)
-        is_document = pairs.is_token & (pairs.types == 1)
-        pooled = [
-            normalize((vectors * part[..., None]).sum(1), dim=-1)
-            for part in (is_query, is_document)
+    def features(
+        self, queries: Texts, query_vectors: Tensor, documents: Texts, document_vectors: Tensor
+    ) -> Tensor:
+        """Compare each query with each document: float32 [Q, D, len(FEATURES)]."""
+        means = [
+            normalize((vectors * texts.is_token[..., None]).sum(1), dim=-1)
+            for texts, vectors in ((queries, query_vectors), (documents, document_vectors))
         ]
-        cosine = (pooled[0] * pooled[1]).sum(-1)
+        cosine = means[0] @ means[1].T
 
-        weights = self.token_weights[pairs.ids]
-        query_weights = weights * is_query
-        is_word = is_document & (weights > 0)
-        units = normalize(vectors, dim=-1)
-        similar = (units @ units.mT).masked_fill(~is_word[:, None, :], -1.0)
-        equal = (pairs.ids[:, :, None] == pairs.ids[:, None, :]) & is_word[:, None, :]
-        counts = equal.sum(2)
-        saturation = self.lexical.saturation(is_word.sum(1, keepdim=True))
-        total = query_weights.sum(1).clamp_min(TINY)
-        nearest = (query_weights * similar.amax(2)).sum(1) / total
-        exact = (query_weights * counts / (counts + saturation)).sum(1) / total
-        return torch.stack([cosine, nearest, exact], dim=1)
-
-    def encode(self, pairs: Pairs) -> Tensor:
-        """Encode query and document as if each were alone: float32 [B, L, H]."""
-        num_query = (pairs.is_token & (pairs.types == 0)).sum(1, keepdim=True)
-        slots = torch.arange(pairs.ids.shape[1]).expand_as(pairs.ids)
-        positions = (slots - pairs.types * num_query).clamp_min(0)
-        x = self.bert.embeddings(
-            input_ids=pairs.ids, token_type_ids=pairs.types, position_ids=positions
+        weights = self.token_weights[queries.ids] * queries.is_token
+        shares = weights / weights.sum(1, keepdim=True).clamp_min(TINY)  # [Q, L]
+        is_word = documents.is_token & (self.token_weights[documents.ids] > 0)
+        similar = torch.einsum(
+            "qih,djh->qidj", normalize(query_vectors, dim=-1), normalize(document_vectors, dim=-1)
         )
-        sees = (pairs.types[:, :, None] == pairs.types[:, None, :]) & pairs.is_token[:, None, :]
-        mask = torch.where(sees, 0.0, MASKED)[:, None].to(x.dtype)
-        for layer in self.bert.encoder.layer:
-            x = layer(x, attention_mask=mask)[0]
-        return x
+        nearest = similar.masked_fill(~is_word, FARTHEST).amax(3)  # [Q, L, D]
+        equal = (queries.ids[:, :, None, None] == documents.ids) & is_word
+        counts = equal.sum(3)  # [Q, L, D]
+        base, slope = self.lexical.saturation
+        exact = counts / (counts + base + slope * is_word.sum(1))
+        weighted = [torch.einsum("qi,qid->qd", shares, values) for values in (nearest, exact)]
+        return torch.stack([cosine, *weighted], dim=2)
 
 
-class PairTokenizer:
-    """Lays out pairs as [CLS] query [SEP] [CLS] document [SEP]."""
-
-    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer, self._max_length = tokenizer, max_length
-        self._first, self._last = (tokenizer.token_to_id(t) for t in ("[CLS]", "[SEP]"))
-
-    def __call__(self, queries: Sequence[str], documents: Sequence[str]) -> Pairs:
-        encoded = self._tokenizer.encode_batch_fast(
-            [*queries, *documents], add_special_tokens=False
-        )
-        rows, types = [], []
-        for query, document in zip(encoded[: len(queries)], encoded[len(queries) :], strict=True):
-            left = [self._first, *query.ids[: self._max_length // 2], self._last]
-            right = document.ids[: self._max_length - len(left) - 2]
-            rows.append(torch.tensor([*left, self._first, *right, self._last]))
-            types.append(torch.tensor([0] * len(left) + [1] * (len(right) + 2)))
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
-        return Pairs(
-            ids,
-            nn.utils.rnn.pad_sequence(types, batch_first=True),
-            torch.arange(ids.shape[1])[None] < lengths[:, None],
-        )
+Trained: TypeAlias = LateInteraction | BertForSequenceClassification
 
 
-def load_model(directory: Path) -> LateInteraction:
+class TextTokenizer:
+    """Lays out texts by themselves, or in pairs as a cross-encoder reads them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> Texts:
+        """Lay out [CLS] text [SEP], of at most ``max_length`` tokens each."""
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+        ids = _padded([one.ids for one in self._tokenizer.encode_batch_fast(list(texts))])
+        return Texts(*ids)
+
+    def pairs(self, pairs: Sequence[tuple[str, str]], max_length: int) -> dict[str, Tensor]:
+        """Lay out [CLS] query [SEP] document [SEP], as the inputs of BERT."""
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+        encoded = self._tokenizer.encode_batch_fast(list(pairs))
+        ids, is_token = _padded([one.ids for one in encoded])
+        types, _ = _padded([one.type_ids for one in encoded])
+        return {"input_ids": ids, "token_type_ids": types, "attention_mask": is_token.long()}
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+def load_model(directory: Path) -> Trained:
     """Load what ``save_model`` saved.
 
     :raises QuantizeError: it is something else
@@ -123,11 +128,28 @@ def load_model(directory: Path) -> LateInteraction:
         tensors = load_file(directory / "model.safetensors")
     except (OSError, ValueError) as error:
         raise QuantizeError(f"{directory}: not a checkpoint: {error}") from error
-    if raw.get("architectures") != [ARCHITECTURE]:
+    architectures = raw.get("architectures")
+    config = BertConfig(**raw, attn_implementation="sdpa")
+    model: Trained
+    if architectures == [ARCHITECTURE]:
+        model = LateInteraction(config, LexicalConfig(**raw["lexical"]))
+        model.load_state_dict(_renamed(tensors, "bert.", add=True))
+    elif architectures == [CROSS_ENCODER]:
+        model = BertForSequenceClassification(config)
+        model.load_state_dict(tensors)
+    else:
+        raise QuantizeError(f"{directory}: neither a late-interaction model nor a cross-encoder")
+    return model.eval()
+
+
+def load_late_interaction(directory: Path) -> LateInteraction:
+    """Load a late-interaction model that ``save_model`` saved.
+
+    :raises QuantizeError: it is something else
+    """
+    model = load_model(directory)
+    if not isinstance(model, LateInteraction):
         raise QuantizeError(f"{directory}: not a late-interaction checkpoint")
-    lexical = LexicalConfig(**raw["lexical"])
-    model = LateInteraction(BertConfig(**raw, attn_implementation="sdpa"), lexical)
-    model.load_state_dict(_renamed(tensors, "bert.", add=True))
     return model
 
 
@@ -142,25 +164,29 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise QuantizeError(f"{directory / 'tokenizer.json'}: {error}") from error
 
 
-def save_model(model: LateInteraction, tokenizer: Tokenizer, directory: Path) -> None:
+def save_model(model: Trained, tokenizer: Tokenizer, directory: Path) -> None:
     """Write config.json, tokenizer.json and model.safetensors; each replaces another at once."""
     directory.mkdir(parents=True, exist_ok=True)
-    config = {
-        "architectures": [ARCHITECTURE],
-        "lexical": msgspec.structs.asdict(model.lexical),
-        **{name: getattr(model.config, name) for name in CONFIG_NAMES},
-    }
+    tensors = model.state_dict()
+    if isinstance(model, LateInteraction):
+        own = {"architectures": [ARCHITECTURE], "lexical": msgspec.structs.asdict(model.lexical)}
+        tensors = _renamed(tensors, "bert.", add=False)
+    else:
+        own = {"architectures": [CROSS_ENCODER], "id2label": {"0": "relevant"}}
+    config = {**own, **{name: getattr(model.config, name) for name in CONFIG_NAMES}}
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     _replace(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     _replace(directory / "tokenizer.json", tokenizer.to_str().encode())
     settings = {"model_max_length": min(MAX_LENGTH, model.config.max_position_embeddings)}
     _replace(directory / "tokenizer_config.json", json.dumps(settings).encode())
-    tensors = _renamed(model.state_dict(), "bert.", add=False)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         saved = Path(scratch) / "model.safetensors"
         save_file({name: value.contiguous() for name, value in tensors.items()}, saved)
         saved.replace(directory / saved.name)
 
 
+CROSS_ENCODER = "BertForSequenceClassification"
 CONFIG_NAMES = (
     "model_type",
     "hidden_size",

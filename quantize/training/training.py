@@ -1,8 +1,9 @@
 """Training: lists of passages, a teacher's opinion of them, and a checkpoint that resumes.
 
-The teacher is the model that the student began as. Its scores of a list, and what is known of the
-right passage, make a distribution that the student learns: cross-entropy against a mixture of
-both. So it moves only where the text tells it more than it knew.
+A step compares some queries with the passages of their lists; a late-interaction model, which
+encodes each text once, with those of all other lists of the step too. The target is a mixture of
+what is known, the right passage, and of the scores of a frozen late-interaction model. So a student
+moves only where the text tells it more than its teacher knew.
 """
 
 from __future__ import annotations
@@ -14,28 +15,35 @@ from pathlib import Path
 from random import Random
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from quantize.errors import QuantizeError
 from quantize.training.corpus import Record
 from quantize.training.mining import Candidates
 from quantize.training.model import (
-    MAX_LENGTH,
     LateInteraction,
-    PairTokenizer,
+    Texts,
+    TextTokenizer,
+    Trained,
+    load_late_interaction,
     load_model,
     load_tokenizer,
     save_model,
 )
 
-SAVE_EVERY = 50  # steps
-MEASURE_EVERY = 250
+SAVE_EVERY = 20  # steps
+MEASURE_EVERY = 100
+MEASURED_LISTS = 200  # of those held out
 WARM_UP = 0.1  # of the steps
 KNOWN = 0.5  # of the target is the right passage, the rest is the teacher's
+UNCOMPARED = -1e4  # a logit whose share of a list is nothing
 CLIP = 1.0  # norm of the gradient
 DECAY = 0.01
+MAX_QUERY, MAX_PASSAGE = 64, 192  # tokens
 STATE = "training.safetensors"
 LOG = "training.jsonl"
 
@@ -45,18 +53,37 @@ class Settings:
     """What must be the same for a run to go on."""
 
     steps: int
-    size: int = 8  # passages of a list, the right one first
-    lists_a_step: int = 8
+    size: int = 2  # passages of a list, the right one first
+    lists_a_step: int = 32
     rate: float = 2e-5
+    vectors: float = 0.0  # weight of a token's distance from the teacher's
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Lists of one step."""
+    """The lists of one step."""
 
-    queries: list[str]  # each as often as its list has passages
-    passages: list[str]
+    queries: list[str]  # Q
+    passages: list[str]  # D = Q * size, each query's own in a row, the right one first
+    is_wrong: Tensor  # bool [Q, D]: known not to be the query's right passage, nor of its page
+
+    @property
+    def size(self) -> int:
+        return len(self.passages) // len(self.queries)
+
+    @property
+    def is_right(self) -> Tensor:
+        """Bool [Q, D]."""
+        right = torch.zeros_like(self.is_wrong)
+        places = torch.arange(len(self.queries))
+        right[places, places * self.size] = True
+        return right
+
+    @property
+    def is_own(self) -> Tensor:
+        """Bool [Q, D]: of the query's own list."""
+        return torch.eye(len(self.queries), dtype=torch.bool).repeat_interleave(self.size, dim=1)
 
 
 def train(
@@ -72,20 +99,20 @@ def train(
 ) -> None:
     """Train ``checkpoint`` into ``target``, going on with what is there of the same settings.
 
+    :param checkpoint: a late-interaction model or a cross-encoder, as ``begin`` makes them
+    :param teacher: a late-interaction model
     :raises QuantizeError: a checkpoint is unusable, or ``target`` was trained with other settings
     """
     if not lists:
         raise QuantizeError("there are no lists to train with")
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    taught = load_model(teacher).eval()
-    for frozen in (model.head, model.bert.embeddings):  # calibrate fits the head; rare words stay
-        frozen.requires_grad_(False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    taught = load_late_interaction(teacher)
+    tokenize = TextTokenizer(load_tokenizer(checkpoint))
+    trained = _unfrozen(model)
     optimizer = torch.optim.AdamW(trained.values(), lr=settings.rate, weight_decay=DECAY)
-    done = _resume(target, model, trained, optimizer, settings)
-    tokenize = PairTokenizer(tokenizer, MAX_LENGTH)
-    model.eval()  # without dropout: it would add noise to what the teacher says exactly
+    done = _resume(target, trained, optimizer, settings)
     target.mkdir(parents=True, exist_ok=True)
+    measured = held_out[:MEASURED_LISTS]
     steps = tqdm(
         range(done, settings.steps),
         initial=done,
@@ -95,23 +122,20 @@ def train(
     )
     with (target / LOG).open("a") as log:
         for step in steps:
-            batch = batch_of(records, lists, settings, step)
-            pairs = tokenize(batch.queries, batch.passages)
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate * _schedule(step, settings.steps)
-            with torch.inference_mode():
-                wanted = taught(pairs).view(-1, settings.size)
-            with torch.autocast("cpu", torch.bfloat16):
-                given = model(pairs).view(-1, settings.size)
-            loss = loss_of(given, wanted.clone())
+            loss = loss_of(
+                model, taught, tokenize, batch_of(records, lists, settings, step), settings
+            )
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
             optimizer.step()
             line: dict[str, float] = {"step": step + 1, "loss": round(loss.item(), 4)}
-            if (step + 1) % MEASURE_EVERY == 0 and held_out:
-                line["mrr"] = round(reciprocal_rank(model, tokenize, records, held_out), 4)
+            if (step + 1) % MEASURE_EVERY == 0 and measured:
+                line["mrr"] = round(reciprocal_rank(model, tokenize, records, measured), 4)
             log.write(json.dumps(line) + "\n")
+            log.flush()
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
                 save_model(model, tokenizer, target)
                 _save_state(target, trained, optimizer, settings, step + 1)
@@ -122,27 +146,65 @@ def batch_of(
 ) -> Batch:
     """Choose the lists of a step, and of each its right passage and some others."""
     random = Random(f"{settings.seed} {step}")
-    queries: list[str] = []
-    passages: list[str] = []
-    for item in random.sample(lists, min(settings.lists_a_step, len(lists))):
-        others = random.sample(item.passages[1:], settings.size - 1)
-        queries += [item.query] * settings.size
-        passages += [records[place].passage for place in (item.passages[0], *others)]
-    return Batch(queries, passages)
+    chosen = random.sample(lists, min(settings.lists_a_step, len(lists)))
+    places = [
+        [item.passages[0], *random.sample(item.passages[1:], settings.size - 1)] for item in chosen
+    ]
+    found = [records[place] for row in places for place in row]
+    right = [records[row[0]] for row in places]
+    is_wrong = [
+        [
+            (other.source, other.page) != (own.source, own.page) and other.passage != own.passage
+            for other in found
+        ]
+        for own in right
+    ]
+    return Batch(
+        [item.query for item in chosen],
+        [record.passage for record in found],
+        torch.tensor(is_wrong),
+    )
 
 
-def loss_of(given: Tensor, teacher: Tensor) -> Tensor:
-    """Compare logits [lists, size] with the teacher's; the first passage is the right one."""
-    known = torch.zeros_like(teacher)
-    known[:, 0] = 1
-    wanted = KNOWN * known + (1 - KNOWN) * teacher.softmax(-1)
-    loss: Tensor = -(wanted * given.float().log_softmax(-1)).sum(-1).mean()
+def loss_of(
+    model: Trained,
+    teacher: LateInteraction,
+    tokenize: TextTokenizer,
+    batch: Batch,
+    settings: Settings,
+) -> Tensor:
+    """Return the loss of one step."""
+    texts = tokenize(batch.queries, MAX_QUERY), tokenize(batch.passages, MAX_PASSAGE)
+    with torch.no_grad():
+        theirs = _encode(teacher, texts)
+        wanted = teacher.logits(texts[0], theirs[0], texts[1], theirs[1])
+    if not isinstance(model, LateInteraction):
+        is_compared = batch.is_right | (batch.is_wrong & batch.is_own)
+        return ranking_loss(
+            _score_pairs(model, tokenize, batch, is_compared), wanted, batch, is_compared
+        )
+    ours = _encode(model, texts)
+    given = model.logits(texts[0], ours[0], texts[1], ours[1])
+    loss = ranking_loss(given, wanted, batch, batch.is_right | batch.is_wrong)
+    if settings.vectors:
+        for own, other, part in zip(ours, theirs, texts, strict=True):
+            distances = 1 - cosine_similarity(own, other, dim=-1)
+            loss = loss + settings.vectors * distances[part.is_token].mean()
+    return loss
+
+
+def ranking_loss(given: Tensor, teacher: Tensor, batch: Batch, is_compared: Tensor) -> Tensor:
+    """Compare logits [Q, D] with what is known and with the teacher's: a cross-entropy."""
+    shares = teacher.masked_fill(~is_compared, UNCOMPARED).softmax(-1)
+    wanted = KNOWN * batch.is_right + (1 - KNOWN) * shares
+    logarithms = given.masked_fill(~is_compared, UNCOMPARED).log_softmax(-1)
+    loss: Tensor = -(wanted * logarithms).sum(-1).mean()
     return loss
 
 
 def reciprocal_rank(
-    model: LateInteraction,
-    tokenize: PairTokenizer,
+    model: Trained,
+    tokenize: TextTokenizer,
     records: Sequence[Record],
     lists: Sequence[Candidates],
 ) -> float:
@@ -151,9 +213,40 @@ def reciprocal_rank(
     for item in lists:
         passages = [records[place].passage for place in item.passages]
         with torch.inference_mode():
-            logits = model(tokenize([item.query] * len(passages), passages))
+            if isinstance(model, LateInteraction):
+                (logits,) = model(
+                    tokenize([item.query], MAX_QUERY), tokenize(passages, MAX_PASSAGE)
+                )
+            else:
+                pairs = [(item.query, passage) for passage in passages]
+                logits = model(**tokenize.pairs(pairs, MAX_QUERY + MAX_PASSAGE)).logits[:, 0]
         total += 1 / (1 + int((logits[1:] >= logits[0]).sum()))
     return total / len(lists)
+
+
+def _encode(model: LateInteraction, texts: tuple[Texts, Texts]) -> tuple[Tensor, Tensor]:
+    return model.encode(texts[0], 0), model.encode(texts[1], 1)
+
+
+def _score_pairs(
+    model: Trained, tokenize: TextTokenizer, batch: Batch, is_compared: Tensor
+) -> Tensor:
+    """Score the pairs that are compared by a cross-encoder: float32 [Q, D]."""
+    rows, columns = is_compared.nonzero(as_tuple=True)
+    pairs = [
+        (batch.queries[row], batch.passages[column])
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    logits = model(**tokenize.pairs(pairs, MAX_QUERY + MAX_PASSAGE)).logits[:, 0]
+    return torch.full(is_compared.shape, UNCOMPARED).index_put((rows, columns), logits)
+
+
+def _unfrozen(model: Trained) -> dict[str, torch.nn.Parameter]:
+    """Freeze words, so that rare ones stay, and the head that ``calibrate`` fits; give the rest."""
+    model.bert.embeddings.requires_grad_(False)
+    if isinstance(model, LateInteraction):
+        model.head.requires_grad_(False)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -186,7 +279,6 @@ def _save_state(
 
 def _resume(
     target: Path,
-    model: LateInteraction,
     trained: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     settings: Settings,
@@ -195,8 +287,6 @@ def _resume(
     path = target / STATE
     if not path.exists():
         return 0
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if json.loads(metadata["settings"]) != asdict(settings):
