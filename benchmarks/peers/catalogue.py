@@ -80,6 +80,16 @@ PEERS = (
         "a decoder of this family is no sequence classifier; its own package runs it",
     ),
     Peer(
+        "sentence-transformers-openvino",
+        "sentence_transformers_",
+        ("--no-deps -r benchmarks/peers/requirements/sentence_transformers_openvino.txt",),
+        (
+            Setting("openvino", ENCODERS, "backend='openvino', recommended for CPU", False),
+            Setting("openvino-int8", ENCODERS, "its static int8 export", False),
+        ),
+        "a decoder of this family is no sequence classifier; its own package runs it",
+    ),
+    Peer(
         "optimum",
         "optimum_",
         (TORCH, TRANSFORMERS, "optimum[onnxruntime]==2.1.0", "onnx"),

@@ -1,4 +1,4 @@
-"""sentence-transformers' CrossEncoder on torch, and on ONNX Runtime in float32 and in int8.
+"""sentence-transformers' CrossEncoder on torch, on ONNX Runtime in float32 and int8, on OpenVINO.
 
 The int8 export is that of its own ``export_dynamic_quantized_onnx_model``, for the instruction
 set that this CPU has.
@@ -22,10 +22,16 @@ def quantized_for() -> str:
 
 
 def prepare(checkpoint: Path, setting: str, work: Path) -> None:
-    if not setting.startswith("onnx"):
+    if setting.startswith("torch"):
         return
+    if setting == "openvino-int8":
+        raise worker.CannotRunError("its int8 export calibrates on a dataset of the model hub")
     from sentence_transformers import CrossEncoder, export_dynamic_quantized_onnx_model
 
+    if setting == "openvino":
+        model = CrossEncoder(str(checkpoint), backend="openvino", model_kwargs={"export": True})
+        model.save_pretrained(str(work))
+        return
     model = CrossEncoder(str(checkpoint), backend="onnx", model_kwargs={"export": True})
     model.save_pretrained(str(work))
     if setting == "onnx-int8":
@@ -41,6 +47,10 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
         files = sorted(checkpoint.glob("*.safetensors"))
         options = {"torch_dtype": "bfloat16"} if setting == "torch-bf16" else {}
         model = CrossEncoder(str(checkpoint), device="cpu", model_kwargs=options)
+    elif setting == "openvino":
+        files = sorted((work / "openvino").iterdir())
+        options = {"ov_config": {"INFERENCE_NUM_THREADS": threads}}
+        model = CrossEncoder(str(work), device="cpu", backend="openvino", model_kwargs=options)
     else:
         import onnxruntime
 
@@ -67,5 +77,7 @@ if __name__ == "__main__":
         load,
         prepare,
         modules=["torch", "sentence_transformers"],
-        distributions=["sentence-transformers", "torch", "transformers", "onnxruntime"],
+        distributions=[
+            *("sentence-transformers", "torch", "transformers", "onnxruntime", "openvino"),
+        ],
     )

@@ -15,8 +15,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -101,7 +102,7 @@ def run(
         "import_s": imported - start,
         "load_s": loaded - imported,
         "model_bytes": sum(path.stat().st_size for path in model.model_files),
-        "versions": {name: version(name) for name in distributions},
+        "versions": _versions(distributions),
     }
     print(json.dumps(ready), file=answers)
     for line in sys.stdin:
@@ -144,6 +145,15 @@ def _answer(model: Any, requests: list[Request]) -> dict[str, Any]:
         "scores": scores,
         "error": error,
     }
+
+
+def _versions(distributions: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those that are installed; settings need different ones."""
+    found = {}
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _refuse(reason: str) -> NoReturn:
