@@ -28,6 +28,7 @@ ZERO_POINT = 128
 SHIFTED_ZERO_POINT = 16  # of rows that hardly go below zero
 OBSERVED = "rows/"  # before a site, the name of the output with its rows
 SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
+FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/slices.py)
 SLICE_MULTIPLE = 64  # channels, so that slices are whole vectors and blocks
 INT4_BLOCK = 32  # weights that share a scale
 
@@ -160,8 +161,10 @@ class Int8:
 
     def slices(self, width: int) -> Sequence[Part]:
         count = -(-width // SLICE_CHANNELS)
+        if count < FEWEST_SLICES:
+            return [ALL]
         size = -(-width // (count * SLICE_MULTIPLE)) * SLICE_MULTIPLE
-        return [ALL] if count == 1 else [Part(i, i + size) for i in range(0, width, size)]
+        return [Part(i, i + size) for i in range(0, width, size)]
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         vocabulary, hidden = table.shape
