@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.engine import LAYER_WEIGHTS, bare_operations
 from benchmarks.peers import measure, processes, report, results, scaling
-from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES
+from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES, Environment
 from benchmarks.peers.processes import PeerError, Worker, convert
 from benchmarks.peers.workloads import DOCUMENT_TOKENS, Job, Texts, draw_texts, workloads
 from tests.conftest import ROOT, wordpiece_tokenizer
@@ -106,7 +106,23 @@ def test_a_model_is_converted_once(fake):
 
 def test_an_environment_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(PeerError, match=r"^its environment: ERROR: .*no/such/directory"):
-        processes.make_environment(tmp_path, "bad", ["./no/such/directory"])
+        processes.make_environment(tmp_path, Environment("bad", ("./no/such/directory",)))
+
+
+def test_an_environment_is_made_anew_when_what_its_files_want_has_changed(tmp_path):
+    wanted = tmp_path / "wanted.txt"
+    wanted.write_text("# nothing\n")
+    environment = Environment("empty", (f"-r {wanted}",))
+    python = processes.make_environment(tmp_path, environment)
+    assert python.exists()
+    kept = tmp_path / "empty/kept"
+    kept.touch()
+    processes.make_environment(tmp_path, environment)
+    assert kept.exists()
+    wanted.write_text("# nothing else\n")
+    processes.make_environment(tmp_path, environment)
+    assert python.exists()
+    assert not kept.exists()
 
 
 def timing(seconds: list[float], scores: list[list[float]] | None = None) -> results.Timing:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 DECODER, BERT, DEBERTA = "decoder", "bert", "deberta"  # families of workloads
 ENCODERS = (BERT, DEBERTA)
-TORCH = "torch==2.13.0"
-TRANSFORMERS = "transformers==4.57.6"
+TORCH = ("torch==2.13.0", "transformers==4.57.6")
 
 
 @dataclass(frozen=True)
@@ -21,21 +20,30 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """A virtual environment."""
+
+    name: str
+    requirements: tuple[str, ...]  # of pip; "-e ." is this repository
+
+
+@dataclass(frozen=True)
 class Peer:
     """A peer: its worker is workers/<script>.py, run by its own environment's Python."""
 
     name: str
     script: str
-    requirements: tuple[str, ...]  # of pip; "-e ." is this repository
+    environment: Environment
     settings: tuple[Setting, ...]
     absent: str  # why it runs the other families not at all
-    converter: tuple[str, ...] = ()  # requirements of what converts models, where that differs
+    converter: Environment | None = None  # what converts its models, where that is another
 
 
-def _pinned(name: str) -> tuple[str, ...]:
-    return (f"-r benchmarks/peers/requirements/{name}.txt",)
+def _pinned(name: str) -> Environment:
+    return Environment(name, (f"-r benchmarks/peers/requirements/{name}.txt",))
 
 
+OPTIMUM = _pinned("optimum")
 BATCHED = "documents in batches behind the shared query"
 ONE_BY_ONE = "one document a call, as Llama() sets it up"
 NOT_IN_CATALOGUE = "its catalogue has no model of this family"
@@ -50,18 +58,18 @@ PEERS = (
     Peer(
         "edgerank",
         "edgerank_",
-        ("-e .",),
+        Environment("edgerank", ("-e .",)),
         (
             Setting("int8", (DECODER, *ENCODERS), "default"),
             Setting("int4", (DECODER, *ENCODERS), "for boxes short of memory", is_quick=False),
         ),
         "",
-        converter=("-e .[quantize]",),
+        converter=Environment("edgerank-converter", ("-e .[quantize]",)),
     ),
     Peer(
         "mxbai-rerank",
         "mxbai_rerank_",
-        (TORCH, TRANSFORMERS, "mxbai-rerank==0.1.6"),
+        Environment("mxbai-rerank", (*TORCH, "mxbai-rerank==0.1.6")),
         (
             Setting("fp32", (DECODER,), "default: bfloat16 becomes it on a CPU; the reference"),
             Setting("bf16", (DECODER,), "the checkpoint's dtype, which the package avoids here"),
@@ -71,7 +79,7 @@ PEERS = (
     Peer(
         "sentence-transformers",
         "sentence_transformers_",
-        (TORCH, TRANSFORMERS, "sentence-transformers[onnx]==5.7.0"),
+        Environment("sentence-transformers", (*TORCH, "sentence-transformers[onnx]==5.7.0")),
         (
             Setting("torch", ENCODERS, "default; the reference"),
             Setting("onnx", ENCODERS, "backend='onnx', recommended for CPU"),
@@ -82,7 +90,10 @@ PEERS = (
     Peer(
         "sentence-transformers-openvino",
         "sentence_transformers_",
-        ("--no-deps -r benchmarks/peers/requirements/sentence_transformers_openvino.txt",),
+        Environment(
+            "sentence-transformers-openvino",
+            ("--no-deps", "-r benchmarks/peers/requirements/sentence-transformers-openvino.txt"),
+        ),
         (
             Setting("openvino", ENCODERS, "backend='openvino', recommended for CPU", False),
             Setting("openvino-int8", ENCODERS, "its static int8 export", False),
@@ -92,7 +103,7 @@ PEERS = (
     Peer(
         "optimum",
         "optimum_",
-        (TORCH, TRANSFORMERS, "optimum[onnxruntime]==2.1.0", "onnx"),
+        OPTIMUM,
         (
             Setting("int8", ENCODERS, "AutoQuantizationConfig.avx512_vnni, its default scales"),
             Setting("int8-per-channel", ENCODERS, "per_channel=True", is_quick=False),
@@ -119,7 +130,7 @@ PEERS = (
     Peer(
         "llama.cpp",
         "llama_cpp_",
-        _pinned("llama_cpp"),
+        _pinned("llama.cpp"),
         (
             Setting("q8_0", (DECODER, BERT), BATCHED),
             Setting("q4_0", (DECODER, BERT), BATCHED),
@@ -127,7 +138,7 @@ PEERS = (
             Setting("q4_0-default", (DECODER, BERT), ONE_BY_ONE, is_quick=False),
         ),
         "llama.cpp has no architecture deberta-v2",
-        converter=_pinned("llama_cpp-converter"),
+        converter=_pinned("llama.cpp-converter"),
     ),
     Peer(
         "fastembed",
@@ -141,7 +152,7 @@ PEERS = (
             Setting("int8-batch-8", (BERT,), "ONNX Runtime's dynamic int8, in batches of 8"),
         ),
         NOT_IN_CATALOGUE,
-        converter=_pinned("exporter"),
+        converter=OPTIMUM,
     ),
     Peer(
         "flashrank",
@@ -152,6 +163,6 @@ PEERS = (
             Setting("fp32", (BERT,), "as its TinyBERT is", is_quick=False),
         ),
         NOT_IN_CATALOGUE,
-        converter=_pinned("exporter"),
+        converter=OPTIMUM,
     ),
 )

@@ -117,13 +117,10 @@ def enter(workload: Workload, checkpoint: Path, system: System, options: Options
     try:
         if workload.family not in setting.families:
             raise PeerError(peer.absent)
-        python = make_environment(options.environments, peer.name, peer.requirements)
-        converter = python
-        if peer.converter:
-            name = f"{peer.name}-converter"
-            converter = make_environment(options.environments, name, peer.converter)
+        python = make_environment(options.environments, peer.environment)
+        converter = make_environment(options.environments, peer.converter or peer.environment)
         seconds = convert(converter, peer.script, checkpoint, setting.name, work)
-        size = size_of(options.environments / peer.name)
+        size = size_of(options.environments / peer.environment.name)
         facts = msgspec.structs.replace(facts, convert_s=seconds, environment_bytes=size)
     except PeerError as error:
         return Entry(_never, msgspec.structs.replace(facts, reasons={EVERYTHING: str(error)}))

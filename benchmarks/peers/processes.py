@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.peers.catalogue import Environment
 from benchmarks.peers.workers.worker import CANNOT_RUN
 from edgerank.cpu import CPU_TOPOLOGY
 
@@ -50,23 +51,24 @@ class Answer(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-def make_environment(root: Path, name: str, requirements: Sequence[str]) -> Path:
-    """Install the requirements into an environment of that name: its Python.
+def make_environment(root: Path, environment: Environment) -> Path:
+    """Install an environment's requirements unless they are there: its Python.
 
     It has no pip, so that its size is the peer's. It is made anew when the requirements change.
 
     :raises PeerError: it cannot be made
     """
-    directory = root / name
+    directory = root / environment.name
     stamp = directory / ".installed"
-    wanted = "\n".join(requirements)
+    options = [word for requirement in environment.requirements for word in requirement.split()]
+    files = [ROOT / word for word in options if word.endswith(".txt")]
+    wanted = "\n".join([*options, *(file.read_text() for file in files)])
     python = directory / "bin/python"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
-    print(f"making {name}'s environment: {', '.join(requirements)}", file=sys.stderr)
+    print(f"making the environment {environment.name}: {' '.join(options)}", file=sys.stderr)
     shutil.rmtree(directory, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    options = [word for requirement in requirements for word in requirement.split()]
     for command in (
         [sys.executable, "-m", "venv", "--without-pip", str(directory)],
         [*pip, "--python", str(python), "install", *options],
