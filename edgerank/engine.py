@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -22,10 +23,10 @@ OUTPUTS = {"logit": "scores", "similarity": "embeddings"}  # by scoring rule
 
 
 class Cache:
-    """Keys and values of earlier rows, one array a layer, grown as needed."""
+    """Keys and values of earlier rows, an array a layer, which grow one after the other."""
 
     def __init__(self, num_layers: int, width: int) -> None:
-        self._layers = np.empty((num_layers, 0, width), np.float32)
+        self._layers = [np.empty((0, width), np.float32) for _ in range(num_layers)]
 
     def leading(self, length: int) -> list[NDArray[np.float32]]:
         """View the first ``length`` rows of each layer, float32 [length, width] each."""
@@ -34,13 +35,13 @@ class Cache:
     def store(self, start: int, rows: Sequence[NDArray[np.float32]]) -> None:
         """Write each layer's new rows from row ``start`` on; what lay behind is forgotten."""
         end = start + len(rows[0])
-        num_layers, capacity, width = self._layers.shape
-        if end > capacity:
-            grown = np.empty((num_layers, max(end, 2 * capacity), width), np.float32)
-            grown[:, :start] = self._layers[:, :start]
-            self._layers = grown
-        for layer, new in zip(self._layers, rows, strict=True):
-            layer[start:end] = new
+        for index, new in enumerate(rows):
+            capacity, width = self._layers[index].shape
+            if end > capacity:
+                grown = np.empty((max(end, 2 * capacity), width), np.float32)
+                grown[:start] = self._layers[index][:start]
+                self._layers[index] = grown
+            self._layers[index][start:end] = new
 
 
 class Session:
@@ -82,16 +83,21 @@ class Session:
         cache = Cache(len(self.pasts), width)
         feeds = repeat({}) if extra_feeds is None else extra_feeds
         for batch, extra in zip(batches, feeds, strict=False):
-            past = dict(zip(self.pasts, cache.leading(batch.past_length), strict=True))
-            feed = {**batch.feed, **past, **extra}
-            wanted = {name: value for name, value in feed.items() if name in self.inputs}
             presents = self.presents if len(batch.cache_rows) else []
             results: list[NDArray[np.float32]] = self._thread.submit(
-                self._session.run, [*outputs, *presents], wanted
+                self._session.run, [*outputs, *presents], self._feed(batch, cache, extra)
             ).result()
             if presents:
                 cache.store(batch.past_length, results[len(outputs) :])
             yield batch, results[: len(outputs)]
+
+    def _feed(
+        self, batch: Batch, cache: Cache, extra: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[Any]]:
+        """Put together the graph's inputs; its views of the cache must not outlive the run."""
+        past = dict(zip(self.pasts, cache.leading(batch.past_length), strict=True))
+        feed = {**batch.feed, **past, **extra}
+        return {name: value for name, value in feed.items() if name in self.inputs}
 
 
 class Engine:

@@ -172,7 +172,8 @@ def _chunks(tokens: Tokens, past_length: int, max_tokens: int, score_id: int) ->
         chunk = tokens[start : start + size]
         start += size
         belongs = score_id if start >= len(tokens) else UNSCORED
-        yield _build([Segment(chunk, 0, past, belongs)], past, len(chunk), True)
+        num_cached = len(chunk) if belongs == UNSCORED else 0  # nothing follows what is scored
+        yield _build([Segment(chunk, 0, past, belongs)], past, num_cached, True)
 
 
 def _longest_first(group: Group) -> list[tuple[Tokens, int]]:

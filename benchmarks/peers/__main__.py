@@ -38,12 +38,12 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="every setting of every peer")
     parser.add_argument("--layers", type=int, default=4, help="decoders' layers at most")
     parser.add_argument("--threads", type=int, default=physical_cores())
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
-        "--seconds", type=float, default=8, help="after which a system sits out a job's rounds"
+        "--seconds", type=float, default=12, help="after which a system sits out a job's rounds"
     )
     parser.add_argument(
-        "--minutes", type=float, default=3, help="after which no other round of a workload begins"
+        "--minutes", type=float, default=6, help="after which no other round of a workload begins"
     )
     parser.add_argument(
         "--restart", action="store_true", help="one process at a time, anew each round"

@@ -124,7 +124,8 @@ PEERS = (
             Setting("fp32-f32", (DECODER, *ENCODERS), "float32 in float32", is_quick=False),
             Setting("fp32", (DECODER, *ENCODERS), "default below 1e9 weights", is_quick=False),
         ),
-        "",
+        "for decoders, whose keys and values are state, its documentation compresses weights"
+        " instead: int8-dynamic",
         converter=_pinned("openvino-converter"),
     ),
     Peer(

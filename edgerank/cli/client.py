@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 import click
 
 from edgerank.cli.extras import needs_extra
-from edgerank.cli.rerank import read_lines, show
+from edgerank.cli.ranking import ranking_options, read_lines, show
 from edgerank.errors import InputError
 from edgerank.prompt import LongDocuments
 
@@ -30,14 +30,7 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
     help="HOST:PORT or unix:PATH.",
 )
 @click.option("-m", "--model", help="Its name on the server; the server's first by default.")
-@click.option("-k", "--top-k", type=click.IntRange(1), help="How many to show; all by default.")
-@click.option("--instruction", help="What relevance means, for models that take one.")
-@click.option("--normalize", is_flag=True, help="Scores in [0, 1].")
-@click.option(
-    "--long-documents",
-    type=click.Choice(get_args(LongDocuments)),
-    help="What to do with a document over the maximum length; the model's own way by default.",
-)
+@ranking_options
 @click.option("--tls", is_flag=True, help="Trust the system's authorities.")
 @click.option("--tls-ca", type=FILE, help="Trust this authority instead, PEM.")
 @click.option("--tls-cert", type=FILE, help="The client's certificate, PEM.")
