@@ -35,11 +35,10 @@ class Cache:
     def store(self, start: int, rows: Sequence[NDArray[np.float32]]) -> None:
         """Write each layer's new rows from row ``start`` on; what lay behind is forgotten."""
         end = start + len(rows[0])
-        for index, new in enumerate(rows):
-            capacity, width = self._layers[index].shape
-            if end > capacity:
-                grown = np.empty((max(end, 2 * capacity), width), np.float32)
-                grown[:start] = self._layers[index][:start]
+        for index, (layer, new) in enumerate(zip(self._layers, rows, strict=True)):
+            if end > len(layer):
+                grown = np.empty((max(end, 2 * len(layer)), layer.shape[1]), np.float32)
+                grown[:start] = layer[:start]
                 self._layers[index] = grown
             self._layers[index][start:end] = new
 

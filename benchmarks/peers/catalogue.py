@@ -35,7 +35,7 @@ class Peer:
     script: str
     environment: Environment
     settings: tuple[Setting, ...]
-    absent: str  # why it runs the other families not at all
+    absent: str  # why it, or a setting of it, does not run the other families
     converter: Environment | None = None  # what converts its models, where that is another
 
 
