@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.engine import LAYER_WEIGHTS, bare_operations
 from benchmarks.peers import measure, processes, report, results, scaling
+from benchmarks.peers.__main__ import main as peers_main
 from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES, Environment
 from benchmarks.peers.processes import PeerError, Worker, convert
 from benchmarks.peers.workloads import DOCUMENT_TOKENS, Job, Texts, draw_texts, workloads
@@ -231,6 +232,25 @@ def test_a_report_follows_from_recorded_results(tmp_path):
     assert "a\\|b" in text
     report.plot(run, tmp_path)
     assert (tmp_path / "workload-A.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workloads", "Z"], "invalid choice: 'Z'"),
+        (["--peers", "openvino", "nonsense"], "--peers: no nonsense; there are edgerank/int4"),
+        (["--report"], "results.json is not there"),
+        (["--workloads", "C", "--collection", "no-such"], "--collection: no-such/"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_a_line(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    places = ["--output", str(tmp_path), "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["peers", *places, *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        peers_main()
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_scaling_report_has_a_table_and_a_plot_for_each_axis(tmp_path):

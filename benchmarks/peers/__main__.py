@@ -18,6 +18,7 @@ from benchmarks.peers.report import markdown, plot, save
 from benchmarks.peers.results import Results
 from benchmarks.peers.workloads import workloads
 from edgerank.cpu import physical_cores
+from edgerank.errors import InputError
 
 RESULTS = "results.json"
 
@@ -27,7 +28,7 @@ def main() -> None:
         prog="python -m benchmarks.peers", description=__doc__.splitlines()[0]
     )
     parser.add_argument(
-        "--workloads", nargs="+", metavar="NAME", help="A and C by default, all of A-D with --full"
+        "--workloads", nargs="+", choices="ABCD", help="A and C by default, all with --full"
     )
     parser.add_argument(
         "--peers",
@@ -59,8 +60,14 @@ def main() -> None:
     )
     parser.add_argument("--report", action="store_true", help=f"of --output's {RESULTS} alone")
     arguments = parser.parse_args()
+    known = {f"{peer.name}/{one.name}" for peer in PEERS for one in peer.settings}
+    unknown = set(arguments.peers or ()) - known - {peer.name for peer in PEERS}
+    if unknown:
+        parser.error(f"--peers: no {min(unknown)}; there are {', '.join(sorted(known))}")
     path = arguments.output / RESULTS
     if arguments.report:
+        if not path.exists():
+            parser.error(f"--report: {path} is not there; a run without --report writes it")
         results = msgspec.json.decode(path.read_bytes(), type=Results)
         write(results, arguments.output, arguments.machine_price)
         return
@@ -83,7 +90,10 @@ def main() -> None:
             if arguments.prepare:
                 build(workload, systems, options)
                 continue
-            results.workloads.append(measure(workload, systems, options))
+            try:
+                results.workloads.append(measure(workload, systems, options))
+            except InputError as error:
+                parser.error(f"--collection: {error}")
             write(results, arguments.output, arguments.machine_price)  # what there is so far
 
 

@@ -60,10 +60,10 @@ class Entry:
 
 def measure(workload: Workload, systems: Sequence[System], options: Options) -> results.Workload:
     """Build what is missing and measure all systems that can run the workload."""
-    entries = build(workload, systems, options)
     checkpoint = write_checkpoint(workload, options.work)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    texts = draw_texts(options.collection, tokenizer)
+    texts = draw_texts(options.collection, tokenizer)  # before what takes long: it may be unusable
+    entries = build(workload, systems, options)
     jobs = workload.jobs(texts)
     rates = run_rounds(workload, entries, jobs, options)
     bundle = read_bundle(work_of(checkpoint, *BASELINE) / "bundle")
