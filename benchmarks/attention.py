@@ -21,9 +21,9 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from edgerank.cpu import physical_cores
-from edgerank.kernels import attention_grid
-from quantize.blocks import attention, declare_inputs
-from quantize.graph import CONTRIB, Graph
+from edgerank.packing import attention_grid
+from quantize.graph.blocks import attention, declare_inputs
+from quantize.graph.builder import CONTRIB, Graph
 
 PREFIX = 40
 

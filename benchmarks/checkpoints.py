@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from quantize.calibration import read_calibration
+from quantize.measure.calibration import read_calibration
 
 MXBAI_LARGE_V2 = {
     "architectures": ["Qwen2ForCausalLM"],

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from edgerank.kernels import attention_grid
+from edgerank.packing import attention_grid
 from edgerank.scoring import best_of_each, top
 
 ROUNDS, CALLS = 7, 100

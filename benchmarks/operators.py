@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from edgerank.cpu import physical_cores
-from quantize.graph import CONTRIB, Graph
+from quantize.graph.builder import CONTRIB, Graph
 
 ROUNDS = 30
 SHAPES = ((512, 384), (512, 1536), (256, 768))

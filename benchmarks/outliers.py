@@ -23,7 +23,7 @@ from benchmarks import checkpoints, planted_deberta, planted_modernbert
 from benchmarks.dynamic import write_dynamic
 from edgerank import Reranker
 from quantize import quantize
-from quantize.calibration import read_calibration
+from quantize.measure.calibration import read_calibration
 
 RECIPES = {
     "int8 per token": (),

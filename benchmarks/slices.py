@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.architectures import GEOMETRIES, NUM_DOCUMENTS, TEXT, Geometry, build, documents
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
-from quantize import precision
+from quantize.graph import precision
 
 WHOLE = 1 << 20  # channels that no feed-forward part has
 

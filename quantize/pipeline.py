@@ -26,14 +26,14 @@ from edgerank.bundle import (
     read_bundle,
     write_manifest,
 )
-from quantize.calibration import Draft, read_calibration
-from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.checkpoint.files import Checkpoint, open_checkpoint
+from quantize.checkpoint.hub import locate
 from quantize.errors import QuantizeError
-from quantize.families import Description, Family, recognize
-from quantize.hub import locate
-from quantize.report import check_report, write_report
-from quantize.sensitivity import KeepFp32
-from quantize.templates import read_template
+from quantize.families.recognition import Description, Family, recognize
+from quantize.families.templates import read_template
+from quantize.measure.calibration import Draft, read_calibration
+from quantize.measure.report import check_report, write_report
+from quantize.rounding.sensitivity import KeepFp32
 from quantize.writer import Step, write_exported, write_model
 
 STEPS: dict[Step, str] = {
@@ -75,10 +75,10 @@ def quantize(
         lose most, or "auto" for those that stand out; takes twice the time, to show the trade
     :param min_tau: the least mean Kendall tau against the original to accept
     :param report: a directory for report.json and report.html
-    :param family: one of ``quantize.families.FAMILIES`` that the checkpoint is known to be;
-        recognised from its files by default
-    :param template: JSON of a ``quantize.templates.Template`` to ask a decoder with instead of its
-        family's
+    :param family: the name of the checkpoint's family, one of ``quantize.families``; recognised
+        from its files by default
+    :param template: JSON of a ``quantize.families.templates.Template`` to ask a decoder with
+        instead of its family's
     :param steps: parts of the recipe: all of ``STEPS`` by default, none for fp32
     :param show_progress: draw a progress bar on stderr
     :raises QuantizeError: the checkpoint or the calibration text is unusable, the bundle cannot be

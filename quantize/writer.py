@@ -13,21 +13,21 @@ from tqdm import tqdm
 
 from edgerank.bundle import Fidelity, Kept
 from edgerank.packing import Batch
-from quantize.calibration import Calibration, Draft, batches_of, thinned
-from quantize.checkpoint import Checkpoint
-from quantize.equalisation import outlier_channels
+from quantize.architectures.model import Layer, Model
+from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
-from quantize.export import export
-from quantize.families import Imported
-from quantize.fidelity import Reference, compare, measure, open_engine, run_reference
-from quantize.graph import Graph
-from quantize.imported import fold, write_imported
-from quantize.layerwise import Layerwise
-from quantize.model import Layer, Model
-from quantize.precision import Float32, Int4, Int8, Precision, matrix_of
-from quantize.report import Report, ScoredPair
-from quantize.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
-from quantize.weights import Floats
+from quantize.families.recognition import Imported
+from quantize.graph.builder import Graph
+from quantize.graph.precision import Float32, Int4, Int8, Precision, matrix_of
+from quantize.measure.calibration import Calibration, Draft, batches_of, thinned
+from quantize.measure.fidelity import Reference, compare, measure, open_engine, run_reference
+from quantize.measure.layerwise import Layerwise
+from quantize.measure.report import Report, ScoredPair
+from quantize.optimum.export import export
+from quantize.optimum.rewrite import fold, write_imported
+from quantize.rounding.rounding import Floats
+from quantize.rounding.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
+from quantize.rounding.transforms import outlier_channels
 
 Step = Literal["rotate", "balance", "compensate"]
 

@@ -15,7 +15,7 @@ from benchmarks.checkpoints import MXBAI_LARGE_V2
 from benchmarks.peers.catalogue import BERT, DEBERTA, DECODER
 from benchmarks.peers.models import MXBAI_BASE_V2, write_deberta, write_decoder, write_minilm
 from edgerank.evaluation import read_collection
-from quantize.calibration import read_calibration
+from quantize.measure.calibration import read_calibration
 
 DOCUMENT_TOKENS = 40, 250  # the fewest and the most
 QUERY_TOKENS = 5, 40

@@ -13,8 +13,8 @@ from edgerank.errors import InputError
 def families(name: str | None) -> None:
     """List the families that `quantize` knows, or print the template of the family NAME."""
     with needs_extra("listing families", "quantize"):
-        from quantize.families import FAMILIES, describe
-        from quantize.templates import write_template
+        from quantize.families.recognition import FAMILIES, describe
+        from quantize.families.templates import write_template
     if name is None:
         for family in FAMILIES:
             for line in describe(family):

@@ -108,14 +108,14 @@ def serve(
     SIGTERM drains, SIGHUP loads bundles anew that have changed.
     """
     with needs_extra("serving", "server"):
-        from edgerank.server.app import ServerSettings
-        from edgerank.server.app import serve as run
-        from edgerank.server.inference import Limits
-        from edgerank.server.models import ModelSettings
-        from edgerank.server.security import Tls
+        from edgerank.serving.app import ServerSettings
+        from edgerank.serving.app import serve as run
+        from edgerank.serving.inference import Limits
+        from edgerank.serving.models import ModelSettings
+        from edgerank.serving.security import Tls
     if otlp_endpoint is not None:
         with needs_extra("tracing", "tracing"):
-            import edgerank.server.tracing  # noqa: F401
+            import edgerank.serving.grpc.tracing  # noqa: F401
     if (tls_cert is None) != (tls_key is None):
         raise InputError("tls: --tls-cert and --tls-key go together")
     if tls_client_ca is not None and tls_cert is None:

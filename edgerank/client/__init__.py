@@ -3,8 +3,8 @@
 Both retry what may succeed later, as the server asks, within the deadline of the call.
 """
 
-from edgerank.client.aio import AsyncClient
-from edgerank.client.blocking import Client
-from edgerank.client.wire import ServedModel, TlsFiles
+from edgerank.client.async_client import AsyncClient
+from edgerank.client.client import Client
+from edgerank.client.messages import ServedModel, TlsFiles
 
 __all__ = ["AsyncClient", "Client", "ServedModel", "TlsFiles"]

@@ -13,19 +13,19 @@ from typing import Literal
 from onnx import TensorProto
 
 from edgerank.bundle import Positive
-from quantize.architectures.postnorm import (
+from quantize.architectures.bert_layer import (
     EncoderConfig,
     EncoderInputs,
     EncoderWeights,
     PostNormLayer,
     classify,
 )
-from quantize.blocks import declare_inputs, mean_rows, unit_rows
-from quantize.checkpoint import Checkpoint
-from quantize.equalisation import Rotation
-from quantize.graph import Graph
-from quantize.precision import Precision
-from quantize.weights import Floats
+from quantize.checkpoint.files import Checkpoint
+from quantize.graph.blocks import declare_inputs, mean_rows, unit_rows
+from quantize.graph.builder import Graph
+from quantize.graph.precision import Precision
+from quantize.rounding.rounding import Floats
+from quantize.rounding.transforms import Rotation
 
 Head = Literal["classifier", "mean", "cls"]
 

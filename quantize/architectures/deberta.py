@@ -1,8 +1,8 @@
 """DeBERTa-v2 and -v3 cross-encoders with one logit, such as mxbai-rerank v1.
 
 Follows ``transformers.models.deberta_v2.modeling_deberta_v2``: BERT's layers, with positions in the
-attention alone (``quantize.disentangled``). Where ``share_att_key`` is set, the tables of positions
-are the same for all inputs and are computed here.
+attention alone (``quantize.graph.relative_positions``). Where ``share_att_key`` is set, the tables
+of positions are the same for all inputs and are computed here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from edgerank.bundle import Positive
-from quantize.architectures.postnorm import (
+from quantize.architectures.bert_layer import (
     EncoderConfig,
     EncoderInputs,
     EncoderWeights,
@@ -22,14 +22,14 @@ from quantize.architectures.postnorm import (
     PostNormLayer,
     classify,
 )
-from quantize.blocks import Grid, declare_inputs
-from quantize.checkpoint import Checkpoint
-from quantize.disentangled import Positions, log_buckets, write_buckets
-from quantize.equalisation import Rotation
-from quantize.graph import Graph
-from quantize.model import Dense
-from quantize.precision import Float32, Precision
-from quantize.weights import Floats
+from quantize.architectures.model import Dense
+from quantize.checkpoint.files import Checkpoint
+from quantize.graph.blocks import Grid, declare_inputs
+from quantize.graph.builder import Graph
+from quantize.graph.precision import Float32, Precision
+from quantize.graph.relative_positions import Positions, log_buckets, write_buckets
+from quantize.rounding.rounding import Floats
+from quantize.rounding.transforms import Rotation
 
 ROOT = "deberta."
 PRODUCTS = 3  # in a logit: of contents, of content and position, of position and content

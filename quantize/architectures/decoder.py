@@ -12,14 +12,14 @@ import numpy as np
 from onnx import TensorProto
 
 from quantize.architectures.decoder_layer import DecoderInputs, DecoderLayer, load_layer
-from quantize.architectures.shape import Shape
-from quantize.blocks import declare_inputs
-from quantize.checkpoint import Checkpoint, one_label
-from quantize.equalisation import Rotation
-from quantize.graph import Graph
-from quantize.precision import Precision
-from quantize.rotary import rotary_angles
-from quantize.weights import Floats
+from quantize.architectures.decoder_spec import Shape
+from quantize.checkpoint.files import Checkpoint, one_label
+from quantize.graph.blocks import declare_inputs
+from quantize.graph.builder import Graph
+from quantize.graph.precision import Precision
+from quantize.graph.rotary import rotary_angles
+from quantize.rounding.rounding import Floats
+from quantize.rounding.transforms import Rotation
 
 
 class Decoder:

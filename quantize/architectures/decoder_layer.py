@@ -12,14 +12,14 @@ from typing import Literal
 import numpy as np
 from onnx import TensorProto
 
-from quantize.architectures.shape import Shape
-from quantize.blocks import Inputs, attention, gather_rows, in_slices, linear, split_columns
-from quantize.checkpoint import Checkpoint
-from quantize.equalisation import Rotation, channel_scales, rotate_heads
-from quantize.graph import CONTRIB, Graph
-from quantize.precision import Activation, Part, Precision, Rows
-from quantize.rotary import Angles, rotate
-from quantize.weights import Floats
+from quantize.architectures.decoder_spec import Shape
+from quantize.checkpoint.files import Checkpoint
+from quantize.graph.blocks import Inputs, attention, gather_rows, in_slices, linear, split_columns
+from quantize.graph.builder import CONTRIB, Graph
+from quantize.graph.precision import Activation, Part, Precision, Rows
+from quantize.graph.rotary import Angles, rotate
+from quantize.rounding.rounding import Floats
+from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ import msgspec
 import numpy as np
 
 from edgerank.bundle import Positive
-from quantize.blocks import (
+from quantize.checkpoint.files import Checkpoint, one_label
+from quantize.checkpoint.sidecars import Pooling
+from quantize.errors import QuantizeError
+from quantize.graph.blocks import (
     Grid,
     Inputs,
     attention,
@@ -28,14 +31,11 @@ from quantize.blocks import (
     unit_rows,
     within_window,
 )
-from quantize.checkpoint import Checkpoint, one_label
-from quantize.equalisation import Rotation, channel_scales, rotate_heads
-from quantize.errors import QuantizeError
-from quantize.graph import Graph
-from quantize.precision import Activation, Part, Precision, Rows
-from quantize.rotary import Angles, RopeScaling, rotary_angles, rotary_frequencies, rotate
-from quantize.settings import Pooling
-from quantize.weights import Floats
+from quantize.graph.builder import Graph
+from quantize.graph.precision import Activation, Part, Precision, Rows
+from quantize.graph.rotary import Angles, RopeScaling, rotary_angles, rotary_frequencies, rotate
+from quantize.rounding.rounding import Floats
+from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 
 LayerType = Literal["full_attention", "sliding_attention"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.shape import DecoderConfig, Shape, shape_of
-from quantize.checkpoint import Checkpoint
+from quantize.architectures.decoder_spec import DecoderConfig, Shape, shape_of
+from quantize.checkpoint.files import Checkpoint
 
 
 class Qwen2Config(DecoderConfig, frozen=True):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from quantize.architectures.decoder_spec import Shape, shape_of
 from quantize.architectures.qwen2 import Qwen2Config
-from quantize.architectures.shape import Shape, shape_of
-from quantize.checkpoint import Checkpoint
+from quantize.checkpoint.files import Checkpoint
 
 
 class Qwen3Config(Qwen2Config, frozen=True):

@@ -113,14 +113,14 @@ def begin(
     layers: int | None,
 ) -> None:
     """Make TARGET, a checkpoint to train, of CHECKPOINT, an embedding model."""
-    from quantize.training import beginning, mining
+    from quantize.training import initialize, mining
     from quantize.training.model import save_model
 
     texts = [record.passage for record in mining.read_records(records)]
     if kind == "cross-encoder":
-        save_model(*beginning.begin_cross_encoder(checkpoint, texts, words, layers), target)
+        save_model(*initialize.begin_cross_encoder(checkpoint, texts, words, layers), target)
     else:
-        save_model(*beginning.begin_late_interaction(checkpoint, texts, words, layers), target)
+        save_model(*initialize.begin_late_interaction(checkpoint, texts, words, layers), target)
     _carry_card(checkpoint, target)
 
 
@@ -192,20 +192,20 @@ def calibrate(
     The features are those of CHECKPOINT in int8.
     """
     from quantize.pipeline import quantize
-    from quantize.training import calibrating, mining
+    from quantize.training import mining, score_calibration
     from quantize.training.model import load_late_interaction, load_tokenizer, save_model
 
     texts, chosen = mining.read_records(records), mining.read_candidates(lists)
     model, tokenizer = load_late_interaction(checkpoint), load_tokenizer(checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         bundle = quantize(checkpoint, Path(scratch) / "bundle").directory
-        features = calibrating.features_of(bundle, texts, tqdm(chosen, disable=None), threads)
-    found = calibrating.fit(model, features)
+        features = score_calibration.features_of(bundle, texts, tqdm(chosen, disable=None), threads)
+    found = score_calibration.fit(model, features)
     save_model(model, tokenizer, target)
     _carry_card(checkpoint, target)
     click.echo(json.dumps(found, indent=1))
     if report is not None:
-        calibrating.write_report(report, found)
+        score_calibration.write_report(report, found)
 
 
 def _carry_card(checkpoint: Path, target: Path) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from quantize.architectures.interaction import ARCHITECTURE, FARTHEST, FEATURES, LexicalConfig
-from quantize.blocks import TINY
+from quantize.architectures.late_interaction import ARCHITECTURE, FARTHEST, FEATURES, LexicalConfig
 from quantize.errors import QuantizeError
+from quantize.graph.blocks import TINY
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The server without its doors: requests of any transport, scheduled onto one engine."""

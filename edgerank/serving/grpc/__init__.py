@@ -1,0 +1,1 @@
+"""The gRPC door: ``edgerank.v1`` and ``tei.v1`` over the scheduler."""

@@ -1,0 +1,110 @@
+"""The models that are served, by name; each can be replaced while requests use it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgerank.bundle import MANIFEST_NAME, sha256_of
+from edgerank.errors import EdgerankError
+from edgerank.reranker import Reranker
+from edgerank.serving.errors import NotReady, UnknownModel
+
+WARMUP_DOCUMENTS = ["Dune was written by Frank Herbert.", "Paris is the capital of France. " * 40]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How bundles are opened."""
+
+    threads: int | None = None  # to compute with; the physical cores by default
+    max_length: int | None = None  # tokens; the bundle's default by default
+    warmup: bool = True  # score once before serving
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle, opened."""
+
+    name: str
+    reranker: Reranker
+    digest: str  # sha256 of its manifest
+    max_length: int  # tokens
+
+
+class Models:
+    """The models, the default one first. Requests keep the model that they began with."""
+
+    def __init__(self, paths: Mapping[str, Path], settings: ModelSettings) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._models: dict[str, Model] = {}
+
+    def load(self) -> None:
+        """Open all.
+
+        :raises EdgerankError: a bundle or a setting is unusable
+        """
+        self._models = {
+            name: open_model(name, path, self._settings) for name, path in self._paths.items()
+        }
+
+    def reload(self) -> None:
+        """Open anew the bundles whose manifests have changed; one that fails is kept as it was."""
+        for name, path in self._paths.items():
+            try:
+                if _digest(path) == self._models[name].digest:
+                    continue
+                model = open_model(name, path, self._settings)
+            except EdgerankError:
+                log.exception("reload failed", extra={"model": name})
+                continue
+            self._models = {**self._models, name: model}
+            log.info("reloaded", extra={"model": name, "digest": model.digest})
+
+    def get(self, name: str) -> Model:
+        """Return a model, the first for the empty name.
+
+        :raises NotReady: the models are still being loaded
+        :raises UnknownModel: there is none of that name
+        """
+        models = self._models
+        if not models:
+            raise NotReady("the models are being loaded")
+        if not name:
+            return next(iter(models.values()))
+        if name not in models:
+            raise UnknownModel(f"no model has that name; there are: {', '.join(models)}")
+        return models[name]
+
+    def all(self) -> Sequence[Model]:
+        """Return all models, the default one first.
+
+        :raises NotReady: the models are still being loaded
+        """
+        self.get("")
+        return list(self._models.values())
+
+
+def open_model(name: str, path: Path, settings: ModelSettings) -> Model:
+    """Open a bundle and score with it once, if asked to.
+
+    :raises EdgerankError: the bundle or a setting is unusable
+    """
+    digest = _digest(path)  # before all else: a change from now on is one for the next reload
+    reranker = Reranker.open(path, threads=settings.threads, max_length=settings.max_length)
+    if settings.warmup:
+        reranker.score("who wrote dune?", WARMUP_DOCUMENTS)
+    max_length = settings.max_length or reranker.bundle.manifest.max_length
+    return Model(name, reranker, digest, max_length)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path / MANIFEST_NAME)
+    except OSError:
+        return ""  # opening the bundle says what is wrong

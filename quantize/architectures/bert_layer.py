@@ -1,0 +1,292 @@
+"""BERT's layers: each half ends in a sum and a norm. DeBERTa has them too.
+
+A layer begins with the norm that transformers counts to the layer before, so that the stream
+between layers is a sum that no scaling of the norm's output reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from edgerank.bundle import Positive
+from quantize.architectures.model import Dense
+from quantize.checkpoint.files import Checkpoint, one_label
+from quantize.graph.blocks import Inputs, attention, gather_rows, in_slices, linear
+from quantize.graph.builder import Graph
+from quantize.graph.precision import Activation, Part, Precision
+from quantize.graph.relative_positions import Positions
+from quantize.rounding.rounding import Floats
+from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
+
+LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
+
+
+class EncoderConfig(msgspec.Struct, frozen=True):
+    """The part of config.json that shapes BERT's layers, whichever way positions come in."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    layer_norm_eps: float
+    max_position_embeddings: Positive
+    num_attention_heads: Positive
+    num_hidden_layers: Positive
+    vocab_size: Positive
+    embedding_size: Positive | None = None
+    hidden_act: Literal["gelu"] = "gelu"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("num_attention_heads must divide hidden_size")
+        if self.embedding_size not in (None, self.hidden_size):
+            raise ValueError("an embedding_size other than hidden_size is not supported")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class EncoderInputs:
+    """What a layer reads besides the stream."""
+
+    shared: Inputs
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer normalisation's parameters, [H] each."""
+
+    gain: Floats
+    bias: Floats
+
+    def __add__(self, bias: Floats) -> Norm:
+        return Norm(self.gain, self.bias + bias)
+
+    def __truediv__(self, scales: Floats) -> Norm:
+        return Norm(self.gain / scales, self.bias / scales)
+
+    def write(self, g: Graph, name: str, x: str, config: EncoderConfig) -> str:
+        gain, bias = g.weight(f"{name}.weight", self.gain), g.weight(f"{name}.bias", self.bias)
+        epsilon = config.layer_norm_eps
+        return g.op("LayerNormalization", x, gain, bias, axis=-1, epsilon=epsilon)
+
+
+@dataclass(frozen=True)
+class PostNormLayer:
+    """The weights of one layer, from the norm of its input to its second sum.
+
+    A key's bias adds the same to all of a query's logits, which a softmax ignores, so there is
+    none unless positions read the keys too. A value's bias passes through the attention, whose
+    weights sum to one, so it is part of the output's.
+    """
+
+    config: EncoderConfig
+    index: int
+    is_scored: bool  # only the scored rows leave the layer
+    attention_norm: Norm
+    query: Dense  # [H, H]
+    key: Floats  # [H, H]
+    value: Floats  # [H, H]
+    output: Dense  # [H, H]
+    feed_forward_norm: Norm
+    intermediate: Dense  # [I, H]
+    dense: Floats  # [H, I]
+    dense_bias: Floats | None  # [H], None once it is part of the residual
+    attention_scales: Floats | None = None  # [H], by which the norm's output is divided
+    feed_forward_scales: Floats | None = None
+    key_bias: Floats | None = None  # [H]
+    positions: Positions | None = None
+
+    def rotated(self, head: Rotation) -> PostNormLayer:
+        """Rotate each head's values."""
+        value, output = rotate_heads(head, self.value, self.output.weight, self.config.head_size)
+        return replace(self, value=value, output=replace(self.output, weight=output))
+
+    def balanced(self, rows: Mapping[str, Floats]) -> tuple[PostNormLayer, Mapping[str, Floats]]:
+        """Divide the norms' outputs, which the residual multiplies back, and the values.
+
+        The second norm gives out dense's bias too, so that the residual brings it along: what is
+        added to a row's path is one multiplication, and one addition is saved.
+        """
+        assert self.dense_bias is not None
+        sites = [self._site(readers) for readers in ("qkv", "output", "intermediate")]
+        readers = np.concatenate([self.query.weight, self.key, self.value])
+        first = channel_scales(rows[sites[0]], readers)
+        values = channel_scales(rows[sites[1]], self.output.weight)
+        shifted = rows[sites[2]] + self.dense_bias
+        second = channel_scales(shifted, self.intermediate.weight)
+        wide = self.intermediate
+        balanced = replace(
+            self,
+            attention_norm=self.attention_norm / first,
+            query=replace(self.query, weight=self.query.weight * first),
+            key=self.key * first,
+            value=self.value * first / values[:, None],
+            output=replace(self.output, weight=self.output.weight * values),
+            feed_forward_norm=(self.feed_forward_norm + self.dense_bias) / second,
+            intermediate=Dense(wide.weight * second, wide.bias - wide.weight @ self.dense_bias),
+            dense_bias=None,
+            attention_scales=first,
+            feed_forward_scales=second,
+        )
+        changed = (rows[sites[0]] / first, rows[sites[1]] / values, shifted / second)
+        return balanced, {**rows, **dict(zip(sites, changed, strict=True))}
+
+    def write(self, g: Graph, precision: Precision, inputs: EncoderInputs, x: str) -> str:
+        config, shared, grid = self.config, inputs.shared, inputs.shared.grid
+        g.scope = f"layers.{self.index}"
+        x = self.attention_norm.write(g, self._site("attention_norm"), x, config)
+        rows = precision.rows(g, Activation(self._site("qkv"), x))
+        both = np.concatenate([self.key, self.value])
+        bias = self.key_bias
+        if bias is not None:
+            bias = np.concatenate([bias, np.zeros_like(bias)])
+        keys_values = linear(g, precision, rows, self._site("key_value"), both, bias)
+        if self.is_scored:
+            grid, scored = shared.scored_grid, shared.scored_rows
+            rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
+        name = self._site("query")
+        queries = linear(g, precision, rows, name, self.query.weight, self.query.bias)
+        heads = config.num_attention_heads
+        attended = attention(
+            g,
+            grid,
+            queries,
+            keys_values,
+            num_heads=heads,
+            num_kv_heads=heads,
+            positions=self.positions,
+        )
+        rows = precision.rows(g, Activation(self._site("output"), attended))
+        added = linear(
+            g, precision, rows, self._site("output"), self.output.weight, self.output.bias
+        )
+        x = self._add_residual(g, "attention", added, x, self.attention_scales)
+
+        x = self.feed_forward_norm.write(g, self._site("feed_forward_norm"), x, config)
+        rows, wide = precision.rows(g, Activation(self._site("intermediate"), x)), self.intermediate
+
+        def inner(part: Part) -> Activation:
+            name = part.name(self._site("intermediate"))
+            y = linear(
+                g, precision, rows, name, wide.weight[part.channels], wide.bias[part.channels]
+            )
+            return Activation(self._site("dense"), g.op("Gelu", y), least=LEAST_GELU, part=part)
+
+        added = in_slices(g, precision, self._site("dense"), self.dense, inner)
+        if self.dense_bias is not None:
+            added = g.op("Add", added, g.weight(self._site("dense.bias"), self.dense_bias))
+        return self._add_residual(g, "feed_forward", added, x, self.feed_forward_scales)
+
+    def _add_residual(
+        self, g: Graph, part: str, x: str, residual: str, scales: Floats | None
+    ) -> str:
+        """Compute x + residual * scales."""
+        if scales is not None:
+            residual = g.op("Mul", residual, g.weight(self._site(f"{part}_scales"), scales))
+        return g.op("Add", x, residual)
+
+    def _site(self, name: str) -> str:
+        return f"layers.{self.index}.{name}"
+
+
+def classify(
+    g: Graph, precision: Precision, x: str, dense: Dense, output: Dense, activation: str
+) -> str:
+    """Classify the first tokens' rows [R, H] by two linear layers: one logit each, float32 [R].
+
+    :param activation: between them, an ONNX operator
+    """
+    rows = precision.rows(g, Activation("pooler", x))
+    pooled = g.op(activation, linear(g, precision, rows, "pooler", dense.weight, dense.bias))
+    logits = g.op("MatMul", pooled, g.weight("classifier.weight", output.weight.T))
+    logits = g.op("Add", logits, g.weight("classifier.bias", output.bias))
+    return g.op("Squeeze", logits, g.constant([1]))
+
+
+class EncoderWeights:
+    """What lies in a checkpoint of BERT's layout, under its names."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: EncoderConfig,
+        root: str,
+        projections: tuple[str, str, str] = ("query", "key", "value"),
+    ) -> None:
+        """Read nothing yet.
+
+        :param root: before the encoder's names
+        :param projections: names of the query's, key's and value's linear layer
+        """
+        self._checkpoint, self._config = checkpoint, config
+        self._root, self._projections = root, projections
+
+    def words(self, only: Sequence[int] | None) -> Floats:
+        """Load the table of words, or ``only`` some of its rows."""
+        name = f"{self._root}embeddings.word_embeddings.weight"
+        shape = (self._config.vocab_size, self._config.hidden_size)
+        if only is None:
+            return self._checkpoint.tensor(name, *shape)
+        return self._checkpoint.rows(name, only, *shape)
+
+    def layer(self, index: int, is_scored: bool) -> PostNormLayer:
+        """Load a layer, the value's bias within the output's."""
+        hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}"
+        query, key, value = self.projections(index)
+        output = self._dense(f"{prefix}.attention.output.dense", hidden, hidden)
+        dense = self._dense(f"{prefix}.output.dense", hidden, self._config.intermediate_size)
+        return PostNormLayer(
+            config=self._config,
+            index=index,
+            is_scored=is_scored,
+            attention_norm=self.norm(index),
+            query=query,
+            key=key.weight,
+            value=value.weight,
+            output=replace(output, bias=output.bias + output.weight @ value.bias),
+            feed_forward_norm=self._norm(f"{prefix}.attention.output.LayerNorm"),
+            intermediate=self._dense(
+                f"{prefix}.intermediate.dense", self._config.intermediate_size, hidden
+            ),
+            dense=dense.weight,
+            dense_bias=dense.bias,
+        )
+
+    def projections(self, index: int) -> list[Dense]:
+        """Load a layer's query, key and value."""
+        hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}.attention.self"
+        return [self._dense(f"{prefix}.{name}", hidden, hidden) for name in self._projections]
+
+    def norm(self, index: int) -> Norm:
+        """Load the norm that layer ``index`` begins with; the head's comes after the last."""
+        previous = f"encoder.layer.{index - 1}.output" if index else "embeddings"
+        return self._norm(f"{previous}.LayerNorm")
+
+    def classifier(self, dense: str, output: str) -> tuple[Dense, Dense]:
+        """Load the two linear layers of a classification head, by their full names.
+
+        :raises QuantizeError: the second has several labels
+        """
+        hidden, load = self._config.hidden_size, self._checkpoint.tensor
+        row = one_label(self._checkpoint, f"{output}.weight", hidden)
+        first = Dense(load(f"{dense}.weight", hidden, hidden), load(f"{dense}.bias", hidden))
+        return first, Dense(row[None], load(f"{output}.bias", 1))
+
+    def _norm(self, name: str) -> Norm:
+        load, size = self._checkpoint.tensor, self._config.hidden_size
+        return Norm(
+            load(f"{self._root}{name}.weight", size), load(f"{self._root}{name}.bias", size)
+        )
+
+    def _dense(self, name: str, rows: int, columns: int) -> Dense:
+        load = self._checkpoint.tensor
+        return Dense(
+            load(f"{self._root}{name}.weight", rows, columns),
+            load(f"{self._root}{name}.bias", rows),
+        )

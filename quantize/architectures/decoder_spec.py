@@ -1,0 +1,104 @@
+"""What config.json says of a decoder, whichever it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from edgerank.bundle import Positive
+from quantize.graph.rotary import RopeScaling
+from quantize.rounding.rounding import Floats
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What there is to know of a decoder but its weights."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    vocab_size: int
+    max_positions: int
+    norm_epsilon: float
+    frequencies: Floats  # of the rotary angles, [head_size / 2]
+    is_tied: bool  # the vocabulary head is the embedding
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    has_qkv_bias: bool = False
+    has_head_norms: bool = False  # RMSNorm of each head's queries and keys
+    gain_offset: float = 0.0  # what a norm adds to its stored gain
+    embedding_scale: float = 1.0
+
+    @property
+    def query_width(self) -> int:
+        return self.num_heads * self.head_size
+
+    @property
+    def kv_width(self) -> int:
+        return self.num_kv_heads * self.head_size
+
+
+class DecoderConfig(msgspec.Struct, frozen=True):
+    """The part of config.json that decoders share."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    max_position_embeddings: Positive
+    num_attention_heads: Positive
+    num_hidden_layers: Positive
+    num_key_value_heads: Positive
+    rms_norm_eps: float
+    vocab_size: Positive
+    head_dim: Positive | None = None
+    rope_parameters: RopeScaling | None = None  # of transformers 5
+    rope_scaling: RopeScaling | None = None
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.head_dim is None and self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError("num_attention_heads must cut hidden_size into heads of even size")
+        if self.head_size % 2:
+            raise ValueError("head_dim must be even")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_key_value_heads must divide num_attention_heads")
+        if self.attention_bias or self.mlp_bias:
+            raise ValueError("attention_bias and mlp_bias are not supported")
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def frequencies(self) -> Floats:
+        rope = self.rope_parameters or self.rope_scaling or RopeScaling()
+        return rope.frequencies(self.head_size, rope.rope_theta or self.rope_theta)
+
+
+def shape_of(config: DecoderConfig, *, is_tied: bool, **peculiar: Any) -> Shape:
+    """Turn what decoders share into a shape.
+
+    :param is_tied: unless the configuration says
+    :param peculiar: other fields of ``Shape``
+    """
+    tied = config.tie_word_embeddings
+    return Shape(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_size=config.head_size,
+        vocab_size=config.vocab_size,
+        max_positions=config.max_position_embeddings,
+        norm_epsilon=config.rms_norm_eps,
+        frequencies=config.frequencies,
+        is_tied=is_tied if tied is None else tied,
+        **peculiar,
+    )

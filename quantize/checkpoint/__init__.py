@@ -1,0 +1,1 @@
+"""What lies on disk: weights, configuration, the files beside them, the tokenizer."""

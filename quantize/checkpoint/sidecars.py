@@ -1,0 +1,152 @@
+"""What the files beside a checkpoint's weights say: the tokenizer's, and sentence-transformers'."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from tokenizers import Tokenizer
+
+from edgerank.bundle import Activation
+from quantize.checkpoint.files import Checkpoint
+from quantize.errors import QuantizeError
+
+Pooling = Literal["mean", "cls"]  # how an embedding model makes one vector of its tokens'
+
+ACTIVATIONS: dict[str, Activation] = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "torch.nn.modules.activation.Tanh": "tanh",
+}
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order of encode_document
+
+
+class _Module(msgspec.Struct):
+    """An entry of modules.json."""
+
+    type: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.type.split(".")[-1]
+
+
+class _TransformerSettings(msgspec.Struct):
+    """sentence_bert_config.json"""
+
+    max_seq_length: int | None = None
+
+
+class _TokenizerSettings(msgspec.Struct):
+    """tokenizer_config.json"""
+
+    model_max_length: float | None = None
+
+
+class _ModelSettings(msgspec.Struct):
+    """config_sentence_transformers.json"""
+
+    prompts: dict[str, str] = {}
+    default_prompt_name: str | None = None
+    activation_fn: str | None = None
+
+
+class _ActivationSettings(msgspec.Struct):
+    activation_fn: str | None = None
+
+
+class _CrossEncoderConfig(msgspec.Struct):
+    """What sentence-transformers kept in config.json: in its version 4, and before."""
+
+    sentence_transformers: _ActivationSettings | None = None
+    sbert_ce_default_activation_function: str | None = None
+
+
+def has_modules(checkpoint: Checkpoint) -> bool:
+    """Say whether sentence-transformers saved the checkpoint with modules of its own."""
+    return checkpoint.json_as("modules.json", list[_Module]) is not None
+
+
+def longest_input(checkpoint: Checkpoint) -> int | None:
+    """Return the maximum length in tokens that the files name, if they do."""
+    settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
+    if settings and settings.max_seq_length:
+        return settings.max_seq_length
+    tokenizer = checkpoint.json_as("tokenizer_config.json", _TokenizerSettings)
+    length = tokenizer.model_max_length if tokenizer else None
+    return int(length) if length and length < 1e9 else None  # transformers writes 1e30 for none
+
+
+def only_token(checkpoint: Checkpoint, tokenizer: Tokenizer, text: str) -> int:
+    """Return the one token of a text.
+
+    :raises QuantizeError: it is several
+    """
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    if len(ids) != 1:
+        raise QuantizeError(
+            f"{checkpoint.tokenizer_path}: {text!r} is not one token; is this the checkpoint's"
+            " own tokenizer?"
+        )
+    return ids[0]
+
+
+def activation_of(checkpoint: Checkpoint) -> Activation:
+    """Read which activation a CrossEncoder applies; a sigmoid unless a file says.
+
+    :raises QuantizeError: it is one that is not supported
+    """
+    config = checkpoint.config_as(_CrossEncoderConfig)
+    newer = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
+    settings = config.sentence_transformers
+    name = (
+        (newer.activation_fn if newer else None)
+        or (settings.activation_fn if settings else None)
+        or config.sbert_ce_default_activation_function
+        or "torch.nn.modules.activation.Sigmoid"
+    )
+    if name not in ACTIVATIONS:
+        raise QuantizeError(
+            f"{checkpoint.directory / 'config.json'}: activation {name!r} is not supported;"
+            f" supported: {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Return what an embedding model reads for a query and for a document."""
+    settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
+    settings = settings or _ModelSettings()
+    prompts = settings.prompts
+    default = prompts.get(settings.default_prompt_name or "", "")
+    document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), default)
+    return prompts.get("query", default) + "{query}", document + "{document}"
+
+
+def pooling_of(checkpoint: Checkpoint) -> Pooling:
+    """Read how an embedding model makes one vector of its tokens'.
+
+    :raises QuantizeError: in a way, or with modules, that are not supported
+    """
+    modules = [module.name for module in checkpoint.json_as("modules.json", list[_Module]) or []]
+    if any(module not in ("Transformer", "Pooling", "Normalize") for module in modules):
+        raise QuantizeError(
+            f"{checkpoint.directory / 'modules.json'}: modules {', '.join(modules)} are not"
+            " supported; supported: Transformer, Pooling, Normalize"
+        )
+    path = checkpoint.directory / "1_Pooling/config.json"
+    settings = checkpoint.json_as("1_Pooling/config.json", dict[str, Any]) or {}
+    mode: str = settings.get("pooling_mode") or ", ".join(
+        name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for name, is_on in settings.items()  # one flag a mode before sentence-transformers 5.3
+        if name.startswith("pooling_mode_") and is_on
+    )
+    if settings.get("include_prompt") is False:
+        raise QuantizeError(f"{path}: pooling without the prompt's tokens is not supported")
+    if mode == "mean":
+        return "mean"
+    if mode == "cls":
+        return "cls"
+    raise QuantizeError(
+        f"{path}: pooling mode {mode or 'none'!r} is not supported; supported: mean, cls"
+    )

@@ -1,0 +1,1 @@
+"""How checkpoints of a family are asked and read."""

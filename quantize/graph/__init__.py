@@ -1,0 +1,1 @@
+"""Writing ONNX graphs: the builder, precisions, and the blocks that architectures share."""

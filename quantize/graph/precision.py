@@ -1,0 +1,275 @@
+"""How numbers are held: the precisions a graph can be written in.
+
+A linear layer is written as rows → matmul → scaled, so that one quantization of a row serves every
+matrix that reads it, and so that a row's scale can be carried past operations that commute with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import numpy as np
+
+from quantize.graph.builder import CONTRIB, Graph
+from quantize.rounding.rounding import (
+    INT8_MAX,
+    Floats,
+    error_feedback,
+    quantize_blocks,
+    quantize_channels,
+    quantize_rows_blockwise,
+)
+
+EMBEDDING_CHUNK_ROWS = 16384  # bounds the float32 copy of a table while it is rounded
+ZERO_POINT = 128
+SHIFTED_ZERO_POINT = 16  # of rows that hardly go below zero
+OBSERVED = "rows/"  # before a site, the name of the output with its rows
+SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
+FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/slices.py)
+SLICE_MULTIPLE = 64  # channels, so that slices are whole vectors and blocks
+INT4_BLOCK = 32  # weights that share a scale
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive channels out of several."""
+
+    start: int = 0
+    stop: int | None = None  # None for all that follow
+
+    @property
+    def channels(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def name(self, whole: str) -> str:
+        """Name what is this part of something else."""
+        return whole if self == ALL else f"{whole}/{self.start}"
+
+
+ALL = Part()
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What matrices are to read."""
+
+    site: str  # where in the model, for calibration
+    x: str  # float32 [T, K]
+    carried: str | None = None  # float32 [T, 1], a scale that ``x`` still lacks
+    least: float | None = None  # a small negative number that no element of ``x`` is below
+    part: Part = ALL  # of the site's channels
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ready to be multiplied, once as they are and once as integers.
+
+    The writer emits both; a graph drops the one that no matrix reads.
+    """
+
+    site: str  # where in the model they are read
+    real: str  # float32 [T, K]
+    integers: str = ""  # uint8 [T, K]; the real row is (integers - zero_point) * scale / levels
+    scale: str = ""  # float32 [T, 1]
+    zero_point: int = ZERO_POINT
+    levels: int = 1
+    part: Part = ALL  # of the site's channels
+
+
+@dataclass(frozen=True)
+class Product:
+    """Rows times a matrix: the real product is ``values * scale``."""
+
+    values: str  # float32 [T, N]
+    scale: str | None  # float32 [T, 1], None for 1
+
+
+class Precision(Protocol):
+    """What an architecture needs to know of a precision."""
+
+    def slices(self, width: int) -> Sequence[Part]:
+        """Cut the channels between two matrices into those to compute at once."""
+
+    def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
+        """Look up rows of ``table`` [V, H] for ``ids`` int64 [T]: float32 [T, H]."""
+
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        """Prepare an activation to be multiplied."""
+
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        """Multiply by ``weight`` [N, K]."""
+
+
+class Float32:
+    """float32 throughout: the reference that the others are measured against."""
+
+    def slices(self, width: int) -> Sequence[Part]:
+        return [ALL]
+
+    def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
+        return g.op("Gather", g.weight(name, table), ids)
+
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        x, carried = activation.x, activation.carried
+        real = x if carried is None else g.op("Mul", x, carried)
+        return Rows(activation.site, real, part=activation.part)
+
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        transposed = g.weight(name, np.ascontiguousarray(weight.T))
+        return Product(g.op("MatMul", rows.real, transposed), None)
+
+
+@dataclass
+class Observed(Float32):
+    """float32 that puts out the rows of every site, and keeps the names of the matrices."""
+
+    matrices: list[str] = field(default_factory=list)
+
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        rows = super().rows(g, activation)
+        g.output(OBSERVED + rows.site, rows.real, ["tokens", "width"])
+        return rows
+
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        self.matrices.append(name)
+        return super().matmul(g, rows, name, weight)
+
+
+@dataclass(frozen=True)
+class Int8:
+    """int8 weights per output channel, uint8 activations per token.
+
+    x ─┬─ Abs ─ ReduceMax ─┬──────────────────────────────────── scale [T, 1]
+       └─────── Div ───────┴─ QuantizeLinear(1/127, 128) ─ integers uint8 [T, K]
+
+    integers ─ MatMulIntegerToFloat(W int8 [K, N], channel scales / 127) ─ product float32 [T, N]
+
+    A row of zeros divides 0 by 0; whatever integers come of it, the scale of 0 makes them 0 again.
+
+    Rows that hardly go below zero are given nearly all of the range for what is above:
+
+    x ─┬─ ReduceMax ─ Div(239) ─ Max(-least/16) ─┬────────────── scale [T, 1]
+       └──────────────── Div ────────────────────┴─ QuantizeLinear(1, 16) ─ integers
+    """
+
+    inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
+    keep: Sequence[str] = ()  # patterns of matrices that stay in float32
+    _feedback: dict[str, Floats] = field(default_factory=dict)  # by site and part, once needed
+
+    def slices(self, width: int) -> Sequence[Part]:
+        count = -(-width // SLICE_CHANNELS)
+        if count < FEWEST_SLICES:
+            return [ALL]
+        size = -(-width // (count * SLICE_MULTIPLE)) * SLICE_MULTIPLE
+        return [Part(i, i + size) for i in range(0, width, size)]
+
+    def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
+        vocabulary, hidden = table.shape
+        block_size = min(128, hidden & -hidden)  # the largest power of two that divides the row
+        if self._is_kept(name) or block_size < 16:  # the operator's smallest block
+            return Float32().embedding(g, name, table, ids)
+        values = np.empty((vocabulary, hidden), np.uint8)
+        scales = np.empty((vocabulary, hidden // block_size), np.float32)
+        for start in range(0, vocabulary, EMBEDDING_CHUNK_ROWS):
+            chunk = slice(start, start + EMBEDDING_CHUNK_ROWS)
+            values[chunk], scales[chunk] = quantize_rows_blockwise(table[chunk], block_size)
+        return g.op(
+            "GatherBlockQuantized",
+            g.weight(name, values),
+            ids,
+            g.weight(f"{name}.scales", scales),
+            domain=CONTRIB,
+            gather_axis=0,
+            quantize_axis=1,
+            block_size=block_size,
+            bits=8,
+        )
+
+    def rows(self, g: Graph, activation: Activation) -> Rows:
+        x, carried, least = activation.x, activation.carried, activation.least
+        if least is None:
+            zero_point, levels = ZERO_POINT, INT8_MAX
+            scale = g.op("ReduceMax", g.op("Abs", x), g.constant([-1]), keepdims=1)
+        else:
+            zero_point, levels = SHIFTED_ZERO_POINT, 1
+            peak = g.op("ReduceMax", x, g.constant([-1]), keepdims=1)
+            step = g.op("Div", peak, g.constant(float(255 - zero_point)))
+            scale = g.op("Max", step, g.constant(-least / zero_point))
+        integers = g.op(
+            "QuantizeLinear",
+            g.op("Div", x, scale),
+            g.constant(1 / levels),
+            g.constant(np.uint8(zero_point)),
+            domain=CONTRIB,  # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
+        )
+        real = x
+        if carried is not None:
+            scale, real = g.op("Mul", scale, carried), g.op("Mul", x, carried)
+        return Rows(activation.site, real, integers, scale, zero_point, levels, activation.part)
+
+    def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        if self._is_kept(name):
+            return Float32().matmul(g, rows, name, weight)
+        return self._rounded_matmul(g, rows, name, weight)
+
+    def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        values, scales = quantize_channels(weight, self._feedback_at(rows))
+        product = g.op(
+            "MatMulIntegerToFloat",
+            rows.integers,
+            g.weight(name, values),
+            g.constant(1.0),
+            g.weight(f"{name}.scales", scales / np.float32(rows.levels)),
+            g.constant(np.uint8(rows.zero_point)),
+            domain=CONTRIB,
+        )
+        return Product(product, rows.scale)
+
+    def _is_kept(self, name: str) -> bool:
+        return any(fnmatchcase(matrix_of(name), pattern) for pattern in self.keep)
+
+    def _feedback_at(self, rows: Rows) -> Floats | None:
+        key = rows.part.name(rows.site)
+        if rows.site in self.inputs and key not in self._feedback:
+            self._feedback[key] = error_feedback(self.inputs[rows.site][:, rows.part.channels])
+        return self._feedback.get(key)
+
+
+@dataclass(frozen=True)
+class Int4(Int8):
+    """4-bit weights per block of an output channel; the operator sees to the activations.
+
+    The embedding stays int8: it is memory-mapped, and only the rows in use cost memory.
+    """
+
+    def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        num_channels, depth = weight.shape
+        if depth % INT4_BLOCK:
+            return Float32().matmul(g, rows, name, weight)
+        values, scales = quantize_blocks(weight, INT4_BLOCK, self._feedback_at(rows))
+        product = g.op(
+            "MatMulNBits",
+            rows.real,
+            g.weight(name, values),
+            g.weight(f"{name}.scales", scales),
+            domain=CONTRIB,
+            K=depth,
+            N=num_channels,
+            bits=4,
+            block_size=INT4_BLOCK,
+            accuracy_level=4,  # int8 products where the CPU has them
+        )
+        return Product(product, None)
+
+
+def scaled(g: Graph, product: Product) -> str:
+    """Return the real product, float32 [T, N]."""
+    return product.values if product.scale is None else g.op("Mul", product.values, product.scale)
+
+
+def matrix_of(weight: str) -> str:
+    """Return the name of the matrix that a weight is, or is a part of."""
+    return weight.partition("/")[0]

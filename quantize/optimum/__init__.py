@@ -1,0 +1,1 @@
+"""Architectures without a writer: exported by optimum, then rewritten."""

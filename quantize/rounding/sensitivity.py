@@ -1,0 +1,52 @@
+"""Which matrices lose most by rounding: each is rounded alone, and its layer is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgerank.packing import Batch
+from quantize.graph.precision import Int8
+from quantize.measure.layerwise import Layerwise
+
+KeepFp32 = Literal["auto"] | int | Sequence[str]  # how many, or patterns of names
+
+OUTLIER = 5  # times the mean error, from which "auto" keeps a matrix
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What rounding one matrix does to the stream after its layer."""
+
+    matrix: str
+    error: float  # mean square error over mean square
+
+
+def measure_sensitivities(
+    engine: Layerwise, batches: Sequence[Batch], precision: type[Int8]
+) -> list[Sensitivity]:
+    """Round one matrix at a time; the largest error first."""
+    found = []
+    for step in engine.steps(batches, observe=True):
+        layer, _ = step.layer.balanced(step.rows)
+        power = sum(np.square(after, dtype=np.float64).sum() for after in step.after)
+        for matrix in step.matrices:
+            others = [other for other in step.matrices if other != matrix]
+            rounded = engine.try_layer(layer, precision(keep=others), batches, step.before)
+            noise = sum(
+                np.square(one - other, dtype=np.float64).sum()
+                for one, other in zip(rounded, step.after, strict=True)
+            )
+            found.append(Sensitivity(matrix, float(noise / power)))
+    return sorted(found, key=lambda sensitivity: -sensitivity.error)
+
+
+def choose(sensitivities: Sequence[Sensitivity], keep: Literal["auto"] | int) -> list[str]:
+    """Return the matrices to keep in float32: the worst ``keep``, or all that stand out."""
+    if keep != "auto":
+        return [sensitivity.matrix for sensitivity in sensitivities[:keep]]
+    mean = np.mean([sensitivity.error for sensitivity in sensitivities])
+    return [found.matrix for found in sensitivities if found.error > OUTLIER * mean]

@@ -1,0 +1,137 @@
+"""Equalisation changes nothing but how well a model takes rounding."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen2ForCausalLM
+
+from benchmarks.checkpoints import OUTLIER_CHANNELS, write_planted
+from edgerank import Reranker
+from quantize import quantize
+from quantize.rounding.transforms import Rotation, channel_scales, outlier_channels
+
+STEPS = ("rotate", "balance", "compensate")
+DOCUMENTS = [
+    "Frank Herbert wrote dune in 1965",
+    "Paris",
+    "der Fluß fließt, 数は力 и слово",
+    "x" * 90,
+]
+
+
+@settings(deadline=None, max_examples=40)
+@given(size=st.integers(1, 300), seed=st.integers(0, 99), data=st.data())
+def test_a_rotation_is_orthogonal_and_leaves_fixed_channels_alone(size, seed, data):
+    fixed = sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1)))
+    matrix = Rotation.random(size, seed, fixed).apply(np.eye(size, dtype=np.float32))
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-4)
+    np.testing.assert_array_equal(matrix[fixed], np.eye(size)[fixed])
+
+
+@pytest.mark.parametrize("size", [2, 12, 20, 28, 36, 44, 896, 1536, 2560, 3584])
+def test_a_rotation_spreads_a_channel_evenly_over_all(size):
+    matrix = Rotation.random(size, 0).apply(np.eye(size, dtype=np.float32))
+    np.testing.assert_allclose(np.abs(matrix), size**-0.5, rtol=1e-4)
+
+
+def test_a_rotation_is_not_the_same_for_another_seed():
+    one = np.ones((1, 64), np.float32)
+    assert not np.array_equal(Rotation.random(64, 0).apply(one), Rotation.random(64, 1).apply(one))
+
+
+def test_outlier_channels_are_found_and_filled_up_to_a_size_that_can_be_rotated():
+    prominence = np.linspace(0.5, 1.5, 256, dtype=np.float32)
+    assert outlier_channels(prominence) == []
+    prominence[[3, 200]] = 100, 20
+    found = outlier_channels(prominence)
+    assert len(found) == 32
+    assert {3, 200, 255} <= {*found}
+    assert 100 not in found
+
+
+@pytest.mark.parametrize("checkpoint", ["qwen2", "cross_encoder", "embedding"])
+@pytest.mark.parametrize("steps", [("rotate",), ("balance",), ("rotate", "balance")])
+def test_each_step_leaves_the_scores_alone(request, tmp_path, checkpoint, steps):
+    source = request.getfixturevalue(checkpoint)
+    quantize(source, tmp_path / "plain", precision="fp32")
+    quantize(source, tmp_path / "equalised", precision="fp32", steps=steps)
+    plain, equalised = (
+        Reranker.open(tmp_path / name).score("who wrote dune?", DOCUMENTS)
+        for name in ("plain", "equalised")
+    )
+    np.testing.assert_allclose(equalised, plain, rtol=0, atol=1e-4)
+    assert (tmp_path / "equalised/model.fp32.onnx.data").read_bytes() != (
+        tmp_path / "plain/model.fp32.onnx.data"
+    ).read_bytes()
+
+
+def test_scales_take_the_range_of_an_outlier_channel_to_the_weight():
+    rng = np.random.default_rng(0)
+    rows, weight = (rng.standard_normal((200, 64)).astype(np.float32) for _ in range(2))
+    rows[:, 5] *= 100
+    scales = channel_scales(rows, weight)
+    assert np.argmax(scales) == 5
+    assert scales[5] > 5 * np.median(scales)
+    np.testing.assert_allclose(np.log(scales).mean(), 0, atol=1e-4)
+
+
+def test_scales_of_channels_that_share_an_owner_are_one():
+    rng = np.random.default_rng(0)
+    rows, weight = (rng.standard_normal((200, 8)).astype(np.float32) for _ in range(2))
+    rows[:, 6] *= 50
+    scales = channel_scales(rows, weight, np.array([0, 1, 2, 3, 0, 1, 2, 3]))
+    assert scales.shape == (4,)
+    assert np.argmax(scales) == 2
+
+
+def test_channels_without_activations_get_finite_scales():
+    rows = np.zeros((10, 16), np.float32)
+    assert np.isfinite(channel_scales(rows, np.ones((4, 16), np.float32))).all()
+    rows[:, 0] = 1000
+    assert np.isfinite(channel_scales(rows, np.ones((4, 16), np.float32))).all()
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A decoder with outliers, in float32 and in int8 by recipe."""
+    work = tmp_path_factory.mktemp("planted")
+    write_planted(work / "checkpoint", outlier=100, massive=8000)
+    quantize(work / "checkpoint", work / "fp32", precision="fp32")
+    quantize(work / "checkpoint", work / "plain", steps=())
+    quantize(work / "checkpoint", work / "full")
+    return work
+
+
+def test_the_recipe_undoes_what_outliers_do(planted):
+    fidelity = {
+        name: Reranker.open(planted / name).bundle.manifest.fidelity for name in ("plain", "full")
+    }
+    assert fidelity["full"].mean_error < fidelity["plain"].mean_error / 8
+    assert fidelity["full"].kendall_tau > 0.94
+    assert fidelity["plain"].kendall_tau < 0.8
+
+
+def test_steps_are_exact_beside_outliers_too(planted, tmp_path):
+    plain = Reranker.open(planted / "fp32").score("who wrote dune?", DOCUMENTS)
+    for count in (1, 2):
+        for steps in itertools.combinations(STEPS[:2], count):
+            quantize(planted / "checkpoint", tmp_path / "fp32", precision="fp32", steps=steps)
+            scores = Reranker.open(tmp_path / "fp32").score("who wrote dune?", DOCUMENTS)
+            # these scores are in the hundreds; float32 carries seven digits
+            np.testing.assert_allclose(scores, plain, rtol=1e-4, atol=2e-2)
+
+
+def test_the_planted_outliers_are_there(planted):
+    model = Qwen2ForCausalLM.from_pretrained(planted / "checkpoint", dtype=torch.float32).eval()
+    with torch.no_grad():
+        states = model(torch.arange(2, 100)[None], output_hidden_states=True).hidden_states
+        massive = model(torch.tensor([[1]]), output_hidden_states=True).hidden_states
+    rms = states[3][0].square().mean(dim=0).sqrt().numpy()
+    assert rms[list(OUTLIER_CHANNELS)].min() > 30 * np.median(rms)
+    assert massive[3].abs().max() > 1000

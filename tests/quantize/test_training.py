@@ -1,0 +1,362 @@
+"""The making of the default model: text, lists, the model in torch and as a graph, training."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from edgerank import Reranker
+from quantize import quantize
+from quantize.errors import QuantizeError
+from quantize.training import mining, score_calibration, training
+from quantize.training.corpus import Record, extract, is_held_out
+from quantize.training.initialize import begin_cross_encoder, begin_late_interaction, prune
+from quantize.training.model import TextTokenizer, load_model, load_tokenizer, save_model
+from quantize.training.text import manual_sections, sections
+
+QUERY = "what is the capital of France?"
+TEXTS = [
+    "Paris, since 987.",
+    "Dune was written by Frank Herbert in 1965; der Fluß fließt.",
+    "A reranker reads a query and a list of documents and gives each document a score.",
+    "the capital of France is what the capital of France was",
+    "query",
+]
+HTML = """<html><head><title>Sockets &mdash; Manual 3.1</title><script>var x = 1;</script></head>
+<body><nav>Next | Previous</nav><h1>Sockets</h1><p>A socket is one end of a connection that two
+programs talk through, on one machine or on two of them.</p>
+<h2>Closing<a>¶</a></h2><p>Close a socket to say that nothing more will come, and to give
+back what the system keeps for it until then.</p></body></html>"""
+MANUAL = r""".TH SORT 1
+.SH NAME
+sort \- sort lines of text files
+.SH DESCRIPTION
+.PP
+Write sorted concatenation of all
+.BR FILE (s)
+to standard output, comparing lines by the rules of the language that is set.
+.SH "SEE ALSO"
+uniq(1)
+"""
+PYTHON = '''
+def mean(values):
+    """Return the arithmetic mean of some numbers.
+
+    Numbers that are not finite make the mean neither, as the sum of all of them is divided once.
+    """
+    total = sum(values)
+    return total / len(values)
+'''
+DEBIAN = """Package: tree
+Description-md5: 0123
+Description-en: displays an indented directory tree, in color
+ Tree is a recursive directory listing command that produces a depth
+ indented listing of files, which is colorized if you wish.
+ .
+ It needs no configuration at all.
+"""
+DICTIONARY = """recursion
+   When a function calls itself, which must end in a case that does
+   not.  See {recursion}.
+
+stack
+   A pile of things of which only the uppermost can be taken away,
+   as plates in a canteen are.
+"""
+
+
+def test_markup_becomes_sections_without_navigation_and_code():
+    found = {section.title: section.text for section in sections(HTML)}
+    assert list(found) == ["", "Sockets — Manual 3.1", "Sockets", "Closing"]
+    assert found["Closing"].startswith("Close a socket to say")
+    assert "var x" not in str(found) and "Previous" not in str(found)
+
+
+def test_a_manual_page_loses_its_macros():
+    found = {section.title: section.text for section in manual_sections(MANUAL)}
+    assert found["Name"] == "sort - sort lines of text files"
+    assert "concatenation of all FILE(s) to standard" in found["Description"].replace(" (s)", "(s)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "content", "query", "passage"),
+    [
+        ("html", "doc/sockets.html", HTML, "closing", "Close a socket"),
+        ("manual", "man1/sort.1.gz", MANUAL, "sort lines of text files", "Write sorted"),
+        ("python", "lib/statistics.py", PYTHON, "arithmetic mean", "mean Numbers that are"),
+        ("debian", "descriptions", DEBIAN, "indented directory tree", "Tree is a recursive"),
+        ("dictd", "words.dict.dz", DICTIONARY, "recursion", "When a function"),
+    ],
+)
+def test_queries_are_found_with_what_answers_them(tmp_path, kind, file, content, query, passage):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    encoded = content.encode()
+    path.write_bytes(gzip.compress(encoded) if path.suffix in (".gz", ".dz") else encoded)
+    root = path if kind in ("debian", "dictd") else path.parent
+    # a title is asked for in three of four cases
+    found = [record for seed in range(20) for record in extract(kind, "here", root, 9, seed)]
+    assert any(
+        query in record.query.lower() and record.passage.startswith(passage) for record in found
+    )
+    for record in found:
+        assert record.query not in record.passage or len(record.query) < 20
+
+
+def test_all_records_of_a_page_are_held_out_or_none():
+    records = [Record("a", str(page), f"q{i}", "p") for page in range(2000) for i in range(2)]
+    held = [is_held_out(record) for record in records]
+    assert held[::2] == held[1::2]
+    assert 60 < sum(held[::2]) < 140  # of 2000 at one in twenty: four standard deviations
+
+
+def test_a_pruned_vocabulary_reads_kept_words_as_before_and_others_as_pieces(embedding):
+    full = Tokenizer.from_file(str(embedding / "tokenizer.json"))
+    letters = sum(len(token.removeprefix("##")) == 1 for token in full.get_vocab())
+    pruned, kept = prune(full, ["reranker reranker", "france"], letters + 5 + 4)
+    assert pruned.get_vocab_size() == len(kept) == letters + 9
+    assert [full.id_to_token(old) for old in kept] == [
+        pruned.id_to_token(new) for new in range(len(kept))
+    ]
+    encoded = pruned.encode("reranker zebra")
+    assert encoded.tokens[:2] == ["[CLS]", "reranker"]
+    assert encoded.tokens[2:-1] == ["z", "##e", "##b", "##r", "##a"]
+    with pytest.raises(QuantizeError, match="too few"):
+        prune(full, [], 20)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(embedding, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("late") / "interaction"
+    save_model(*begin_late_interaction(embedding, TEXTS, None, None), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def late(checkpoint, tmp_path_factory) -> Reranker:
+    target = tmp_path_factory.mktemp("late") / "bundle"
+    quantize(checkpoint, target, precision="fp32")
+    return Reranker.open(target)
+
+
+@torch.inference_mode()
+def test_the_graph_computes_what_the_torch_model_does(checkpoint, late):
+    tokenize = TextTokenizer(load_tokenizer(checkpoint))
+    documents = [*TEXTS, "", "Paris " * 40]
+    logits = load_model(checkpoint)(tokenize([QUERY, "dune"], 96), tokenize(documents, 96))
+    expected = torch.sigmoid(logits[0]).numpy()
+    assert np.ptp(expected) > 0.05
+    np.testing.assert_allclose(late.score(QUERY, documents), expected, atol=1e-5)
+
+
+def test_a_cross_encoder_begins_with_the_embedding_models_layers(embedding, tmp_path):
+    save_model(*begin_cross_encoder(embedding, TEXTS, None, 2), tmp_path / "checkpoint")
+    before, after = (
+        load_file(directory / "model.safetensors")
+        for directory in (embedding, tmp_path / "checkpoint")
+    )
+    last = "encoder.layer.{}.output.dense.weight"
+    assert torch.equal(after["bert." + last.format(0)], before[last.format(0)])
+    assert torch.equal(after["bert." + last.format(1)], before[last.format(2)])
+    assert "bert." + last.format(2) not in after
+    with pytest.raises(QuantizeError, match="9 layers"):
+        begin_cross_encoder(embedding, TEXTS, None, 9)
+
+
+def features_of(checkpoint: Path, query: str, documents: list[str]) -> torch.Tensor:
+    model, tokenize = load_model(checkpoint), TextTokenizer(load_tokenizer(checkpoint))
+    texts = tokenize([query], 96), tokenize(documents, 96)
+    return model.features(texts[0], model.encode(texts[0], 0), texts[1], model.encode(texts[1], 1))[
+        0
+    ]
+
+
+@torch.inference_mode()
+def test_neither_part_of_a_pair_sees_the_other(checkpoint, embedding, tmp_path):
+    quantize(embedding, tmp_path / "embedding", precision="fp32")
+    cosines = Reranker.open(tmp_path / "embedding").score(QUERY, TEXTS)
+    features = features_of(checkpoint, QUERY, TEXTS)
+    np.testing.assert_allclose(features[:, 0].numpy(), cosines, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_words_in_common_count_as_in_bm25(checkpoint):
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    document = "the capital of france is what the capital of france was"
+    exact = features_of(checkpoint, "capital paris", [document, *TEXTS])[0, 2]
+    weights = {
+        word: float(model.token_weights[tokenizer.token_to_id(word)])
+        for word in ("capital", "paris")
+    }
+    words = len(document.split())
+    lexical = model.lexical
+    norm = lexical.k1 * (1 - lexical.b + lexical.b * words / lexical.average_length)
+    expected = weights["capital"] * 2 / (2 + norm) / sum(weights.values())
+    assert float(exact) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_score_is_a_probability_and_depends_on_its_pair_alone(late):
+    pairs = [(query, text) for query in (QUERY, "dune", "") for text in [*TEXTS, ""]]
+    together = late.score_pairs(pairs)
+    assert (together >= 0).all() and (together <= 1).all()
+    alone = [late.score(query, [text])[0] for query, text in pairs]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_document_over_the_length_is_split_unless_the_caller_says(late):
+    assert late.bundle.manifest.truncation.long_documents == "split"
+    longs = [f"{first} " * 30 + last for first in TEXTS for last in TEXTS]
+    best = late.score(QUERY, longs)
+    assert np.array_equal(best, late.score(QUERY, longs, long_documents="split"))
+    beginnings = late.score(QUERY, longs, long_documents="truncate")
+    assert (best >= beginnings - 1e-6).all()
+    assert (best > beginnings + 1e-3).any()
+
+
+RECORDS = [Record("here", str(i), text.split(",")[0], text) for i, text in enumerate(TEXTS)]
+LISTS = [
+    mining.Candidates("here", record.query, [i, *(j for j in range(5) if j != i)])
+    for i, record in enumerate(RECORDS)
+]
+SETTINGS = training.Settings(steps=4, size=3, lists_a_step=2, rate=1e-3, vectors=1.0)
+
+
+@pytest.mark.parametrize("kind", ["late-interaction", "cross-encoder"])
+def test_training_goes_on_where_it_was_interrupted(
+    checkpoint, embedding, tmp_path, monkeypatch, kind
+):
+    student = checkpoint
+    if kind == "cross-encoder":
+        student = tmp_path / "student"
+        save_model(*begin_cross_encoder(embedding, TEXTS, None, None), student)
+
+    def run(target: Path, settings: training.Settings = SETTINGS) -> None:
+        training.train(student, checkpoint, RECORDS, LISTS, LISTS, target, settings)
+
+    run(tmp_path / "whole")
+    monkeypatch.setattr(training, "SAVE_EVERY", 2)
+    batch_of = training.batch_of
+
+    def interrupt(records, lists, settings, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return batch_of(records, lists, settings, step)
+
+    monkeypatch.setattr(training, "batch_of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts")
+    monkeypatch.setattr(training, "batch_of", batch_of)
+    run(tmp_path / "parts")
+    whole, parts, before = (
+        load_file(directory / "model.safetensors")
+        for directory in (tmp_path / "whole", tmp_path / "parts", student)
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    (changed,) = (name for name in whole if name.endswith("layer.0.output.dense.weight"))
+    (words,) = (name for name in whole if name.endswith("word_embeddings.weight"))
+    assert not torch.equal(whole[changed], before[changed])
+    assert torch.equal(whole[words], before[words])
+    with pytest.raises(QuantizeError, match="other settings"):
+        run(tmp_path / "parts", training.Settings(steps=5))
+
+
+def test_a_cross_encoder_learns_what_it_is_shown(checkpoint, embedding, tmp_path):
+    save_model(*begin_cross_encoder(embedding, TEXTS, None, None), tmp_path / "student")
+    settings = training.Settings(steps=30, size=4, lists_a_step=5, rate=3e-3)
+    training.train(
+        tmp_path / "student", checkpoint, RECORDS, LISTS, LISTS, tmp_path / "target", settings
+    )
+    lines = (tmp_path / "target/training.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    quantize(tmp_path / "target", tmp_path / "bundle", precision="fp32")
+    reranker = Reranker.open(tmp_path / "bundle")
+    for record in RECORDS:
+        assert np.argmax(reranker.score(record.query, TEXTS)) == TEXTS.index(record.passage)
+
+
+def test_what_may_be_right_too_is_not_compared():
+    records = [
+        Record("a", page, f"q{i}", text)
+        for i, (page, text) in enumerate([("1", "x"), ("1", "y"), ("2", "x"), ("2", "z")])
+    ]
+    lists = [mining.Candidates("a", f"q{i}", [i, (i + 2) % 4]) for i in range(4)]
+    settings = training.Settings(steps=1, size=2, lists_a_step=4)
+    batch = training.batch_of(records, lists, settings, 0)
+    for row, query in enumerate(batch.queries):
+        own = records[int(query[1])]
+        right = batch.is_right[row].nonzero().flatten().tolist()
+        assert [batch.passages[column] for column in right] == [own.passage]
+        wrong = {batch.passages[column] for column in batch.is_wrong[row].nonzero().flatten()}
+        # the other page's passages, but for the one with the same text
+        assert wrong == {r.passage for r in records if r.page != own.page} - {own.passage}
+
+
+def test_the_loss_is_a_cross_entropy_with_half_of_what_is_known():
+    batch = training.Batch(["a", "b"], ["1", "2", "3", "4"], torch.ones(2, 4, dtype=torch.bool))
+    random = np.random.default_rng(0)
+    given, teacher = random.normal(size=(2, 2, 4)).astype(np.float32)
+    compared = np.array([[True, True, False, True], [True, True, True, True]])
+    total = 0.0
+    for row, right in enumerate((0, 2)):
+        columns = np.flatnonzero(compared[row])
+        shares = np.exp(teacher[row, columns]) / np.exp(teacher[row, columns]).sum()
+        wanted = 0.5 * shares + 0.5 * (columns == right)
+        total -= wanted @ np.log(np.exp(given[row, columns]) / np.exp(given[row, columns]).sum())
+    loss = training.ranking_loss(
+        torch.tensor(given), torch.tensor(teacher), batch, torch.tensor(compared)
+    )
+    assert float(loss) == pytest.approx(total / 2, rel=1e-5)
+
+
+def test_negatives_come_from_other_pages(embedding, tmp_path):
+    quantize(embedding, tmp_path / "embedding", precision="fp32")
+    pages = [Record("here", str(i // 2), f"word{i}", f"word{i} and some more") for i in range(12)]
+    lists = list(mining.mine(pages, range(12), range(12), Reranker.open(tmp_path / "embedding"), 4))
+    assert len(lists) == 12
+    for item in lists:
+        right, *others = item.passages
+        assert pages[right].query == item.query
+        assert len({*others}) == 3
+        assert all(pages[other].page != pages[right].page for other in others)
+    mining.write_lines(tmp_path / "lists", lists)
+    assert mining.read_candidates(tmp_path / "lists") == lists
+    (tmp_path / "lists").write_bytes(b"{}\n")
+    with pytest.raises(QuantizeError, match="lists"):
+        mining.read_candidates(tmp_path / "lists")
+
+
+def test_calibration_finds_the_probabilities_that_the_text_was_drawn_with():
+    random = np.random.default_rng(0)
+    scores = random.normal(0, 1, (4000, 2))
+    flip = random.random(4000) > 1 / (1 + np.exp(-3 * (scores[:, 0] - scores[:, 1])))
+    scores[flip] = scores[flip, ::-1]  # the first is right as often as 3 × the difference says
+    scale, offset = score_calibration.fit_scale(scores)
+    [*bins] = score_calibration.reliability(1 / (1 + np.exp(-(scores * scale + offset))))
+    large = [found for found in bins if found["pairs"] > 300]
+    assert len(large) >= 5
+    assert all(abs(found["mean_score"] - found["share_right"]) < 0.07 for found in large)
+    features = np.stack([random.normal(0, 1, (500, 4)), random.normal(0, 1, (500, 4))], axis=2)
+    features[:, 0, 1] += 2  # only the second feature tells the right one
+    weights = score_calibration.fit_proportions(features)
+    assert weights[1] > 1 > 0.2 > weights[0]
+
+
+def test_the_calibrations_report_has_its_figures_and_a_plot(tmp_path):
+    random = np.random.default_rng(0)
+    scores = random.random((300, 4))
+    scores[:, 0] = np.sqrt(scores[:, 0])
+    expected = np.mean([right > wrong for right in scores[:, 0] for wrong in scores[:, 1:].ravel()])
+    assert score_calibration.separation(scores) == pytest.approx(expected)
+    found = {"lists": 300, "auc": expected, "reliability": score_calibration.reliability(scores)}
+    score_calibration.write_report(tmp_path / "report", found)
+    assert json.loads((tmp_path / "report/calibration.json").read_bytes()) == found
+    plot = (tmp_path / "report/calibration.svg").read_text()
+    assert "<svg" in plot
