@@ -8,7 +8,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAIN
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench bench-full format clean
+.PHONY: help demo test soak bench bench-full format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -21,6 +21,9 @@ test: $(DEV)/.installed ## Lint, check the types and run the tests
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/mypy
 	$(DEV)/bin/pytest
+
+soak: $(DEV)/.installed ## Send a server 20,000 requests, nightly
+	$(DEV)/bin/pytest -m soak
 
 # make bench COLLECTION=DIR BENCH='--machine-price 0.08 --workloads A'
 COLLECTION_OPTION := $(if $(COLLECTION),--collection $(COLLECTION))

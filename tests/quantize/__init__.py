@@ -1,0 +1,1 @@
+"""The quantization pipeline: rounding, transforms, fidelity, bad checkpoints, training."""

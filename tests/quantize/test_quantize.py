@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from edgerank import EdgerankError, Reranker
 from edgerank.bundle import read_bundle, verify_bundle
 from quantize import QuantizeError, quantize
-from tests.conftest import ROOT, save_cross_encoder
+from tests.support import ROOT
+from tests.support.checkpoints import save_cross_encoder
 
 WEIGHTS = "model.safetensors"
 UP = "model.layers.1.mlp.up_proj.weight"

@@ -14,8 +14,7 @@ from edgerank import Reranker
 from quantize import quantize
 from quantize.graph import precision
 from quantize.graph.precision import SLICE_CHANNELS, SLICE_MULTIPLE, Int8, matrix_of
-from tests.conftest import save_deberta, wordpiece_tokenizer
-from tests.reference.test_modernbert import save_cross_encoder as save_modernbert
+from tests.support.checkpoints import save_deberta, save_modernbert, wordpiece_tokenizer
 
 QUERY = "what is the capital of France?"
 DOCUMENTS = ["Paris is the capital of France.", "Dune was written by Frank Herbert.", "query"]

@@ -1,0 +1,1 @@
+"""Token ids and scores against the packages that define the models."""

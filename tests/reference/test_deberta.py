@@ -24,7 +24,8 @@ from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
 from quantize.graph.relative_positions import log_buckets
-from tests.conftest import save_deberta, shared, wordpiece_tokenizer
+from tests.support.checkpoints import save_deberta, wordpiece_tokenizer
+from tests.support.shared import shared
 
 TOLERANCE = 1e-4
 QUERY = "who wrote dune?"

@@ -38,7 +38,7 @@ from quantize.graph.builder import OPSET
 from quantize.graph.precision import Float32, Int8
 from quantize.optimum.export import EXPORT_OPSET, export
 from quantize.optimum.rewrite import CHANGED_OPERATORS, fold, write_imported
-from tests.conftest import save_model, wordpiece_tokenizer
+from tests.support.checkpoints import save_model, wordpiece_tokenizer
 
 TOLERANCE = 1e-4
 INT8_BOUND = 0.25  # of the spread: the mean error of a random model's int8 scores

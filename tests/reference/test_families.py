@@ -46,7 +46,8 @@ from edgerank import Reranker
 from edgerank.bundle import read_bundle
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
-from tests.conftest import bpe_tokenizer, save_model, shared, wordpiece_tokenizer
+from tests.support.checkpoints import bpe_tokenizer, save_model, wordpiece_tokenizer
+from tests.support.shared import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer
-from transformers import ModernBertConfig, PreTrainedTokenizerFast
 
 from benchmarks.planted_modernbert import OUTLIER_CHANNELS, write_planted
 from edgerank import Reranker
@@ -25,11 +22,14 @@ from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.prompt import PromptEncoder
 from quantize import quantize
 from quantize.errors import QuantizeError
-from tests.conftest import shared, wordpiece_tokenizer
-
-with warnings.catch_warnings():  # it decorates with torch.compile, which imports torch.jit
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from transformers import ModernBertForSequenceClassification, ModernBertModel
+from tests.support.checkpoints import (
+    ModernBertForSequenceClassification,
+    ModernBertModel,
+    save_modernbert,
+    save_modernbert_embedding,
+    wordpiece_tokenizer,
+)
+from tests.support.shared import shared
 
 TOLERANCE = 1e-4
 QUERY = "who wrote dune?"
@@ -45,72 +45,13 @@ DOCUMENTS = [
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=6)
 
 
-def save_cross_encoder(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
-    """Save a random ModernBERT cross-encoder whose windows are small."""
-    torch.manual_seed(0)
-    model = ModernBertForSequenceClassification(_config(tokenizer, num_labels=1, **config))
-    _save(model, tokenizer, directory)
-    return directory
-
-
-def save_embedding(directory: Path, pooling: str) -> Path:
-    """Save a random ModernBERT embedding model as sentence-transformers does."""
-    torch.manual_seed(0)
-    tokenizer = wordpiece_tokenizer()
-    backbone = directory.with_name(f"{directory.name}-backbone")
-    _save(ModernBertModel(_config(tokenizer)), tokenizer, backbone)
-    transformer = Transformer(str(backbone), max_seq_length=96)
-    modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(directory))
-    return directory
-
-
-def _config(tokenizer: Tokenizer, **config: object) -> ModernBertConfig:
-    cls, sep, pad = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
-    return ModernBertConfig(
-        **{
-            "vocab_size": tokenizer.get_vocab_size(),
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 5,  # the last one is local
-            "num_attention_heads": 4,
-            "max_position_embeddings": 512,
-            "local_attention": 16,
-            "initializer_range": 0.2,
-            "pad_token_id": pad,
-            "bos_token_id": cls,
-            "cls_token_id": cls,
-            "eos_token_id": sep,
-            "sep_token_id": sep,
-            **config,
-        }
-    )
-
-
-def _save(model: torch.nn.Module, tokenizer: Tokenizer, directory: Path) -> None:
-    """Save a model whose norms and biases are not the trivial ones of initialisation."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.1 * torch.randn_like(parameter)
-    model.save_pretrained(directory)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=256,
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(directory)
-
-
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of checkpoints and, as <checkpoint>.fp32, bundles."""
     work = tmp_path_factory.mktemp("modernbert")
     tokenizer = wordpiece_tokenizer()
-    save_cross_encoder(work / "cls", tokenizer)
-    save_cross_encoder(
+    save_modernbert(work / "cls", tokenizer)
+    save_modernbert(
         work / "mean",
         tokenizer,
         classifier_pooling="mean",
@@ -118,8 +59,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         local_rope_theta=None,
         global_attn_every_n_layers=2,
     )
-    save_embedding(work / "embedding-cls", "cls")
-    save_embedding(work / "embedding-mean", "mean")
+    save_modernbert_embedding(work / "embedding-cls", "cls")
+    save_modernbert_embedding(work / "embedding-mean", "mean")
     for name in ("cls", "mean", "embedding-cls", "embedding-mean"):
         quantize(work / name, work / f"{name}.fp32", precision="fp32")
     return work
@@ -251,7 +192,7 @@ def test_it_scores_as_sentence_transformers_does(checkpoints, pooling):
 def test_the_real_tokenizer_gives_the_ids_and_scores_of_the_reference(tmp_path):
     path = shared("tokenizers/modernbert/tokenizer.json")
     tokenizer = Tokenizer.from_file(str(path))
-    save_cross_encoder(tmp_path / "checkpoint", tokenizer, vocab_size=50368)
+    save_modernbert(tmp_path / "checkpoint", tokenizer, vocab_size=50368)
     reference = CrossEncoder(str(tmp_path / "checkpoint"), device="cpu")
     quantize(tmp_path / "checkpoint", tmp_path / "bundle", precision="fp32")
 

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from edgerank.bundle import read_bundle
 from edgerank.prompt import PromptEncoder
 from quantize import quantize
-from tests.conftest import bpe_tokenizer, save_qwen2, shared
+from tests.support.checkpoints import bpe_tokenizer, save_qwen2
+from tests.support.shared import shared
 
 SPECIAL = ["<|im_end|>", "<|im_start|>user\n", "<|endoftext|>", "\n", ".\n", " \x00", "\ufeff", "0"]
 

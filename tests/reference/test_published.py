@@ -15,7 +15,7 @@ import pytest
 from benchmarks.published import DIGITS, differences, read_records, records_of
 from edgerank import Reranker
 from quantize import quantize
-from tests.conftest import SHARED
+from tests.support.shared import SHARED
 
 RECORDS = SHARED / "reference-scores/reference_scores.json"
 CHECKPOINTS = os.environ.get("EDGERANK_CHECKPOINTS")

@@ -8,7 +8,7 @@ from mxbai_rerank import MxbaiRerankV2
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from edgerank import Reranker
-from tests.conftest import save_embedding
+from tests.support.checkpoints import save_embedding
 
 # mxbai-rerank turns its scores into NumPy arrays by a protocol that NumPy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

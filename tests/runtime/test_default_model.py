@@ -14,8 +14,9 @@ import pytest
 
 from edgerank import Reranker, evaluation
 from edgerank.bundle import DEFAULT_BUNDLE
-from tests.conftest import ROOT, shared
-from tests.runtime.test_cli import edgerank, succeed
+from tests.support import ROOT
+from tests.support.cli import edgerank, succeed
+from tests.support.shared import shared
 
 QUERY = "how do I delete a folder?"
 DOCUMENTS = [

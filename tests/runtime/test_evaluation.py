@@ -34,8 +34,8 @@ from edgerank.evaluation import (
     rescore_with_bundle,
     write_run,
 )
-from tests.conftest import ROOT
-from tests.runtime.test_cli import edgerank, environment, fail, succeed
+from tests.support import ROOT
+from tests.support.cli import edgerank, environment, fail, succeed
 
 CORPUS = [
     {"_id": "paris", "title": "Paris", "text": "the capital of France since 987"},

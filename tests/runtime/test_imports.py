@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import edgerank
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 HEAVY = {
     "torch",

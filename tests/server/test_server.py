@@ -28,8 +28,8 @@ from edgerank._proto import rerank_pb2_grpc
 from edgerank.bundle import MANIFEST_NAME, read_bundle, write_manifest
 from edgerank.client import AsyncClient, Client, TlsFiles
 from edgerank.errors import InputError, ServerError
-from tests.conftest import ROOT
-from tests.runtime.test_cli import fail
+from tests.support import ROOT
+from tests.support.cli import fail
 from tests.support.serving import Authority, ServerProcess, eventually
 
 QUERY = "who wrote dune?"
@@ -788,9 +788,7 @@ def test_a_server_that_is_not_there_is_one_line_for_the_client_command():
     assert line.startswith("edgerank: error: UNAVAILABLE")
 
 
-@pytest.mark.skipif(
-    "EDGERANK_SOAK" not in os.environ, reason="20,000 requests; set EDGERANK_SOAK=1 to send them"
-)
+@pytest.mark.soak
 def test_20_000_requests_leave_memory_flat(bundles):
     async def ask(address: str, count: int) -> None:
         async with AsyncClient(address) as client:

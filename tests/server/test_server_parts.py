@@ -17,7 +17,7 @@ from edgerank.serving.grpc.status import REASONS, status_of
 from edgerank.serving.inference import Limits
 from edgerank.serving.logs import JsonFormatter
 from edgerank.serving.security import check_exposure, is_local
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 def test_every_refusal_has_a_status_of_its_own():

@@ -12,7 +12,7 @@ from edgerank.cli.serve import serve
 from edgerank.client import Client
 from edgerank.errors import InputError
 from edgerank.serving.app import ServerSettings
-from tests.runtime.test_cli import fail
+from tests.support.cli import fail
 from tests.support.serving import ServerProcess
 
 FILE = """

@@ -20,7 +20,8 @@ from benchmarks.peers.__main__ import main as peers_main
 from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES, Environment
 from benchmarks.peers.processes import PeerError, Worker, convert
 from benchmarks.peers.workloads import DOCUMENT_TOKENS, Job, Texts, draw_texts, workloads
-from tests.conftest import ROOT, wordpiece_tokenizer
+from tests.support import ROOT
+from tests.support.checkpoints import wordpiece_tokenizer
 
 GO = {"query": "go", "documents": ["a", "bbb", "cc"]}
 PYTHON = Path(sys.executable)
@@ -32,7 +33,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     workers = tmp_path / "workers"
     workers.mkdir()
     shutil.copyfile(ROOT / "benchmarks/peers/workers/worker.py", workers / "worker.py")
-    shutil.copyfile(ROOT / "tests/fake_peer.py", workers / "fake_peer.py")
+    shutil.copyfile(ROOT / "tests/support/fake_peer.py", workers / "fake_peer.py")
     monkeypatch.setattr(processes, "WORKERS", workers)
     return tmp_path
 

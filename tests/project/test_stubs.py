@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 GENERATOR = "1.85.1"  # as in pyproject.toml
 

@@ -1,0 +1,1 @@
+"""The repository itself: its documentation, benchmarks, generated code and wheel."""

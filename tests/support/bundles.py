@@ -1,0 +1,74 @@
+"""The checkpoints and bundles that many tests share: each is made once in a run, when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PRECISIONS = ("fp32", "int8")
+
+
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """Return a directory that the first process of the run to ask for it makes.
+
+    The processes of pytest-xdist share it: the others wait until it is there.
+    """
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    target = base / "shared" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        done = target.parent / f"{name}.done"
+        if not done.exists():
+            make(target)
+            done.touch()
+    return target
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random mxbai-rerank v2 checkpoint with a small tokenizer."""
+    from tests.support.checkpoints import bpe_tokenizer, save_qwen2
+
+    return made_once(tmp_path_factory, "qwen2", lambda path: save_qwen2(path, bpe_tokenizer()))
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT cross-encoder checkpoint."""
+    from tests.support.checkpoints import save_cross_encoder
+
+    return made_once(tmp_path_factory, "cross-encoder", save_cross_encoder)
+
+
+@pytest.fixture(scope="session")
+def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT embedding checkpoint."""
+    from tests.support.checkpoints import save_embedding
+
+    return made_once(tmp_path_factory, "embedding", save_embedding)
+
+
+@pytest.fixture(scope="session")
+def bundles(
+    tmp_path_factory: pytest.TempPathFactory, qwen2: Path, cross_encoder: Path, embedding: Path
+) -> Path:
+    """A directory of bundles called <checkpoint>.<precision>."""
+    from quantize import quantize
+
+    def make(directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        for checkpoint in (qwen2, cross_encoder, embedding):
+            for precision in PRECISIONS:
+                target = directory / f"{checkpoint.name}.{precision}"
+                quantize(checkpoint, target, precision=precision)
+
+    return made_once(tmp_path_factory, "bundles", make)

@@ -1,0 +1,229 @@
+"""Tiny random checkpoints, made with transformers itself, and their small tokenizers."""
+
+from __future__ import annotations
+
+import string
+import warnings
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    ModernBertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2TokenizerFast,
+)
+
+with warnings.catch_warnings():  # it decorates with torch.compile, which imports torch.jit
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from transformers import ModernBertForSequenceClassification, ModernBertModel
+
+TEXT = (
+    "A reranker reads a query and a list of documents and gives each document a relevance score.\n"
+    "instruction: You are a search relevance expert who evaluates how well documents match.\n"
+    "query: what is the capital of France? document: Paris, since 987. Relevance: 0 or 1.\n"
+    "Dune was written by Frank Herbert in 1965; der Fluß fließt, 数は力 и слово.\n"
+)
+
+
+def bpe_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer of Qwen's kind, small enough to make in a blink."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    return tokenizer
+
+
+def wordpiece_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer of BERT's kind.
+
+    Its vocabulary is laid out by hand, since the library's trainer orders equals at random.
+    """
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = {word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(TEXT))}
+    characters = {*string.printable.lower(), *"".join(words)} - {*string.whitespace}
+    pieces = {*words, *characters, *(f"##{character}" for character in characters)}
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {piece: index for index, piece in enumerate([*special, *sorted(pieces)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    return tokenizer
+
+
+def save_qwen2(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
+    """Save a random mxbai-rerank v2 checkpoint."""
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.08,
+    }
+    save_model(Qwen2ForCausalLM(Qwen2Config(**{**settings, **config})), directory)
+    Qwen2TokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>").save_pretrained(
+        directory
+    )
+    return directory
+
+
+def save_cross_encoder(directory: Path, **config: object) -> Path:
+    """Save a random BERT cross-encoder checkpoint with one logit."""
+    torch.manual_seed(0)
+    tokenizer = wordpiece_tokenizer()
+    model = BertForSequenceClassification(_bert_config(tokenizer, num_labels=1, **config))
+    with torch.no_grad():
+        model.classifier.weight *= 20  # or a random model gives all documents nearly one score
+    save_model(model, directory)
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(directory)
+    return directory
+
+
+def save_deberta(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
+    """Save a random DeBERTa-v3 cross-encoder checkpoint of mxbai-rerank v1's kind."""
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.15,
+        "layer_norm_eps": 1e-7,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "num_labels": 1,
+    }
+    save_model(
+        DebertaV2ForSequenceClassification(DebertaV2Config(**{**settings, **config})), directory
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=512,
+        pad_token="[PAD]",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(directory)
+    return directory
+
+
+def save_embedding(directory: Path, pooling: str = "mean") -> Path:
+    """Save a random BERT embedding model as sentence-transformers does."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    torch.manual_seed(0)
+    tokenizer = wordpiece_tokenizer()
+    backbone = directory.with_name(directory.name + "-backbone")
+    save_model(BertModel(_bert_config(tokenizer)), backbone)
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(backbone)
+    transformer = Transformer(str(backbone), max_seq_length=96)
+    modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(directory))
+    return directory
+
+
+def save_modernbert(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
+    """Save a random ModernBERT cross-encoder whose windows are small."""
+    torch.manual_seed(0)
+    config = _modernbert_config(tokenizer, num_labels=1, **config)
+    _save_modernbert(ModernBertForSequenceClassification(config), tokenizer, directory)
+    return directory
+
+
+def save_modernbert_embedding(directory: Path, pooling: str) -> Path:
+    """Save a random ModernBERT embedding model as sentence-transformers does."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    torch.manual_seed(0)
+    tokenizer = wordpiece_tokenizer()
+    backbone = directory.with_name(f"{directory.name}-backbone")
+    _save_modernbert(ModernBertModel(_modernbert_config(tokenizer)), tokenizer, backbone)
+    transformer = Transformer(str(backbone), max_seq_length=96)
+    modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(directory))
+    return directory
+
+
+def _modernbert_config(tokenizer: Tokenizer, **config: object) -> ModernBertConfig:
+    cls, sep, pad = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
+    settings = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 5,  # the last one is local
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "local_attention": 16,
+        "initializer_range": 0.2,
+        "pad_token_id": pad,
+        "bos_token_id": cls,
+        "cls_token_id": cls,
+        "eos_token_id": sep,
+        "sep_token_id": sep,
+    }
+    return ModernBertConfig(**{**settings, **config})
+
+
+def _save_modernbert(model: PreTrainedModel, tokenizer: Tokenizer, directory: Path) -> None:
+    save_model(model, directory)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=256,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(directory)
+
+
+def _bert_config(tokenizer: Tokenizer, **config: object) -> BertConfig:
+    return BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.08,
+        **config,
+    )
+
+
+def save_model(model: PreTrainedModel, directory: Path) -> None:
+    """Save a model whose norms and biases are not the trivial ones of initialisation."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(directory)

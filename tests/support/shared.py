@@ -1,0 +1,20 @@
+"""The shared data: tokenizers, collections and reference scores, none of it in the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+SHARED = Path(os.environ.get("EDGERANK_SHARED", ROOT.parent / "shared"))
+
+
+def shared(name: str) -> Path:
+    """Return a path under the shared data, or skip the test where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is absent; set EDGERANK_SHARED to the shared data")
+    return path
