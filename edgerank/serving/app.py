@@ -83,7 +83,7 @@ async def _serve(settings: ServerSettings) -> None:
         interceptors.insert(0, trace(settings.otlp_endpoint))
     server = _make_server(settings.limits, interceptors)
     models = Models(settings.models, settings.model_settings)
-    scheduler = Scheduler(max_queue_tokens=settings.max_queue_tokens, observe=metrics.observe_step)
+    scheduler = Scheduler(max_queue_tokens=settings.max_queue_tokens, observe=metrics.observe_run)
     metrics.watch_queue(lambda: scheduler.queue_tokens)
     inference = Inference(models, scheduler, settings.limits, metrics)
     rerank_pb2_grpc.add_RerankerServicer_to_server(RerankerService(inference), server)

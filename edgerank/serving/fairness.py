@@ -1,11 +1,12 @@
 """Whose micro-batch is next: the earliest deadline among those who have not had too much.
 
 Clients share the engine, and so do the requests of one client, by virtual time (WF2Q+). A peer's
-tag is the virtual time at which it came, plus the tokens that it has been given since. The clock
-advances by the tokens given to anyone over the number of peers: by what each peer's share is. A
-peer whose tag is not ahead of the clock has had no more than its share and may be next. So a long
-request takes turns with those that come later. Nor can a stream of new ones with earlier deadlines
-starve it: peers whose tags are far behind the clock go before all others.
+virtual time begins with the clock's when the peer comes, and grows by the tokens that are computed
+for it. The clock advances by the tokens computed for anyone over the number of peers: by what each
+peer's share is. A peer whose virtual time is not ahead of the clock has had no more than its share
+and may be next. So a long request takes turns with those that come later. Nor can a stream of new
+ones with earlier deadlines starve it: peers whose virtual time is far behind the clock go before
+all others.
 """
 
 from __future__ import annotations
@@ -16,78 +17,87 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 
-class Work(Protocol):
-    """What waits its turn."""
+class Peer(Protocol):
+    """What shares the engine with others."""
+
+    virtual_time: float  # tokens
+
+
+class Schedulable(Peer, Protocol):
+    """What waits for the engine; the queue keeps its virtual time."""
 
     client: str
     deadline: float  # seconds of some clock
-    tag: float  # kept here
 
     @property
-    def kind(self) -> Hashable:
-        """Name what can share a micro-batch."""
+    def batch_key(self) -> Hashable:
+        """Equal for what may share a micro-batch."""
 
     @property
     def is_small(self) -> bool:
         """Whether it fits a micro-batch as a whole."""
 
 
-class _Tagged(Protocol):
-    tag: float
-
-
-W = TypeVar("W", bound=Work)
-T = TypeVar("T", bound=_Tagged)
-Place = tuple[float, int]  # deadline, then order of arrival
+P = TypeVar("P", bound=Peer)
+W = TypeVar("W", bound=Schedulable)
+Urgency = tuple[float, int]  # deadline, then order of arrival: the least is the most urgent
+LineKey = tuple[Hashable, bool]  # batch key, and whether its items are small
 
 MAX_LAG = 4096  # tokens behind the clock, from which on fairness goes before deadlines
 
 
 @dataclass
-class Clock:
+class VirtualClock:
     """The virtual time of some peers, in tokens."""
 
     now: float = 0.0
 
-    def eligible(self, peers: Sequence[T]) -> list[T]:
+    def eligible(self, peers: Sequence[P]) -> list[P]:
         """Return those who may be next; idle time is skipped."""
-        least = min(peer.tag for peer in peers)
+        least = min(peer.virtual_time for peer in peers)
         self.now = max(self.now, least)
         limit = self.now if least >= self.now - MAX_LAG else self.now - MAX_LAG
-        return [peer for peer in peers if peer.tag <= limit]
+        return [peer for peer in peers if peer.virtual_time <= limit]
 
-    def charge(self, peer: _Tagged, num_tokens: int, num_peers: int) -> None:
-        """Count tokens given to a peer, which is one of ``num_peers`` that have work."""
-        peer.tag += num_tokens
+    def charge(self, peer: Peer, num_tokens: int, num_peers: int) -> None:
+        """Count tokens computed for a peer, which is one of ``num_peers`` that have work."""
+        peer.virtual_time += num_tokens
         self.now += num_tokens / num_peers
 
 
 @dataclass(eq=False)
 class _Client(Generic[W]):
-    """A client with work: each lane is sorted, and only its first can be next."""
+    """A client with work. What waits stands in sorted lines: only the first of each can be next."""
 
-    tag: float
-    clock: Clock = field(default_factory=Clock)
-    places: dict[W, Place] = field(default_factory=dict)
+    virtual_time: float
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    urgency_of: dict[W, Urgency] = field(default_factory=dict)
     started: list[W] = field(default_factory=list)
-    lanes: dict[tuple[Hashable, bool], list[tuple[Place, W]]] = field(default_factory=dict)
+    lines: dict[LineKey, list[tuple[Urgency, W]]] = field(default_factory=dict)
 
-    def first(self, may_start_long: bool) -> tuple[Place, W] | None:
-        """Return what the client wants next, and its place among all."""
+    def first(self, may_start_long: bool) -> tuple[Urgency, W] | None:
+        """Return what the client wants next, and how urgent it is."""
         waiting = [
-            lane[0][1] for (_, is_small), lane in self.lanes.items() if is_small or may_start_long
+            line[0][1] for (_, is_small), line in self.lines.items() if is_small or may_start_long
         ]
         candidates = waiting + self.started
         if not candidates:
             return None
-        return min((self.places[work], work) for work in self.clock.eligible(candidates))
+        return min((self.urgency_of[work], work) for work in self.clock.eligible(candidates))
+
+    def add(self, work: W, urgency: Urgency) -> None:
+        """Put work into its line."""
+        work.virtual_time = self.clock.now
+        self.urgency_of[work] = urgency
+        insort(self.lines.setdefault(_line_key(work), []), (urgency, work))
 
     def take(self, work: W) -> None:
-        """Take work out of its lane."""
-        lane = self.lanes[work.kind, work.is_small]
-        del lane[bisect_left(lane, (self.places[work],))]
-        if not lane:
-            del self.lanes[work.kind, work.is_small]
+        """Take work out of its line."""
+        key = _line_key(work)
+        line = self.lines[key]
+        del line[bisect_left(line, (self.urgency_of[work],))]
+        if not line:
+            del self.lines[key]
 
 
 class FairQueue(Generic[W]):
@@ -95,11 +105,11 @@ class FairQueue(Generic[W]):
 
     def __init__(self) -> None:
         self._clients: dict[str, _Client[W]] = {}
-        self._clock = Clock()
+        self._clock = VirtualClock()
         self._num_added = 0
 
     def __len__(self) -> int:
-        return sum(len(client.places) for client in self._clients.values())
+        return sum(len(client.urgency_of) for client in self._clients.values())
 
     @property
     def num_started(self) -> int:
@@ -108,12 +118,9 @@ class FairQueue(Generic[W]):
 
     def add(self, work: W) -> None:
         """Let work wait."""
-        client = self._clients.setdefault(work.client, _Client(self._clock.now))
-        work.tag = client.clock.now
         self._num_added += 1
-        client.places[work] = (work.deadline, self._num_added)
-        lane = client.lanes.setdefault((work.kind, work.is_small), [])
-        insort(lane, (client.places[work], work))
+        client = self._clients.setdefault(work.client, _Client(self._clock.now))
+        client.add(work, (work.deadline, self._num_added))
 
     def next(self, *, may_start_long: bool) -> W | None:
         """Return what is to be computed next, started or not; it stays here.
@@ -130,18 +137,18 @@ class FairQueue(Generic[W]):
         eligible = self._clock.eligible([self._clients[name] for name in firsts])
         return min(first for name, first in firsts.items() if self._clients[name] in eligible)[1]
 
-    def company(self, leader: W) -> Iterator[W]:
-        """Yield small work that waits and could share the micro-batch of ``leader``.
+    def batchable(self, work: W) -> Iterator[W]:
+        """Yield small work that waits and may share the micro-batch of ``work``.
 
         Clients who have had least come first, then deadlines.
         """
-        for client in sorted(self._clients.values(), key=lambda client: client.tag):
-            for _, work in client.lanes.get((leader.kind, True), []):
-                if work is not leader:
-                    yield work
+        for client in sorted(self._clients.values(), key=lambda client: client.virtual_time):
+            for _, other in client.lines.get((work.batch_key, True), []):
+                if other is not work:
+                    yield other
 
     def start(self, work: W) -> None:
-        """Take work from those that wait: it gets micro-batches from now on."""
+        """Take work from what waits: it gets micro-batches from now on."""
         client = self._clients[work.client]
         client.take(work)
         client.started.append(work)
@@ -149,19 +156,23 @@ class FairQueue(Generic[W]):
     def charge(self, work: W, num_tokens: int) -> None:
         """Count tokens that were computed for started work; nothing if it is gone."""
         client = self._clients.get(work.client)
-        if client is not None and work in client.places:
-            client.clock.charge(work, num_tokens, len(client.places))
+        if client is not None and work in client.urgency_of:
+            client.clock.charge(work, num_tokens, len(client.urgency_of))
             self._clock.charge(client, num_tokens, len(self._clients))
 
     def remove(self, work: W) -> None:
         """Forget work that is done or given up; nothing if it is gone."""
         client = self._clients.get(work.client)
-        if client is None or work not in client.places:
+        if client is None or work not in client.urgency_of:
             return
         if work in client.started:
             client.started.remove(work)
         else:
             client.take(work)
-        del client.places[work]
-        if not client.places:
+        del client.urgency_of[work]
+        if not client.urgency_of:
             del self._clients[work.client]
+
+
+def _line_key(work: Schedulable) -> LineKey:
+    return work.batch_key, work.is_small

@@ -90,17 +90,16 @@ class Inference:
             raise TooLate("the deadline has passed")
         pool = self._long_texts if num_bytes > LONG_BYTES else self._short_texts
         began = time.monotonic()
-        with (
-            _span("tokenize", model),
-            self._scheduler.reserved(_estimate(pairs, options, model)),
-        ):
-            prepared = await asyncio.get_running_loop().run_in_executor(
-                pool, self._prepare, pairs, options, model, query_field
-            )
-        tokenize_s = time.monotonic() - began
-        job = Job(call.client, model.reranker, prepared.groups, call.deadline)
+        with self._scheduler.reserve(_estimate(pairs, options, model)) as reservation:
+            with _span("tokenize", model):
+                prepared = await asyncio.get_running_loop().run_in_executor(
+                    pool, self._prepare, pairs, options, model, query_field
+                )
+            tokenize_s = time.monotonic() - began
+            job = Job(call.client, model.reranker, prepared.groups, call.deadline)
+            future = self._scheduler.submit(job, reservation)
         with _span("inference", model) as span:
-            computed = await asyncio.wrap_future(self._scheduler.submit(job))
+            computed = await asyncio.wrap_future(future)
             span.set_attributes(
                 {
                     "edgerank.documents": len(pairs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from math import inf
@@ -14,6 +14,7 @@ import numpy as np
 from edgerank.engine import place_scores
 from edgerank.packing import Batch, Group
 from edgerank.scoring import Scores
+from edgerank.serving.budget import Reservation
 
 
 class Runner(Protocol):
@@ -42,10 +43,11 @@ class Job:
     """A request's groups on their way; cancel ``future`` to give it up."""
 
     client: str
-    kind: Runner
+    runner: Runner
     groups: Sequence[Group]  # their score ids count from 0
     deadline: float = inf  # seconds of time.monotonic()
-    tag: float = 0.0
+    reservation: Reservation | None = None  # tokens of the queue that it holds, once submitted
+    virtual_time: float = 0.0  # kept by ``fairness``
     future: Future[Computed] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     inference_s: float = 0.0
@@ -53,15 +55,24 @@ class Job:
     def __post_init__(self) -> None:
         self.num_scores = sum(len(group.sequences) for group in self.groups)
         self.num_tokens = self.tokens_left = sum(map(len, self.groups))
-        self.tokens_held = 0  # of the queue's
         self.scores_left = self.num_scores
         self.steps: Iterator[tuple[Batch, Scores]] | None = None
         self.raw: Scores | None = None
 
     @property
+    def batch_key(self) -> Hashable:
+        """Equal for jobs that may share a micro-batch."""
+        return self.runner
+
+    @property
     def is_small(self) -> bool:
         """Whether it fits a micro-batch as a whole."""
-        return self.num_tokens <= self.kind.max_batch_tokens
+        return self.num_tokens <= self.runner.max_batch_tokens
+
+    @property
+    def is_started(self) -> bool:
+        """Whether a long job has had a micro-batch."""
+        return self.steps is not None
 
     def add(self, batch: Batch, raw: Scores) -> None:
         """Keep the scores of a micro-batch whose score ids are the job's own."""
@@ -75,7 +86,7 @@ class Job:
 def compute_next(job: Job) -> None:
     """Compute the next micro-batch of a long job."""
     if job.steps is None:
-        job.steps = job.kind.steps(job.groups)
+        job.steps = job.runner.steps(job.groups)
     job.add(*next(job.steps))
 
 
@@ -89,8 +100,8 @@ def compute_together(jobs: list[Job]) -> None:
             for group in job.groups
         ]
         starts.append(starts[-1] + job.num_scores)
-    whole = Job("", jobs[0].kind, groups)
-    for batch, raw in whole.kind.steps(groups):
+    whole = Job("", jobs[0].runner, groups)
+    for batch, raw in whole.runner.steps(groups):
         whole.add(batch, raw)
     assert whole.raw is not None
     for job, start in zip(jobs, starts, strict=False):
@@ -98,8 +109,8 @@ def compute_together(jobs: list[Job]) -> None:
         job.tokens_left = job.scores_left = 0
 
 
-def settle(job: Job, error: Exception | None = None) -> None:
-    """Answer, unless the client has given up meanwhile."""
+def resolve(job: Job, error: Exception | None = None) -> None:
+    """Set the result of a job, or its error, unless the client has given it up meanwhile."""
     try:
         if error is not None:
             job.future.set_exception(error)

@@ -15,7 +15,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from edgerank.serving.scheduler import Step
+from edgerank.serving.scheduler import MicroBatchRun
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 SHARES = tuple(tenth / 10 for tenth in range(1, 11))
@@ -82,10 +82,10 @@ class Metrics:
         """Ask for the queue's tokens at each scrape."""
         self._queue.set_function(queue_tokens)
 
-    def observe_step(self, step: Step) -> None:
+    def observe_run(self, run: MicroBatchRun) -> None:
         """Count a micro-batch."""
-        self._fill.observe(min(1.0, step.num_tokens / step.max_tokens))
-        self._shared.observe(step.num_jobs)
+        self._fill.observe(min(1.0, run.num_tokens / run.max_tokens))
+        self._shared.observe(run.num_jobs)
 
     def observe_stages(self, tokenize_s: float, queue_s: float, inference_s: float) -> None:
         """Count where a request's time went."""

@@ -394,7 +394,7 @@ def test_garbage_on_the_socket_harms_nobody(server, client, data):
 
 
 def test_a_full_queue_asks_to_come_again(bundles):
-    with ServerProcess("--model", bundles / "qwen2.int8", "--max-queue-tokens", 40_000) as server:
+    with ServerProcess("--model", bundles / "qwen2.int8", "--max-queue-tokens", 20_000) as server:
         with grpc.insecure_channel(server.address) as channel:
             stub = rerank_pb2_grpc.RerankerStub(channel)
             request = pb.RerankRequest(query=QUERY, documents=LONG[:40])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from edgerank.serving import fairness
 from edgerank.serving.errors import EngineFailed, Overloaded, TooLate
 from edgerank.serving.fairness import FairQueue
 from edgerank.serving.jobs import Job
-from edgerank.serving.scheduler import Pace, Scheduler, Step
+from edgerank.serving.pace import Pace
+from edgerank.serving.scheduler import MicroBatchRun, Scheduler
 
 MAX_TOKENS = 64
 
@@ -62,13 +64,13 @@ def runner():
 
 
 @pytest.fixture
-def steps():
+def runs():
     return []
 
 
 @pytest.fixture
-def scheduler(runner, steps):
-    scheduler = Scheduler(max_queue_tokens=10_000, observe=steps.append)
+def scheduler(runner, runs):
+    scheduler = Scheduler(max_queue_tokens=10_000, observe=runs.append)
     yield scheduler
     runner.free()
     scheduler.close()
@@ -87,9 +89,14 @@ def job(runner, scores, *, length=10, client="a", deadline=inf, prefix=0) -> Job
     return Job(client, runner, [Group(head, sequences, range(len(sequences)))], deadline)
 
 
+def submit(scheduler: Scheduler, job: Job) -> Future:
+    """Submit a job whose tokens were estimated right."""
+    return scheduler.submit(job, scheduler.reserve(job.num_tokens))
+
+
 def blocked(scheduler: Scheduler, runner: Runner) -> Future:
     """Submit a job of a micro-batch, and return once the engine is at it."""
-    future = scheduler.submit(job(runner, [0], length=MAX_TOKENS, client="first"))
+    future = submit(scheduler, job(runner, [0], length=MAX_TOKENS, client="first"))
     runner.begun.acquire()
     return future
 
@@ -97,7 +104,7 @@ def blocked(scheduler: Scheduler, runner: Runner) -> Future:
 def test_scores_come_back_to_their_own_jobs(scheduler, runner):
     runner.free()
     jobs = [job(runner, range(n, n + n % 7 + 1), client=f"{n % 3}") for n in range(60)]
-    futures = [scheduler.submit(each) for each in jobs]
+    futures = [submit(scheduler, each) for each in jobs]
     for n, future in enumerate(futures):
         assert future.result(10).raw.tolist() == list(range(n, n + n % 7 + 1))
     assert scheduler.queue_tokens == 0
@@ -105,7 +112,7 @@ def test_scores_come_back_to_their_own_jobs(scheduler, runner):
 
 def test_long_jobs_are_computed_step_by_step_and_whole(scheduler, runner):
     runner.free()
-    future = scheduler.submit(job(runner, range(1, 41), length=20, prefix=7))
+    future = submit(scheduler, job(runner, range(1, 41), length=20, prefix=7))
     computed = future.result(10)
     assert computed.raw.tolist() == list(range(1, 41))
     assert len(runner.batches) > 10
@@ -113,21 +120,21 @@ def test_long_jobs_are_computed_step_by_step_and_whole(scheduler, runner):
     assert computed.queue_s >= 0
 
 
-def test_small_jobs_that_wait_share_a_micro_batch(scheduler, runner, steps: list[Step]):
+def test_small_jobs_that_wait_share_a_micro_batch(scheduler, runner, runs: list[MicroBatchRun]):
     blocked(scheduler, runner)
-    futures = [scheduler.submit(job(runner, [n], client=f"{n}")) for n in range(1, 7)]
+    futures = [submit(scheduler, job(runner, [n], client=f"{n}")) for n in range(1, 7)]
     runner.free()
     for future in futures:
         future.result(10)
     assert runner.batches == [{0}, {1, 2, 3, 4, 5, 6}]
-    assert [(step.num_jobs, step.num_tokens) for step in steps] == [(1, 64), (6, 60)]
+    assert [(run.num_jobs, run.num_tokens) for run in runs] == [(1, 64), (6, 60)]
 
 
 def test_jobs_of_different_engines_share_none(scheduler, runner):
     other = Runner()
     other.free()
     blocked(scheduler, runner)
-    futures = [scheduler.submit(job(each, [n])) for n, each in ((1, runner), (2, other))]
+    futures = [submit(scheduler, job(each, [n])) for n, each in ((1, runner), (2, other))]
     runner.free()
     assert [future.result(10).raw.tolist() for future in futures] == [[1], [2]]
     assert other.batches == [{2}]
@@ -137,7 +144,7 @@ def test_the_earliest_deadline_is_first(scheduler, runner):
     now = time.monotonic()
     blocked(scheduler, runner)
     futures = [
-        scheduler.submit(job(runner, [n], length=50, client=f"{n}", deadline=now + deadline))
+        submit(scheduler, job(runner, [n], length=50, client=f"{n}", deadline=now + deadline))
         for n, deadline in ((1, 300), (2, 100), (3, inf), (4, 200))
     ]
     runner.free()
@@ -148,12 +155,12 @@ def test_the_earliest_deadline_is_first(scheduler, runner):
 
 @pytest.mark.parametrize("client", ["a", "b"])
 def test_a_long_job_does_not_keep_a_small_one_waiting(scheduler, runner, client):
-    long = scheduler.submit(job(runner, range(1, 1001), length=8, client="a", deadline=1e12))
+    long = submit(scheduler, job(runner, range(1, 1001), length=8, client="a", deadline=1e12))
     for _ in range(3):
         runner.begun.acquire()
         runner.let.release()
     runner.begun.acquire()  # the fourth micro-batch is in the engine
-    small = scheduler.submit(job(runner, [5000], client=client))
+    small = submit(scheduler, job(runner, [5000], client=client))
     runner.let.release(3)
     small.result(10)
     assert 5000 in set().union(*runner.batches[:7])
@@ -164,8 +171,8 @@ def test_a_long_job_does_not_keep_a_small_one_waiting(scheduler, runner, client)
 
 def test_a_client_that_sends_much_does_not_push_another_back(scheduler, runner):
     blocked(scheduler, runner)
-    many = [scheduler.submit(job(runner, [n], length=60)) for n in range(1, 21)]
-    few = [scheduler.submit(job(runner, [n], length=60, client="b")) for n in (100, 101, 102)]
+    many = [submit(scheduler, job(runner, [n], length=60)) for n in range(1, 21)]
+    few = [submit(scheduler, job(runner, [n], length=60, client="b")) for n in (100, 101, 102)]
     runner.free()
     for future in many + few:
         future.result(10)
@@ -175,8 +182,8 @@ def test_a_client_that_sends_much_does_not_push_another_back(scheduler, runner):
 
 def test_a_late_job_costs_nothing(scheduler, runner):
     blocked(scheduler, runner)
-    late = scheduler.submit(job(runner, [1], deadline=time.monotonic() + 0.01))
-    served = scheduler.submit(job(runner, [2]))
+    late = submit(scheduler, job(runner, [1], deadline=time.monotonic() + 0.01))
+    served = submit(scheduler, job(runner, [2]))
     time.sleep(0.02)
     runner.free()
     with pytest.raises(TooLate):
@@ -184,7 +191,7 @@ def test_a_late_job_costs_nothing(scheduler, runner):
     served.result(10)
     assert runner.batches == [{0}, {2}]
     with pytest.raises(TooLate):
-        scheduler.submit(job(runner, [3], deadline=time.monotonic() - 1))
+        submit(scheduler, job(runner, [3], deadline=time.monotonic() - 1))
 
 
 def test_what_cannot_be_done_in_time_is_refused_at_once(scheduler, runner):
@@ -193,7 +200,7 @@ def test_what_cannot_be_done_in_time_is_refused_at_once(scheduler, runner):
     runner.free()
     first.result(10)
     with pytest.raises(TooLate):
-        scheduler.submit(job(runner, range(100), length=64, deadline=time.monotonic() + 1))
+        submit(scheduler, job(runner, range(100), length=64, deadline=time.monotonic() + 1))
 
 
 def test_a_pace_that_was_slow_once_is_doubted_where_it_refuses_work(monkeypatch):
@@ -225,7 +232,7 @@ class Flooded:
     def ask(self, patience: float) -> None:
         asked = job(self, range(self.num_documents), length=20, deadline=self.now + patience)
         with suppress(TooLate):
-            self.futures.append(self.scheduler.submit(asked))
+            self.futures.append(submit(self.scheduler, asked))
 
     def steps(self, groups):
         for batch in pack(groups, max_tokens=MAX_TOKENS, causal=True):
@@ -261,8 +268,8 @@ def test_a_pace_that_varies_asks_for_more_time():
 
 def test_a_job_given_up_while_it_waits_costs_nothing(scheduler, runner):
     blocked(scheduler, runner)
-    given_up = scheduler.submit(job(runner, [1]))
-    served = scheduler.submit(job(runner, [2]))
+    given_up = submit(scheduler, job(runner, [1]))
+    served = submit(scheduler, job(runner, [2]))
     assert given_up.cancel()
     assert scheduler.queue_tokens == MAX_TOKENS + 10
     runner.free()
@@ -271,10 +278,10 @@ def test_a_job_given_up_while_it_waits_costs_nothing(scheduler, runner):
 
 
 def test_a_job_given_up_on_its_way_stops_at_the_next_micro_batch(scheduler, runner):
-    long = scheduler.submit(job(runner, range(1, 101), length=60))
+    long = submit(scheduler, job(runner, range(1, 101), length=60))
     runner.begun.acquire()
     assert long.cancel()
-    served = scheduler.submit(job(runner, [1000]))
+    served = submit(scheduler, job(runner, [1000]))
     runner.free()
     served.result(10)
     assert len(runner.batches) == 2
@@ -285,18 +292,18 @@ def test_a_job_given_up_on_its_way_stops_at_the_next_micro_batch(scheduler, runn
 
 def test_the_queue_is_bounded_in_tokens(scheduler, runner):
     blocked(scheduler, runner)
-    waiting = [scheduler.submit(job(runner, range(100), length=32)) for _ in range(3)]
+    waiting = [submit(scheduler, job(runner, range(100), length=32)) for _ in range(3)]
     with pytest.raises(Overloaded, match="full") as refused:
-        scheduler.submit(job(runner, range(100), length=32))
+        submit(scheduler, job(runner, range(100), length=32))
     assert refused.value.retry_after_s > 0
-    with pytest.raises(Overloaded), scheduler.reserved(400):
-        pass
-    with scheduler.reserved(300):
+    with pytest.raises(Overloaded):
+        scheduler.reserve(400)
+    with scheduler.reserve(300):
         assert scheduler.queue_tokens == MAX_TOKENS + 9600 + 300
     waiting[0].cancel()
-    waiting.append(scheduler.submit(job(runner, range(100), length=32)))
+    waiting.append(submit(scheduler, job(runner, range(100), length=32)))
     with pytest.raises(Overloaded, match="in parts") as refused:
-        scheduler.submit(job(runner, range(400), length=32))
+        submit(scheduler, job(runner, range(400), length=32))
     assert refused.value.retry_after_s is None
     runner.free()
     for future in waiting[1:]:
@@ -304,20 +311,83 @@ def test_the_queue_is_bounded_in_tokens(scheduler, runner):
     assert scheduler.queue_tokens == 0
 
 
+def test_room_for_a_request_goes_over_to_its_job(scheduler, runner):
+    blocked(scheduler, runner)
+    waiting = submit(scheduler, job(runner, range(300), length=32))
+    with scheduler.reserve(300) as reservation:
+        assert scheduler.queue_tokens == MAX_TOKENS + 9600 + 300
+        admitted = scheduler.submit(job(runner, [5], length=1000), reservation)
+        assert scheduler.queue_tokens == MAX_TOKENS + 9600 + 1000  # over 10,000
+    assert scheduler.queue_tokens == MAX_TOKENS + 9600 + 1000
+    with pytest.raises(Overloaded):
+        scheduler.reserve(1)
+    runner.free()
+    assert admitted.result(10).raw.tolist() == [5]
+    waiting.result(10)
+    assert scheduler.queue_tokens == 0
+
+
+def test_room_is_given_back_when_tokenizing_fails(scheduler):
+    with pytest.raises(ValueError, match="broken text"), scheduler.reserve(300):
+        raise ValueError("broken text")
+    assert scheduler.queue_tokens == 0
+
+
+Fate = Literal["served", "failed", "given up tokenizing", "given up waiting", "late", "empty"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(1, 9), st.sampled_from(get_args(Fate))),
+        max_size=30,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_what_is_admitted_is_never_refused_as_overloaded_and_all_room_is_given_back(requests):
+    scheduler, runner = Scheduler(max_queue_tokens=400), Runner()
+    runner.free()
+
+    def ask(estimate: int, num_documents: int, fate: Fate) -> None:
+        try:
+            reservation = scheduler.reserve(estimate)
+        except Overloaded:
+            return
+        with reservation, suppress(TooLate, EngineFailed, CancelledError):
+            if fate == "given up tokenizing":
+                raise CancelledError
+            asked = job(
+                Broken() if fate == "failed" else runner,
+                range(0 if fate == "empty" else num_documents),
+                length=20,
+                client=fate,
+                deadline=0.0 if fate == "late" else inf,
+            )
+            future = scheduler.submit(asked, reservation)
+            if fate == "given up waiting":
+                future.cancel()
+            future.result(10)
+
+    with ThreadPoolExecutor(4) as callers:
+        for _ in callers.map(lambda request: ask(*request), requests):
+            pass
+    scheduler.close()
+    assert scheduler.queue_tokens == 0
+
+
 def test_an_engine_that_fails_fails_its_job_and_no_other(scheduler, runner, caplog):
     runner.free()
     with pytest.raises(EngineFailed):
-        scheduler.submit(job(Broken(), [1])).result(10)
+        submit(scheduler, job(Broken(), [1])).result(10)
     with pytest.raises(EngineFailed):
-        scheduler.submit(job(Broken(), range(100))).result(10)
-    assert scheduler.submit(job(runner, [2])).result(10).raw.tolist() == [2]
+        submit(scheduler, job(Broken(), range(100))).result(10)
+    assert submit(scheduler, job(runner, [2])).result(10).raw.tolist() == [2]
     assert scheduler.queue_tokens == 0
     assert "out of order" in caplog.text
 
 
 def test_closing_serves_what_is_queued(runner):
     scheduler = Scheduler(max_queue_tokens=10_000)
-    futures = [scheduler.submit(job(runner, range(20), length=30)) for _ in range(5)]
+    futures = [submit(scheduler, job(runner, range(20), length=30)) for _ in range(5)]
     runner.free()
     scheduler.close()
     assert all(future.done() for future in futures)
@@ -330,8 +400,8 @@ class Piece:
     client: str
     size: int
     deadline: float = inf
-    tag: float = 0.0
-    kind: str = "model"
+    virtual_time: float = 0.0
+    batch_key: str = "model"
 
     @property
     def is_small(self) -> bool:
