@@ -11,7 +11,7 @@ import click
 from edgerank.cli.extras import needs_extra
 from edgerank.cli.ranking import ranking_options, read_lines, show
 from edgerank.errors import InputError
-from edgerank.prompt import LongDocuments
+from edgerank.documents import LongDocuments
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 TOKEN_VARIABLE = "EDGERANK_TOKEN"
@@ -85,4 +85,4 @@ def _token(file: Path | None) -> str | None:
     try:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"token: {file}: {error}") from error
+        raise InputError(str(file), str(error)) from error

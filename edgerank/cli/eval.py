@@ -134,8 +134,9 @@ def _check_bundle(directory: Path, max_length: int | None) -> None:
     limit = read_bundle(directory).manifest.max_length_limit
     if max_length is not None and not MIN_LENGTH <= max_length <= limit:
         raise InputError(
-            f"max_length: {max_length} is out of range; for {directory} it must be from"
-            f" {MIN_LENGTH} to {limit}"
+            "max_length",
+            f"{max_length} is out of range; for {directory} it must be from"
+            f" {MIN_LENGTH} to {limit}",
         )
 
 

@@ -23,5 +23,5 @@ def families(name: str | None) -> None:
     template = next((family.template for family in FAMILIES if family.name == name), None)
     if template is None:
         names = ", ".join(family.name for family in FAMILIES if family.template)
-        raise InputError(f"family {name!r} has no template; those with one: {names}")
+        raise InputError("name", f"family {name!r} has no template; those with one: {names}")
     click.echo(write_template(template))

@@ -73,7 +73,7 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
             else:
                 yield Line(str(number), raw.decode().strip())
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{file.name}: line {number}: {error}") from error
+            raise InputError(f"{file.name}", f"line {number}: {error}") from error
 
 
 def show(ranked: list[tuple[float, Line]], as_json: bool) -> None:

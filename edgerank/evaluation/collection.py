@@ -48,7 +48,7 @@ def read_collection(directory: str | os.PathLike[str], split: str = "test") -> C
     queries = _read_texts(directory / "queries.jsonl")
     missing = next((query for query in qrels if query not in queries), None)
     if missing is not None:
-        raise InputError(f"{qrels_path}: the query {missing!r} is not in queries.jsonl")
+        raise InputError(str(qrels_path), f"the query {missing!r} is not in queries.jsonl")
     return Collection(
         name=directory.resolve().name,
         documents=_read_texts(directory / "corpus.jsonl"),
@@ -64,18 +64,18 @@ def _read_texts(path: Path) -> dict[str, str]:
         try:
             record = msgspec.json.decode(line, type=_Record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{path}: line {number}: {error}") from error
+            raise InputError(str(path), f"line {number}: {error}") from error
         key = str(record.id)
         if key.split() != [key]:
             raise InputError(
-                f"{path}: line {number}: the id {key!r} is empty or holds a space, which run files"
-                " cannot"
+                str(path),
+                f"line {number}: the id {key!r} is empty or holds a space, which run files cannot",
             )
         if key in texts:
-            raise InputError(f"{path}: line {number}: the id {key!r} was there before")
+            raise InputError(str(path), f"line {number}: the id {key!r} was there before")
         texts[key] = f"{record.title}\n{record.text}" if record.title else record.text
     if not texts:
-        raise InputError(f"{path}: empty")
+        raise InputError(str(path), "empty")
     return texts
 
 
@@ -94,21 +94,24 @@ def _read_qrels(path: Path) -> Qrels:
         except ValueError as error:
             wanted = "the header query-id, corpus-id, score" if number == 1 else "an integer score"
             raise InputError(
-                f"{path}: line {number}: expected three fields with tabs between them, and {wanted}"
+                str(path),
+                f"line {number}: expected three fields with tabs between them, and {wanted}",
             ) from error
         if abs(grade) > MAX_RELEVANCE:
             raise InputError(
-                f"{path}: line {number}: the score {grade} is out of range; it must be from"
-                f" {-MAX_RELEVANCE} to {MAX_RELEVANCE}"
+                str(path),
+                f"line {number}: the score {grade} is out of range; it must be from"
+                f" {-MAX_RELEVANCE} to {MAX_RELEVANCE}",
             )
         before = qrels.setdefault(query, {}).setdefault(document, grade)
         if before != grade:
             raise InputError(
-                f"{path}: line {number}: {document!r} has the score {grade} for {query!r}, but had"
-                f" {before} before"
+                str(path),
+                f"line {number}: {document!r} has the score {grade} for {query!r}, but had"
+                f" {before} before",
             )
     if not qrels:
-        raise InputError(f"{path}: no judgements")
+        raise InputError(str(path), "no judgements")
     return qrels
 
 
@@ -125,4 +128,4 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise InputError(str(path), f"{error.strerror or error}") from error

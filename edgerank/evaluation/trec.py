@@ -28,14 +28,16 @@ def read_run(path: Path) -> Run:
             query, document, score, _ = _parse(line)
         except ValueError as error:
             raise InputError(
-                f"{path}: line {number}: expected six fields, query Q0 document rank score tag, and"
-                " a finite score"
+                str(path),
+                f"line {number}: expected six fields, query Q0 document rank score tag, and"
+                " a finite score",
             ) from error
         scores = run.setdefault(query, {})
         if document in scores:
             raise InputError(
-                f"{path}: line {number}: the document {document!r} was there before for the query"
-                f" {query!r}"
+                str(path),
+                f"line {number}: the document {document!r} was there before for the query"
+                f" {query!r}",
             )
         scores[document] = score
     return run

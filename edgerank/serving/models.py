@@ -96,11 +96,10 @@ def open_model(name: str, path: Path, settings: ModelSettings) -> Model:
     :raises EdgerankError: the bundle or a setting is unusable
     """
     digest = _digest(path)  # before all else: a change from now on is one for the next reload
-    reranker = Reranker.open(path, threads=settings.threads, max_length=settings.max_length)
+    reranker = Reranker(path, threads=settings.threads, max_length=settings.max_length)
     if settings.warmup:
         reranker.score("who wrote dune?", WARMUP_DOCUMENTS)
-    max_length = settings.max_length or reranker.bundle.manifest.max_length
-    return Model(name, reranker, digest, max_length)
+    return Model(name, reranker, digest, reranker.max_length)
 
 
 def _digest(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from edgerank.preparation import pairs_of
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
@@ -21,7 +22,6 @@ from scipy.stats import mannwhitneyu
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine, gather_scores
 from edgerank.packing import pack
-from edgerank.preparation import pairs_of
 from edgerank.reranker import Reranker
 from quantize.architectures.late_interaction import FEATURES_OUTPUT
 from quantize.training.corpus import Record
