@@ -29,17 +29,17 @@ from edgerank.bundle import (
 from quantize.checkpoint.files import Checkpoint, open_checkpoint
 from quantize.checkpoint.hub import locate
 from quantize.errors import QuantizeError
-from quantize.families.recognition import Description, Family, recognize
+from quantize.families.recognition import ModelSpec, RecognizedModel, recognize
 from quantize.families.templates import read_template
 from quantize.measure.calibration import Draft, read_calibration
 from quantize.measure.report import check_report, write_report
 from quantize.rounding.sensitivity import KeepFp32
-from quantize.writer import Step, write_exported, write_model
+from quantize.writer import RecipeStep, write_exported, write_model
 
-STEPS: dict[Step, str] = {
+STEPS: dict[RecipeStep, str] = {
     "rotate": "rotated",
-    "balance": "channels balanced",
-    "compensate": "rounding errors compensated",
+    "smooth": "channels smoothed",
+    "gptq": "rounding errors compensated",
 }
 PRECISIONS = {
     "int8": "int8 weights per output channel, no neighbouring pair above 128; uint8 activations"
@@ -61,7 +61,7 @@ def quantize(
     report: str | os.PathLike[str] | None = None,
     family: str | None = None,
     template: str | os.PathLike[str] | None = None,
-    steps: Sequence[Step] | None = None,
+    steps: Sequence[RecipeStep] | None = None,
     show_progress: bool = False,
 ) -> Bundle:
     """Turn a Hugging Face checkpoint into a bundle, and measure what that cost.
@@ -105,8 +105,8 @@ def quantize(
         None if template is None else read_template(Path(template)),
     )
     if steps is None:
-        steps = tuple(STEPS) if is_rounded and isinstance(recognized, Family) else ()
-    if steps and not isinstance(recognized, Family):
+        steps = tuple(STEPS) if is_rounded and isinstance(recognized, RecognizedModel) else ()
+    if steps and not isinstance(recognized, RecognizedModel):
         raise QuantizeError(
             f"{directory}: steps of the recipe: not for an architecture that is exported by optimum"
         )
@@ -122,7 +122,7 @@ def quantize(
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
         draft = Draft.of(Bundle(staging, _manifest(source, recognized, precision, steps)))
         draft.scratch.mkdir()
-        if isinstance(recognized, Family):
+        if isinstance(recognized, RecognizedModel):
             made = write_model(draft, recognized.model, steps, calibration, keep_fp32, bar)
         else:
             made = write_exported(draft, opened, recognized, calibration, keep_fp32)
@@ -145,7 +145,7 @@ def quantize(
 
 
 def _manifest(
-    source: Source, family: Description, precision: str, steps: Sequence[Step]
+    source: Source, family: ModelSpec, precision: str, steps: Sequence[RecipeStep]
 ) -> Manifest:
     """Describe the bundle as far as it is known before it is written."""
     return Manifest(

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from edgerank.bundle import Fidelity, Kept
 from edgerank.packing import Batch
-from quantize.architectures.model import Layer, Model
+from quantize.architectures.layered_model import Layer, LayeredModel
 from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
-from quantize.families.recognition import Imported
+from quantize.families.recognition import OptimumModel
 from quantize.graph.builder import Graph
 from quantize.graph.precision import Float32, Int4, Int8, Precision, matrix_of
 from quantize.measure.calibration import Calibration, Draft, batches_of, thinned
@@ -24,12 +24,12 @@ from quantize.measure.fidelity import Reference, compare, measure, open_engine, 
 from quantize.measure.layerwise import Layerwise
 from quantize.measure.report import Report, ScoredPair
 from quantize.optimum.export import export
-from quantize.optimum.rewrite import fold, write_imported
+from quantize.optimum.rewrite import fold, write_rewritten
 from quantize.rounding.rounding import Floats
 from quantize.rounding.sensitivity import KeepFp32, Sensitivity, choose, measure_sensitivities
 from quantize.rounding.transforms import outlier_channels
 
-Step = Literal["rotate", "balance", "compensate"]
+RecipeStep = Literal["rotate", "smooth", "gptq"]
 
 ROUNDED = {"int8": Int8, "int4": Int4}
 OUTLIER_BATCHES = 2  # micro-batches that show which channels stand out
@@ -49,9 +49,9 @@ def _outliers(engine: Layerwise, batches: Sequence[Batch]) -> list[int]:
 class _Writer:
     """How a model's layers become those of a graph."""
 
-    model: Model[Any]
+    model: LayeredModel[Any]
     precision: str
-    steps: Sequence[Step]
+    steps: Sequence[RecipeStep]
     engine: Layerwise
     batches: Sequence[Batch]  # of calibration text
     bar: tqdm  # advances by one a layer
@@ -75,16 +75,16 @@ class _Writer:
 
     def _layers(self) -> Iterator[tuple[Layer[Any], Mapping[str, Floats]]]:
         """Yield each layer, equalised, with what its matrices read of the calibration text."""
-        if not {"balance", "compensate"}.intersection(self.steps):
+        if not {"smooth", "gptq"}.intersection(self.steps):
             for index in range(self.model.num_layers):
                 yield self.model.layer(index), {}
                 self.bar.update()
             return
         for step in self.engine.steps(self.batches, observe=True):
             layer, rows = step.layer, step.rows
-            if "balance" in self.steps:
-                layer, rows = layer.balanced(rows)
-            yield layer, rows if "compensate" in self.steps else {}
+            if "smooth" in self.steps:
+                layer, rows = layer.smoothed(rows)
+            yield layer, rows if "gptq" in self.steps else {}
             del step, layer, rows  # before the next layer's take their place
 
     def _precision(self, rows: Mapping[str, Floats], keep: Sequence[str]) -> Precision:
@@ -95,8 +95,8 @@ class _Writer:
 
 def write_model(
     draft: Draft,
-    original: Model[Any],
-    steps: Sequence[Step],
+    original: LayeredModel[Any],
+    steps: Sequence[RecipeStep],
     calibration: Calibration,
     keep_fp32: KeepFp32,
     bar: tqdm,
@@ -135,7 +135,7 @@ def write_model(
 def write_exported(
     draft: Draft,
     checkpoint: Checkpoint,
-    imported: Imported,
+    imported: OptimumModel,
     calibration: Calibration,
     keep_fp32: KeepFp32,
 ) -> Report | None:
@@ -153,10 +153,10 @@ def write_exported(
     exported = fold(export(checkpoint, imported.exported_class, scratch), scratch)
     path, padding = draft.bundle.model_path, imported.pad_token_id
     if precision == "fp32":
-        write_imported(exported, path, Float32(), padding)
+        write_rewritten(exported, path, Float32(), padding)
         return None
     original = replace(draft.bundle, directory=scratch)
-    write_imported(exported, original.model_path, Float32(), padding)
+    write_rewritten(exported, original.model_path, Float32(), padding)
     engine = open_engine(original)
     texts = thinned(draft, engine, calibration)
     scores = draft.score(engine, texts.held_out)
@@ -164,7 +164,7 @@ def write_exported(
     del engine
 
     def attempt(keep: Sequence[str]) -> Attempt:
-        g = write_imported(exported, path, ROUNDED[precision](keep=keep), padding)
+        g = write_rewritten(exported, path, ROUNDED[precision](keep=keep), padding)
         scores = draft.score(open_engine(draft.bundle), reference.pairs)
         return Attempt(measure(reference, scores, layers=()), scores, g)
 

@@ -14,10 +14,10 @@ from onnx import TensorProto
 
 from edgerank.bundle import Positive
 from quantize.architectures.bert_layer import (
+    BertLayer,
     EncoderConfig,
     EncoderInputs,
     EncoderWeights,
-    PostNormLayer,
     classify,
 )
 from quantize.checkpoint.files import Checkpoint
@@ -27,11 +27,11 @@ from quantize.graph.precision import Precision
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
-Head = Literal["classifier", "mean", "cls"]
+BertHead = Literal["classifier", "mean", "cls"]
 
 
 @dataclass(frozen=True)
-class Variant:
+class BertSpec:
     """What tells one relative from another."""
 
     root: str  # of tensors' names, unless the encoder was saved alone
@@ -41,9 +41,9 @@ class Variant:
     skips_positions: bool = False  # positions count from pad_token_id + 1
 
 
-BERT = Variant("bert.", "bert.pooler.dense", "classifier", "Tanh")
-ELECTRA = Variant("electra.", "classifier.dense", "classifier.out_proj", "Gelu")
-ROBERTA = Variant(
+BERT = BertSpec("bert.", "bert.pooler.dense", "classifier", "Tanh")
+ELECTRA = BertSpec("electra.", "classifier.dense", "classifier.out_proj", "Gelu")
+ROBERTA = BertSpec(
     "roberta.", "classifier.dense", "classifier.out_proj", "Tanh", skips_positions=True
 )
 
@@ -71,8 +71,8 @@ class Bert:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        head: Head,
-        variant: Variant,
+        head: BertHead,
+        spec: BertSpec,
         rotation: Rotation | None = None,
     ) -> None:
         """Read the configuration.
@@ -83,18 +83,18 @@ class Bert:
         self.config = checkpoint.config_as(BertConfig)
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
-        is_rooted = f"{variant.root}embeddings.LayerNorm.weight" in checkpoint.tensors
-        self._checkpoint, self._root = checkpoint, variant.root if is_rooted else ""
-        self._first_position = self.config.pad_token_id + 1 if variant.skips_positions else 0
+        is_rooted = f"{spec.root}embeddings.LayerNorm.weight" in checkpoint.tensors
+        self._checkpoint, self._root = checkpoint, spec.root if is_rooted else ""
+        self._first_position = self.config.pad_token_id + 1 if spec.skips_positions else 0
         self.max_positions = self.config.max_position_embeddings - self._first_position
         self._weights = EncoderWeights(checkpoint, self.config, self._root)
-        self._variant = variant
+        self._spec = spec
         self._head, self._rotation = head, rotation
 
     def rotated(self, outliers: Sequence[int]) -> Bert:
         """Rotate each head's values; a norm with a bias lets no rotation of the stream through."""
         rotation = Rotation.random(self.config.head_size, seed=1)
-        return Bert(self._checkpoint, self._head, self._variant, rotation)
+        return Bert(self._checkpoint, self._head, self._spec, rotation)
 
     def declare(self, g: Graph) -> BertInputs:
         shared = declare_inputs(g, with_past=False)
@@ -124,7 +124,7 @@ class Bert:
         placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
         return g.op("Add", x, placed)
 
-    def layer(self, index: int) -> PostNormLayer:
+    def layer(self, index: int) -> BertLayer:
         # from the last attention on only each sequence's first token matters, except to the mean
         is_scored = index == self.num_layers - 1 and self._head != "mean"
         layer = self._weights.layer(index, is_scored)
@@ -134,9 +134,9 @@ class Bert:
         g.scope = "head"
         x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
         if self._head == "classifier":
-            variant = self._variant
-            dense, output = self._weights.classifier(variant.head_dense, variant.head_output)
-            logits = classify(g, precision, x, dense, output, variant.head_activation)
+            spec = self._spec
+            dense, output = self._weights.classifier(spec.head_dense, spec.head_output)
+            logits = classify(g, precision, x, dense, output, spec.head_activation)
             g.output("scores", logits, ["scored"])
             return
         pooled = mean_rows(g, x, inputs.shared.grid) if self._head == "mean" else x

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from edgerank.bundle import Positive
-from quantize.architectures.model import Dense
+from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.blocks import Inputs, attention, gather_rows, in_slices, linear
 from quantize.graph.builder import Graph
-from quantize.graph.precision import Activation, Part, Precision
+from quantize.graph.precision import ChannelSlice, MatmulInput, Precision
 from quantize.graph.relative_positions import Positions
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
@@ -77,7 +77,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class PostNormLayer:
+class BertLayer:
     """The weights of one layer, from the norm of its input to its second sum.
 
     A key's bias adds the same to all of a query's logits, which a softmax ignores, so there is
@@ -102,12 +102,12 @@ class PostNormLayer:
     key_bias: Floats | None = None  # [H]
     positions: Positions | None = None
 
-    def rotated(self, head: Rotation) -> PostNormLayer:
+    def rotated(self, head: Rotation) -> BertLayer:
         """Rotate each head's values."""
         value, output = rotate_heads(head, self.value, self.output.weight, self.config.head_size)
         return replace(self, value=value, output=replace(self.output, weight=output))
 
-    def balanced(self, rows: Mapping[str, Floats]) -> tuple[PostNormLayer, Mapping[str, Floats]]:
+    def smoothed(self, rows: Mapping[str, Floats]) -> tuple[BertLayer, Mapping[str, Floats]]:
         """Divide the norms' outputs, which the residual multiplies back, and the values.
 
         The second norm gives out dense's bias too, so that the residual brings it along: what is
@@ -121,7 +121,7 @@ class PostNormLayer:
         shifted = rows[sites[2]] + self.dense_bias
         second = channel_scales(shifted, self.intermediate.weight)
         wide = self.intermediate
-        balanced = replace(
+        smoothed = replace(
             self,
             attention_norm=self.attention_norm / first,
             query=replace(self.query, weight=self.query.weight * first),
@@ -135,13 +135,13 @@ class PostNormLayer:
             feed_forward_scales=second,
         )
         changed = (rows[sites[0]] / first, rows[sites[1]] / values, shifted / second)
-        return balanced, {**rows, **dict(zip(sites, changed, strict=True))}
+        return smoothed, {**rows, **dict(zip(sites, changed, strict=True))}
 
     def write(self, g: Graph, precision: Precision, inputs: EncoderInputs, x: str) -> str:
         config, shared, grid = self.config, inputs.shared, inputs.shared.grid
         g.scope = f"layers.{self.index}"
         x = self.attention_norm.write(g, self._site("attention_norm"), x, config)
-        rows = precision.rows(g, Activation(self._site("qkv"), x))
+        rows = precision.rows(g, MatmulInput(self._site("qkv"), x))
         both = np.concatenate([self.key, self.value])
         bias = self.key_bias
         if bias is not None:
@@ -162,21 +162,22 @@ class PostNormLayer:
             num_kv_heads=heads,
             positions=self.positions,
         )
-        rows = precision.rows(g, Activation(self._site("output"), attended))
+        rows = precision.rows(g, MatmulInput(self._site("output"), attended))
         added = linear(
             g, precision, rows, self._site("output"), self.output.weight, self.output.bias
         )
         x = self._add_residual(g, "attention", added, x, self.attention_scales)
 
         x = self.feed_forward_norm.write(g, self._site("feed_forward_norm"), x, config)
-        rows, wide = precision.rows(g, Activation(self._site("intermediate"), x)), self.intermediate
+        rows = precision.rows(g, MatmulInput(self._site("intermediate"), x))
+        wide = self.intermediate
 
-        def inner(part: Part) -> Activation:
+        def inner(part: ChannelSlice) -> MatmulInput:
             name = part.name(self._site("intermediate"))
             y = linear(
                 g, precision, rows, name, wide.weight[part.channels], wide.bias[part.channels]
             )
-            return Activation(self._site("dense"), g.op("Gelu", y), least=LEAST_GELU, part=part)
+            return MatmulInput(self._site("dense"), g.op("Gelu", y), least=LEAST_GELU, part=part)
 
         added = in_slices(g, precision, self._site("dense"), self.dense, inner)
         if self.dense_bias is not None:
@@ -202,7 +203,7 @@ def classify(
 
     :param activation: between them, an ONNX operator
     """
-    rows = precision.rows(g, Activation("pooler", x))
+    rows = precision.rows(g, MatmulInput("pooler", x))
     pooled = g.op(activation, linear(g, precision, rows, "pooler", dense.weight, dense.bias))
     logits = g.op("MatMul", pooled, g.weight("classifier.weight", output.weight.T))
     logits = g.op("Add", logits, g.weight("classifier.bias", output.bias))
@@ -235,13 +236,13 @@ class EncoderWeights:
             return self._checkpoint.tensor(name, *shape)
         return self._checkpoint.rows(name, only, *shape)
 
-    def layer(self, index: int, is_scored: bool) -> PostNormLayer:
+    def layer(self, index: int, is_scored: bool) -> BertLayer:
         """Load a layer, the value's bias within the output's."""
         hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}"
         query, key, value = self.projections(index)
         output = self._dense(f"{prefix}.attention.output.dense", hidden, hidden)
         dense = self._dense(f"{prefix}.output.dense", hidden, self._config.intermediate_size)
-        return PostNormLayer(
+        return BertLayer(
             config=self._config,
             index=index,
             is_scored=is_scored,

@@ -15,14 +15,14 @@ import numpy as np
 
 from edgerank.bundle import Positive
 from quantize.architectures.bert_layer import (
+    BertLayer,
     EncoderConfig,
     EncoderInputs,
     EncoderWeights,
     Norm,
-    PostNormLayer,
     classify,
 )
-from quantize.architectures.model import Dense
+from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint
 from quantize.graph.blocks import Grid, declare_inputs
 from quantize.graph.builder import Graph
@@ -138,7 +138,7 @@ class Deberta:
         words = self._weights.words(only)
         return precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
 
-    def layer(self, index: int) -> PostNormLayer:
+    def layer(self, index: int) -> BertLayer:
         query, key, _ = self._weights.projections(index)
         layer = replace(
             self._weights.layer(index, is_scored=index == self.num_layers - 1),
@@ -151,7 +151,7 @@ class Deberta:
         """Write the head in float32, whatever the precision.
 
         It reads one row a sequence, so that it costs next to nothing; the outliers of the last
-        norm would reach it, for only layers are balanced.
+        norm would reach it, for only layers are smoothed.
         """
         g.scope = "head"
         x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)

@@ -1,7 +1,7 @@
 """Decoders as rerankers: a token sees the shared prefix and its own document so far.
 
 There is no vocabulary head: the score is one dot product with a sum of its rows, the final norm's
-gain folded in. What is peculiar to a decoder is in its ``Shape``.
+gain folded in. What tells one decoder from another is in its ``DecoderSpec``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from quantize.architectures.decoder_layer import DecoderInputs, DecoderLayer, load_layer
-from quantize.architectures.decoder_spec import Shape
+from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.blocks import declare_inputs
 from quantize.graph.builder import Graph
@@ -28,7 +28,7 @@ class Decoder:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        shape: Shape,
+        spec: DecoderSpec,
         score_tokens: Mapping[int, float],
         rotation: Rotation | None = None,
     ) -> None:
@@ -38,22 +38,22 @@ class Decoder:
             label is read instead if there are none
         :param rotation: of the stream
         """
-        self.shape = shape
-        self.num_layers = shape.num_layers
-        self.stream_width = shape.hidden_size
-        self.cache_width = 2 * shape.kv_width
+        self.spec = spec
+        self.num_layers = spec.num_layers
+        self.stream_width = spec.hidden_size
+        self.cache_width = 2 * spec.kv_width
         self._checkpoint, self._score_tokens = checkpoint, score_tokens
         self._rotation = rotation
 
     def rotated(self, outliers: Sequence[int]) -> Decoder:
         rotation = Rotation.random(self.stream_width, seed=0, fixed=outliers)
-        return Decoder(self._checkpoint, self.shape, self._score_tokens, rotation)
+        return Decoder(self._checkpoint, self.spec, self._score_tokens, rotation)
 
     def declare(self, g: Graph) -> DecoderInputs:
         shared = declare_inputs(g, with_past=True)
         cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"])
         return DecoderInputs(
-            shared, cache_rows, rotary_angles(g, shared.positions, self.shape.frequencies)
+            shared, cache_rows, rotary_angles(g, shared.positions, self.spec.frequencies)
         )
 
     def embed(
@@ -63,28 +63,28 @@ class Decoder:
         inputs: DecoderInputs,
         only: Sequence[int] | None = None,
     ) -> str:
-        name, size = "model.embed_tokens.weight", (self.shape.vocab_size, self.stream_width)
+        name, size = "model.embed_tokens.weight", (self.spec.vocab_size, self.stream_width)
         load = self._checkpoint
         table = load.tensor(name, *size) if only is None else load.rows(name, only, *size)
-        table *= np.float32(self.shape.embedding_scale)
+        table *= np.float32(self.spec.embedding_scale)
         if self._rotation is not None:
             self._rotation.apply_in_place(table)
         g.scope = "embeddings"
         return precision.embedding(g, name, table, inputs.shared.token_ids)
 
     def layer(self, index: int) -> DecoderLayer:
-        layer = load_layer(self._checkpoint, self.shape, index)
+        layer = load_layer(self._checkpoint, self.spec, index)
         if self._rotation is None:
             return layer
-        return layer.rotated(self._rotation, Rotation.random(self.shape.head_size, seed=1))
+        return layer.rotated(self._rotation, Rotation.random(self.spec.head_size, seed=1))
 
     def finish(self, g: Graph, precision: Precision, inputs: DecoderInputs, x: str) -> None:
         """Compute norm(x) · direction."""
         g.scope = "score"
         gain = self._checkpoint.tensor("model.norm.weight", self.stream_width)
-        direction = self.aligned((gain + self.shape.gain_offset) * self._direction())
+        direction = self.aligned((gain + self.spec.gain_offset) * self._direction())
         weight = g.weight("score.weight", direction)
-        products = g.op("RMSNormalization", x, weight, epsilon=self.shape.norm_epsilon)
+        products = g.op("RMSNormalization", x, weight, epsilon=self.spec.norm_epsilon)
         g.output("scores", g.op("ReduceSum", products, g.constant([-1]), keepdims=0), ["scored"])
 
     def _direction(self) -> Floats:
@@ -94,9 +94,9 @@ class Decoder:
         """
         if not self._score_tokens:
             return one_label(self._checkpoint, "score.weight", self.stream_width)
-        head = "model.embed_tokens.weight" if self.shape.is_tied else "lm_head.weight"
+        head = "model.embed_tokens.weight" if self.spec.is_tied else "lm_head.weight"
         tokens, weights = zip(*self._score_tokens.items(), strict=True)
-        rows = self._checkpoint.rows(head, tokens, self.shape.vocab_size, self.stream_width)
+        rows = self._checkpoint.rows(head, tokens, self.spec.vocab_size, self.stream_width)
         direction: Floats = np.array(weights, np.float32) @ rows
         return direction
 

@@ -13,7 +13,7 @@ from quantize.rounding.rounding import Floats
 
 
 @dataclass(frozen=True)
-class Shape:
+class DecoderSpec:
     """What there is to know of a decoder but its weights."""
 
     hidden_size: int
@@ -81,14 +81,14 @@ class DecoderConfig(msgspec.Struct, frozen=True):
         return rope.frequencies(self.head_size, rope.rope_theta or self.rope_theta)
 
 
-def shape_of(config: DecoderConfig, *, is_tied: bool, **peculiar: Any) -> Shape:
-    """Turn what decoders share into a shape.
+def spec_of(config: DecoderConfig, *, is_tied: bool, **others: Any) -> DecoderSpec:
+    """Turn what decoders share into a ``DecoderSpec``.
 
     :param is_tied: unless the configuration says
-    :param peculiar: other fields of ``Shape``
+    :param others: further fields of ``DecoderSpec``
     """
     tied = config.tie_word_embeddings
-    return Shape(
+    return DecoderSpec(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_layers=config.num_hidden_layers,
@@ -100,5 +100,5 @@ def shape_of(config: DecoderConfig, *, is_tied: bool, **peculiar: Any) -> Shape:
         norm_epsilon=config.rms_norm_eps,
         frequencies=config.frequencies,
         is_tied=is_tied if tied is None else tied,
-        **peculiar,
+        **others,
     )

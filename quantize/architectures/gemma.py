@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.decoder_spec import DecoderConfig, Shape, shape_of
+from quantize.architectures.decoder_spec import DecoderConfig, DecoderSpec, spec_of
 from quantize.checkpoint.files import Checkpoint
 
 
@@ -24,13 +24,13 @@ class GemmaConfig(DecoderConfig, frozen=True):
         return self.head_dim or 256
 
 
-def read_shape(checkpoint: Checkpoint) -> Shape:
+def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
     """Read and check config.json.
 
     :raises QuantizeError: a field is missing or asks for what the graph does not do
     """
     config = checkpoint.config_as(GemmaConfig)
-    return shape_of(
+    return spec_of(
         config,
         is_tied=True,
         activation="gelu_tanh",

@@ -46,14 +46,14 @@ class LexicalConfig(msgspec.Struct, frozen=True):
         return self.k1 * (1 - self.b), self.k1 * self.b / self.average_length
 
 
-class InteractionConfig(msgspec.Struct, frozen=True):
+class LateInteractionConfig(msgspec.Struct, frozen=True):
     """The part of config.json that is not BERT's."""
 
     lexical: LexicalConfig
 
 
 @dataclass(frozen=True)
-class Parts(BertInputs):
+class PairInputs(BertInputs):
     """BERT's inputs, with both parts of a pair apart; B pairs of L slots."""
 
     is_query: str  # float32 [B, L], 1 or 0
@@ -70,12 +70,12 @@ class LateInteraction(Bert):
         :raises QuantizeError: it lacks a field or asks for what the graph does not do
         """
         super().__init__(checkpoint, "mean", BERT, rotation)
-        self._lexical = checkpoint.config_as(InteractionConfig).lexical
+        self._lexical = checkpoint.config_as(LateInteractionConfig).lexical
 
     def rotated(self, outliers: Sequence[int]) -> LateInteraction:
         return LateInteraction(self._checkpoint, Rotation.random(self.config.head_size, seed=1))
 
-    def declare(self, g: Graph) -> Parts:
+    def declare(self, g: Graph) -> PairInputs:
         """Declare BERT's inputs; the parts neither see each other nor count each other's tokens."""
         inputs = super().declare(g)
         shared, grid = inputs.shared, inputs.shared.grid
@@ -96,10 +96,10 @@ class LateInteraction(Bert):
         shift = g.op("Mul", inputs.token_types, g.op("Gather", num_query, sequences))
         positions = g.op("Max", g.op("Sub", shared.positions, shift), start)
         apart: Inputs = replace(shared, positions=positions, grid=replace(grid, mask=mask))
-        return Parts(apart, inputs.token_types, is_query, is_document)
+        return PairInputs(apart, inputs.token_types, is_query, is_document)
 
     def finish(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> None:
-        assert isinstance(inputs, Parts)
+        assert isinstance(inputs, PairInputs)
         g.scope = "head"
         rows = inputs.shared.grid.query_rows
         vectors = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
@@ -126,7 +126,7 @@ class LateInteraction(Bert):
         g.output("scores", g.op("Squeeze", logits, g.constant([1])), ["scored"])
         g.output(FEATURES_OUTPUT, together, ["scored", len(FEATURES)])
 
-    def _cosine(self, g: Graph, inputs: Parts, grid: str) -> str:
+    def _cosine(self, g: Graph, inputs: PairInputs, grid: str) -> str:
         """Compare the parts' mean vectors: float32 [B, 1] from the grid's vectors [B, L, H]."""
         means = []
         for part in (inputs.is_query, inputs.is_document):

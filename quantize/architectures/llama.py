@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.decoder_spec import DecoderConfig, Shape, shape_of
+from quantize.architectures.decoder_spec import DecoderConfig, DecoderSpec, spec_of
 from quantize.checkpoint.files import Checkpoint
 
 
@@ -14,9 +14,9 @@ class LlamaConfig(DecoderConfig, frozen=True):
     hidden_act: Literal["silu"] = "silu"
 
 
-def read_shape(checkpoint: Checkpoint) -> Shape:
+def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
     """Read and check config.json.
 
     :raises QuantizeError: a field is missing or asks for what the graph does not do
     """
-    return shape_of(checkpoint.config_as(LlamaConfig), is_tied=False)
+    return spec_of(checkpoint.config_as(LlamaConfig), is_tied=False)

@@ -32,7 +32,7 @@ from quantize.graph.blocks import (
     within_window,
 )
 from quantize.graph.builder import Graph
-from quantize.graph.precision import Activation, Part, Precision, Rows
+from quantize.graph.precision import ChannelSlice, MatmulInput, Precision, Rows
 from quantize.graph.rotary import Angles, RopeScaling, rotary_angles, rotary_frequencies, rotate
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
@@ -220,7 +220,7 @@ class ModernBert:
         The classifier's weight is part of its norm's gain.
         """
         dense, dense_bias, gain, bias = self._weights.classifier()
-        rows = precision.rows(g, Activation("head.dense", pooled))
+        rows = precision.rows(g, MatmulInput("head.dense", pooled))
         activated = g.op("Gelu", linear(g, precision, rows, "head.dense", dense, dense_bias))
         products = _norm(g, "head.norm", activated, gain, self.config)
         logits = g.op("ReduceSum", products, g.constant([-1]), keepdims=0)
@@ -259,7 +259,7 @@ class ModernBertLayer:
         value, output = rotate_heads(head, self.value, self.output, self.config.head_size)
         return replace(self, value=value, output=output)
 
-    def balanced(self, rows: Mapping[str, Floats]) -> tuple[ModernBertLayer, Mapping[str, Floats]]:
+    def smoothed(self, rows: Mapping[str, Floats]) -> tuple[ModernBertLayer, Mapping[str, Floats]]:
         """Divide what each matrix reads; norms, v and gate give out as much less."""
         sites = [self._site(readers) for readers in ("qkv", "output", "input_gate", "down")]
         qkv = np.concatenate([self.query, self.key, self.value])
@@ -267,7 +267,7 @@ class ModernBertLayer:
         values = channel_scales(rows[sites[1]], self.output)
         raised = channel_scales(rows[sites[2]], np.concatenate([self.input, self.gate]))
         inner = channel_scales(rows[sites[3]], self.down)
-        balanced = replace(
+        smoothed = replace(
             self,
             attention_norm=self.attention_norm / normed,
             query=self.query * normed,
@@ -281,7 +281,7 @@ class ModernBertLayer:
             stream_scales=normed if self.index == 0 else None,
         )
         scales = zip(sites, (normed, values, raised, inner), strict=True)
-        return balanced, {site: rows[site] / scale for site, scale in scales}
+        return smoothed, {site: rows[site] / scale for site, scale in scales}
 
     def write(self, g: Graph, precision: Precision, inputs: ModernBertInputs, x: str) -> str:
         config = self.config
@@ -290,7 +290,7 @@ class ModernBertLayer:
         normed = _norm(g, self._site("attention_norm"), x, self.attention_norm, config)
         if self.index == 0:
             x = self._first_stream(g, normed)
-        rows, grid = precision.rows(g, Activation(self._site("qkv"), normed)), span.grid
+        rows, grid = precision.rows(g, MatmulInput(self._site("qkv"), normed)), span.grid
         keys_values = self._keys_values(g, precision, rows, span.angles)
         if self.is_scored:
             grid, scored = span.scored_grid, inputs.shared.scored_rows
@@ -300,11 +300,11 @@ class ModernBertLayer:
             queries = rotate(g, queries, span.angles, config.num_attention_heads)
         heads = config.num_attention_heads
         attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
-        rows = precision.rows(g, Activation(self._site("output"), attended))
+        rows = precision.rows(g, MatmulInput(self._site("output"), attended))
         x = g.op("Add", x, linear(g, precision, rows, self._site("output"), self.output))
 
         normed = _norm(g, self._site("feed_forward_norm"), x, self.feed_forward_norm, config)
-        rows = precision.rows(g, Activation(self._site("input_gate"), normed))
+        rows = precision.rows(g, MatmulInput(self._site("input_gate"), normed))
         return g.op("Add", x, self._feed_forward(g, precision, rows))
 
     def _first_stream(self, g: Graph, normed: str) -> str:
@@ -329,14 +329,14 @@ class ModernBertLayer:
         joins the scale of down's rows instead of costing a pass over the widest tensor.
         """
 
-        def inner(part: Part) -> Activation:
+        def inner(part: ChannelSlice) -> MatmulInput:
             names = [part.name(self._site(name)) for name in ("input", "gate")]
             activated = g.op(
                 "Gelu", linear(g, precision, rows, names[0], self.input[part.channels])
             )
             gate = precision.matmul(g, rows, names[1], self.gate[part.channels])
             product = g.op("Mul", activated, gate.values)
-            return Activation(self._site("down"), product, carried=gate.scale, part=part)
+            return MatmulInput(self._site("down"), product, carried=gate.scale, part=part)
 
         return in_slices(g, precision, self._site("down"), self.down, inner)
 

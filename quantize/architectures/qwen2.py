@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.decoder_spec import DecoderConfig, Shape, shape_of
+from quantize.architectures.decoder_spec import DecoderConfig, DecoderSpec, spec_of
 from quantize.checkpoint.files import Checkpoint
 
 
@@ -20,9 +20,9 @@ class Qwen2Config(DecoderConfig, frozen=True):
             raise ValueError("sliding windows (use_sliding_window) are not supported")
 
 
-def read_shape(checkpoint: Checkpoint) -> Shape:
+def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
     """Read and check config.json.
 
     :raises QuantizeError: a field is missing or asks for what the graph does not do
     """
-    return shape_of(checkpoint.config_as(Qwen2Config), is_tied=False, has_qkv_bias=True)
+    return spec_of(checkpoint.config_as(Qwen2Config), is_tied=False, has_qkv_bias=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantize.architectures.decoder_spec import Shape, shape_of
+from quantize.architectures.decoder_spec import DecoderSpec, spec_of
 from quantize.architectures.qwen2 import Qwen2Config
 from quantize.checkpoint.files import Checkpoint
 
@@ -15,9 +15,9 @@ class Qwen3Config(Qwen2Config, frozen=True):
         return self.head_dim or 128
 
 
-def read_shape(checkpoint: Checkpoint) -> Shape:
+def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
     """Read and check config.json.
 
     :raises QuantizeError: a field is missing or asks for what the graph does not do
     """
-    return shape_of(checkpoint.config_as(Qwen3Config), is_tied=False, has_head_norms=True)
+    return spec_of(checkpoint.config_as(Qwen3Config), is_tied=False, has_head_norms=True)

@@ -25,8 +25,8 @@ from quantize.architectures import (
     qwen2,
     qwen3,
 )
-from quantize.architectures.decoder_spec import Shape
-from quantize.architectures.model import Encoder, Model
+from quantize.architectures.decoder_spec import DecoderSpec
+from quantize.architectures.layered_model import Encoder, LayeredModel
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.sidecars import (
     Pooling,
@@ -49,11 +49,11 @@ from quantize.families.templates import (
 
 Head = Literal["ForCausalLM", "ForSequenceClassification", "ForLateInteraction", "Model"]
 
-DECODERS: dict[str, Callable[[Checkpoint], Shape]] = {
-    "Gemma": gemma.read_shape,
-    "Llama": llama.read_shape,
-    "Qwen2": qwen2.read_shape,
-    "Qwen3": qwen3.read_shape,
+DECODERS: dict[str, Callable[[Checkpoint], DecoderSpec]] = {
+    "Gemma": gemma.read_spec,
+    "Llama": llama.read_spec,
+    "Qwen2": qwen2.read_spec,
+    "Qwen3": qwen3.read_spec,
 }
 BERTS = {
     "Bert": bert.BERT,
@@ -64,21 +64,18 @@ BERTS = {
 }
 
 CLASSIFIERS: dict[str, Callable[[Checkpoint], Encoder[Any]]] = {
-    **{
-        name: partial(bert.Bert, head="classifier", variant=variant)
-        for name, variant in BERTS.items()
-    },
+    **{name: partial(bert.Bert, head="classifier", spec=spec) for name, spec in BERTS.items()},
     "DebertaV2": deberta.Deberta,
     "ModernBert": modernbert.classifier,
 }
 EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], Encoder[Any]]] = {
-    **{name: partial(bert.Bert, variant=variant) for name, variant in BERTS.items()},
+    **{name: partial(bert.Bert, spec=spec) for name, spec in BERTS.items()},
     "ModernBert": modernbert.ModernBert,
 }
 
 
 @dataclass(frozen=True)
-class Recognition:
+class FamilySpec:
     """A family, and the files that tell it."""
 
     name: str
@@ -91,7 +88,7 @@ class Recognition:
 
 
 FAMILIES = (
-    Recognition(
+    FamilySpec(
         "zerank",
         "zerank-1, zerank-1-small, zerank-2",
         'sigmoid(logit("Yes") / 5)',
@@ -100,7 +97,7 @@ FAMILIES = (
         ZERANK,
         remote_code="modeling_zeranker",
     ),
-    Recognition(
+    FamilySpec(
         "qwen3-reranker",
         "Qwen3-Reranker 0.6B, 4B, 8B, and those with a classifier instead",
         'the probability of "yes" against "no"; or the logit, through the activation that the'
@@ -109,7 +106,7 @@ FAMILIES = (
         ("Qwen3",),
         QWEN3_RERANKER,
     ),
-    Recognition(
+    FamilySpec(
         "mxbai-rerank-v2",
         "mxbai-rerank base, large v2",
         'logit("1") - logit("0")',
@@ -117,7 +114,7 @@ FAMILIES = (
         ("Qwen2", "Llama"),
         MXBAI_RERANK_V2,
     ),
-    Recognition(
+    FamilySpec(
         "bge-reranker-gemma",
         "bge-reranker-v2-gemma",
         'logit("Yes")',
@@ -125,7 +122,7 @@ FAMILIES = (
         ("Gemma",),
         BGE_RERANKER_GEMMA,
     ),
-    Recognition(
+    FamilySpec(
         "cross-encoder",
         "ms-marco MiniLM, TinyBERT, ELECTRA; bge-reranker base, large, v2-m3; mxbai-rerank v1;"
         " gte-reranker-modernbert, granite-embedding-reranker; others with one logit, through"
@@ -134,14 +131,14 @@ FAMILIES = (
         ("ForSequenceClassification",),
         (*CLASSIFIERS, *DECODERS),
     ),
-    Recognition(
+    FamilySpec(
         "late-interaction",
         "edgerank's own (python -m quantize.training)",
         "sigmoid of a logit from the cosine, the nearest tokens and the words in common",
         ("ForLateInteraction",),
         ("Bert",),
     ),
-    Recognition(
+    FamilySpec(
         "embedding",
         "MiniLM, bge, e5 and other sentence-transformers models with mean or cls pooling",
         "the cosine of query and document",
@@ -151,7 +148,7 @@ FAMILIES = (
 )
 
 
-def describe(family: Recognition) -> list[str]:
+def describe(family: FamilySpec) -> list[str]:
     """Say in a few lines what a family is, how it is recognised and how its scores read."""
     heads = (f"{head} with modules.json" if head == "Model" else head for head in family.heads)
     recognized = f"{', '.join(family.backbones)} + {' or '.join(heads)}"
@@ -174,7 +171,7 @@ class _Config(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Description:
+class ModelSpec:
     """How a checkpoint is prompted, cut and scored."""
 
     name: str
@@ -187,14 +184,14 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Family(Description):
+class RecognizedModel(ModelSpec):
     """A description, and how the checkpoint is written as a graph."""
 
-    model: Model[Any]
+    model: LayeredModel[Any]
 
 
 @dataclass(frozen=True)
-class Imported(Description):
+class OptimumModel(ModelSpec):
     """A description of a checkpoint whose graph is to be exported by optimum."""
 
     exported_class: str  # of transformers
@@ -206,7 +203,7 @@ def recognize(
     tokenizer: Tokenizer,
     name: str | None = None,
     template: Template | None = None,
-) -> Family | Imported:
+) -> RecognizedModel | OptimumModel:
     """Tell a checkpoint's family from its files.
 
     :param name: a family of ``FAMILIES`` that it is known to be
@@ -266,12 +263,12 @@ def _parse(architecture: str) -> tuple[str, Head | None]:
 def _templated(
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
-    family: Recognition,
+    family: FamilySpec,
     template: Template,
     backbone: str,
     head: Head | None,
     hidden_size: int,
-) -> Family:
+) -> RecognizedModel:
     """A prompt of fixed pieces, then one dot product with the last token's state."""
     prompt = template.prompt
     shape = DECODERS[backbone](checkpoint)
@@ -290,7 +287,7 @@ def _templated(
     offset = template.normalize_offset
     if template is MXBAI_RERANK_V2 and hidden_size == 896:
         offset = 4.5  # half of what the base model's scores reach, as the reference has it
-    return Family(
+    return RecognizedModel(
         name=family.name,
         architecture=backbone.lower(),
         max_length=min(template.max_length, limit),
@@ -307,10 +304,10 @@ def _templated(
 
 
 def _pair(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
-) -> Family:
+    checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
+) -> RecognizedModel:
     """One logit for a pair, as sentence-transformers' CrossEncoder reads it."""
-    model: Model[Any]
+    model: LayeredModel[Any]
     if backbone in DECODERS:
         shape = DECODERS[backbone](checkpoint)
         model, limit = decoder.Decoder(checkpoint, shape, {}), shape.max_positions
@@ -320,7 +317,7 @@ def _pair(
     prompt, num_special = _pair_prompt(checkpoint, tokenizer)
     if backbone in CLASSIFIERS and not num_special:
         raise _no_special_tokens(checkpoint)
-    return Family(
+    return RecognizedModel(
         name=family.name,
         architecture=backbone.lower(),
         max_length=min(longest_input(checkpoint) or limit, limit),
@@ -332,7 +329,7 @@ def _pair(
     )
 
 
-def _imported(checkpoint: Checkpoint, tokenizer: Tokenizer, architecture: str) -> Imported:
+def _imported(checkpoint: Checkpoint, tokenizer: Tokenizer, architecture: str) -> OptimumModel:
     """One logit for a pair, from a graph that optimum exports."""
     prompt, num_special = _pair_prompt(checkpoint, tokenizer)
     wanted = longest_input(checkpoint)
@@ -342,7 +339,7 @@ def _imported(checkpoint: Checkpoint, tokenizer: Tokenizer, architecture: str) -
             f"{checkpoint.directory}: neither config.json's max_position_embeddings nor"
             " tokenizer_config.json's model_max_length says how many tokens the model takes"
         )
-    return Imported(
+    return OptimumModel(
         name="cross-encoder",
         architecture="imported",
         max_length=min(wanted or limit, limit),
@@ -363,8 +360,8 @@ def _pair_prompt(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Prompt, 
 
 
 def _embedding(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
-) -> Family:
+    checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
+) -> RecognizedModel:
     """A sentence-transformers embedding model: the score is a cosine."""
     model = EMBEDDERS[backbone](checkpoint, pooling_of(checkpoint))
     limit = model.max_positions
@@ -373,7 +370,7 @@ def _embedding(
     )
     if len(query) == 1:
         raise _no_special_tokens(checkpoint)
-    return Family(
+    return RecognizedModel(
         name=family.name,
         architecture=backbone.lower(),
         max_length=min(longest_input(checkpoint) or limit, limit),
@@ -386,14 +383,14 @@ def _embedding(
 
 
 def _late_interaction(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, family: Recognition, backbone: str
-) -> Family:
+    checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
+) -> RecognizedModel:
     """Query and document beside each other, each as the encoder reads a text by itself."""
     model = late_interaction.LateInteraction(checkpoint)
     limit = model.max_positions
     query = joined(checkpoint, tokenizer, "{query}")
     document = joined(checkpoint, tokenizer, "{document}")
-    return Family(
+    return RecognizedModel(
         name=family.name,
         architecture=backbone.lower(),
         max_length=min(longest_input(checkpoint) or limit, limit),

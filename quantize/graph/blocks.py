@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from quantize.graph.builder import Graph
-from quantize.graph.precision import Activation, Part, Precision, Rows, scaled
+from quantize.graph.precision import ChannelSlice, MatmulInput, Precision, Rows, scaled
 from quantize.graph.relative_positions import Buckets, Positions
 
 TINY = 1e-12  # the least norm that is divided by, as in torch.nn.functional.normalize
@@ -175,7 +175,7 @@ def in_slices(
     precision: Precision,
     name: str,
     weight: NDArray[np.float32],
-    inner: Callable[[Part], Activation],
+    inner: Callable[[ChannelSlice], MatmulInput],
 ) -> str:
     """Compute inner(x) · weightᵀ a slice of the inner channels after the other: float32 [T, N].
 

@@ -17,7 +17,7 @@ from quantize.graph.builder import CONTRIB, Graph
 from quantize.rounding.rounding import (
     INT8_MAX,
     Floats,
-    error_feedback,
+    ldl_factor,
     quantize_blocks,
     quantize_channels,
     quantize_rows_blockwise,
@@ -34,7 +34,7 @@ INT4_BLOCK = 32  # weights that share a scale
 
 
 @dataclass(frozen=True)
-class Part:
+class ChannelSlice:
     """Consecutive channels out of several."""
 
     start: int = 0
@@ -49,18 +49,18 @@ class Part:
         return whole if self == ALL else f"{whole}/{self.start}"
 
 
-ALL = Part()
+ALL = ChannelSlice()
 
 
 @dataclass(frozen=True)
-class Activation:
+class MatmulInput:
     """What matrices are to read."""
 
     site: str  # where in the model, for calibration
     x: str  # float32 [T, K]
     carried: str | None = None  # float32 [T, 1], a scale that ``x`` still lacks
     least: float | None = None  # a small negative number that no element of ``x`` is below
-    part: Part = ALL  # of the site's channels
+    part: ChannelSlice = ALL  # of the site's channels
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Rows:
     scale: str = ""  # float32 [T, 1]
     zero_point: int = ZERO_POINT
     levels: int = 1
-    part: Part = ALL  # of the site's channels
+    part: ChannelSlice = ALL  # of the site's channels
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class Product:
 class Precision(Protocol):
     """What an architecture needs to know of a precision."""
 
-    def slices(self, width: int) -> Sequence[Part]:
+    def slices(self, width: int) -> Sequence[ChannelSlice]:
         """Cut the channels between two matrices into those to compute at once."""
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         """Look up rows of ``table`` [V, H] for ``ids`` int64 [T]: float32 [T, H]."""
 
-    def rows(self, g: Graph, activation: Activation) -> Rows:
-        """Prepare an activation to be multiplied."""
+    def rows(self, g: Graph, operand: MatmulInput) -> Rows:
+        """Prepare rows to be multiplied."""
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         """Multiply by ``weight`` [N, K]."""
@@ -106,16 +106,16 @@ class Precision(Protocol):
 class Float32:
     """float32 throughout: the reference that the others are measured against."""
 
-    def slices(self, width: int) -> Sequence[Part]:
+    def slices(self, width: int) -> Sequence[ChannelSlice]:
         return [ALL]
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         return g.op("Gather", g.weight(name, table), ids)
 
-    def rows(self, g: Graph, activation: Activation) -> Rows:
-        x, carried = activation.x, activation.carried
+    def rows(self, g: Graph, operand: MatmulInput) -> Rows:
+        x, carried = operand.x, operand.carried
         real = x if carried is None else g.op("Mul", x, carried)
-        return Rows(activation.site, real, part=activation.part)
+        return Rows(operand.site, real, part=operand.part)
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         transposed = g.weight(name, np.ascontiguousarray(weight.T))
@@ -128,8 +128,8 @@ class Observed(Float32):
 
     matrices: list[str] = field(default_factory=list)
 
-    def rows(self, g: Graph, activation: Activation) -> Rows:
-        rows = super().rows(g, activation)
+    def rows(self, g: Graph, operand: MatmulInput) -> Rows:
+        rows = super().rows(g, operand)
         g.output(OBSERVED + rows.site, rows.real, ["tokens", "width"])
         return rows
 
@@ -157,14 +157,14 @@ class Int8:
 
     inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
     keep: Sequence[str] = ()  # patterns of matrices that stay in float32
-    _feedback: dict[str, Floats] = field(default_factory=dict)  # by site and part, once needed
+    _ldl_factors: dict[str, Floats] = field(default_factory=dict)  # by site and part, once needed
 
-    def slices(self, width: int) -> Sequence[Part]:
+    def slices(self, width: int) -> Sequence[ChannelSlice]:
         count = -(-width // SLICE_CHANNELS)
         if count < FEWEST_SLICES:
             return [ALL]
         size = -(-width // (count * SLICE_MULTIPLE)) * SLICE_MULTIPLE
-        return [Part(i, i + size) for i in range(0, width, size)]
+        return [ChannelSlice(i, i + size) for i in range(0, width, size)]
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         vocabulary, hidden = table.shape
@@ -188,8 +188,8 @@ class Int8:
             bits=8,
         )
 
-    def rows(self, g: Graph, activation: Activation) -> Rows:
-        x, carried, least = activation.x, activation.carried, activation.least
+    def rows(self, g: Graph, operand: MatmulInput) -> Rows:
+        x, carried, least = operand.x, operand.carried, operand.least
         if least is None:
             zero_point, levels = ZERO_POINT, INT8_MAX
             scale = g.op("ReduceMax", g.op("Abs", x), g.constant([-1]), keepdims=1)
@@ -208,7 +208,7 @@ class Int8:
         real = x
         if carried is not None:
             scale, real = g.op("Mul", scale, carried), g.op("Mul", x, carried)
-        return Rows(activation.site, real, integers, scale, zero_point, levels, activation.part)
+        return Rows(operand.site, real, integers, scale, zero_point, levels, operand.part)
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         if self._is_kept(name):
@@ -216,7 +216,7 @@ class Int8:
         return self._rounded_matmul(g, rows, name, weight)
 
     def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
-        values, scales = quantize_channels(weight, self._feedback_at(rows))
+        values, scales = quantize_channels(weight, self._ldl_at(rows))
         product = g.op(
             "MatMulIntegerToFloat",
             rows.integers,
@@ -231,11 +231,11 @@ class Int8:
     def _is_kept(self, name: str) -> bool:
         return any(fnmatchcase(matrix_of(name), pattern) for pattern in self.keep)
 
-    def _feedback_at(self, rows: Rows) -> Floats | None:
+    def _ldl_at(self, rows: Rows) -> Floats | None:
         key = rows.part.name(rows.site)
-        if rows.site in self.inputs and key not in self._feedback:
-            self._feedback[key] = error_feedback(self.inputs[rows.site][:, rows.part.channels])
-        return self._feedback.get(key)
+        if rows.site in self.inputs and key not in self._ldl_factors:
+            self._ldl_factors[key] = ldl_factor(self.inputs[rows.site][:, rows.part.channels])
+        return self._ldl_factors.get(key)
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class Int4(Int8):
         num_channels, depth = weight.shape
         if depth % INT4_BLOCK:
             return Float32().matmul(g, rows, name, weight)
-        values, scales = quantize_blocks(weight, INT4_BLOCK, self._feedback_at(rows))
+        values, scales = quantize_blocks(weight, INT4_BLOCK, self._ldl_at(rows))
         product = g.op(
             "MatMulNBits",
             rows.real,

@@ -29,7 +29,7 @@ CALIBRATION_TOKENS = 12288  # more changes little and takes longer
 HELD_OUT_TOKENS = 20480
 
 
-class Pair(msgspec.Struct, frozen=True):
+class TextPair(msgspec.Struct, frozen=True):
     """A query and a document; the id names the document in figures."""
 
     query: str
@@ -42,8 +42,8 @@ class Calibration:
     """Pairs to choose scales by, and others, with other queries, to measure on."""
 
     name: str  # where they came from
-    pairs: Sequence[Pair]
-    held_out: Sequence[Pair]
+    pairs: Sequence[TextPair]
+    held_out: Sequence[TextPair]
 
 
 def read_calibration(path: Path | None) -> Calibration:
@@ -64,7 +64,7 @@ def read_calibration(path: Path | None) -> Calibration:
         if not line.strip():
             continue
         try:
-            pair = msgspec.json.decode(line, type=Pair)
+            pair = msgspec.json.decode(line, type=TextPair)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise QuantizeError(
                 f'{path} line {number}: expected {{"query": ..., "document": ...}}: {error}'
@@ -77,13 +77,13 @@ def read_calibration(path: Path | None) -> Calibration:
             " and another to measure on"
         )
     last = min(HELD_OUT_EVERY, len(places)) - 1
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    parts: tuple[list[TextPair], list[TextPair]] = ([], [])
     for pair in pairs:
         parts[places[pair.query] % HELD_OUT_EVERY == last].append(pair)
     return Calibration(name, parts[0], _with_candidates(parts[1]))
 
 
-def _with_candidates(pairs: Sequence[Pair]) -> list[Pair]:
+def _with_candidates(pairs: Sequence[TextPair]) -> list[TextPair]:
     """Add other queries' documents to queries that have few."""
     queries = list(dict.fromkeys(pair.query for pair in pairs))
     filled = []
@@ -113,7 +113,7 @@ class Draft:
         """A directory for what does not become part of the bundle."""
         return self.bundle.directory / "scratch"
 
-    def score(self, engine: Any, pairs: Sequence[Pair]) -> Floats:
+    def score(self, engine: Any, pairs: Sequence[TextPair]) -> Floats:
         """Score pairs with some engine behind the bundle's prompt and scoring."""
         reranker = Reranker(self.bundle, self.prompt, engine, MAX_BATCH_TOKENS)
         return reranker.score_pairs([(pair.query, pair.document) for pair in pairs])
@@ -132,7 +132,7 @@ class _Recorder:
         return np.zeros((num_scores, *self._width), np.float32)
 
 
-def batches_of(draft: Draft, engine: Layerwise | Engine, pairs: Sequence[Pair]) -> list[Batch]:
+def batches_of(draft: Draft, engine: Layerwise | Engine, pairs: Sequence[TextPair]) -> list[Batch]:
     """Return the micro-batches in which a reranker would run pairs."""
     recorder = _Recorder(draft.bundle, engine.is_causal)
     draft.score(recorder, pairs)
@@ -142,7 +142,7 @@ def batches_of(draft: Draft, engine: Layerwise | Engine, pairs: Sequence[Pair]) 
 def thinned(draft: Draft, engine: Layerwise | Engine, calibration: Calibration) -> Calibration:
     """Leave out what exceeds the budgets of tokens: pairs at even distances, or whole queries."""
 
-    def share(pairs: Sequence[Pair], budget: int) -> float:
+    def share(pairs: Sequence[TextPair], budget: int) -> float:
         tokens = sum(len(batch.token_ids) for batch in batches_of(draft, engine, pairs))
         return min(1.0, budget / max(tokens, 1))
 

@@ -16,9 +16,9 @@ from edgerank.bundle import Bundle, Compared, Fidelity
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Engine
 from edgerank.packing import Batch
-from quantize.architectures.model import Model
-from quantize.measure.calibration import Calibration, Draft, Pair, batches_of
-from quantize.measure.layerwise import Layerwise, Step
+from quantize.architectures.layered_model import LayeredModel
+from quantize.measure.calibration import Calibration, Draft, TextPair, batches_of
+from quantize.measure.layerwise import LayerRun, Layerwise
 from quantize.rounding.rounding import Floats
 
 WORST = 5  # documents that are named
@@ -31,19 +31,19 @@ class Reference:
     """What the original model makes of the held-out pairs."""
 
     text: str  # where the pairs came from
-    pairs: Sequence[Pair]
+    pairs: Sequence[TextPair]
     scores: Floats  # [len(pairs)]
     batches: Sequence[Batch]  # the first of those that they were run in
     streams: Sequence[Sequence[Floats]]  # after each layer, for these micro-batches
 
 
 def run_reference(
-    draft: Draft, model: Model[Any], texts: Calibration, scratch: Path, bar: tqdm
+    draft: Draft, model: LayeredModel[Any], texts: Calibration, scratch: Path, bar: tqdm
 ) -> Reference:
     """Score the held-out pairs layer by layer in float32, by the original ``model``."""
     streams: list[Sequence[Floats]] = []
 
-    def keep(step: Step) -> None:
+    def keep(step: LayerRun) -> None:
         streams.append(step.after[:TRACED_BATCHES])
 
     engine = Layerwise(model, scratch, bar, keep)
@@ -53,7 +53,7 @@ def run_reference(
 
 
 def compare(
-    draft: Draft, streams: Sequence[str], model: Model[Any], reference: Reference
+    draft: Draft, streams: Sequence[str], model: LayeredModel[Any], reference: Reference
 ) -> tuple[Fidelity, Floats]:
     """Measure a bundle; return its fidelity and the scores that it was measured by.
 
@@ -107,7 +107,7 @@ def measure(reference: Reference, scores: Floats, layers: Sequence[float]) -> Fi
 
 
 def _layer_errors(
-    engine: Engine, streams: Sequence[str], model: Model[Any], reference: Reference
+    engine: Engine, streams: Sequence[str], model: LayeredModel[Any], reference: Reference
 ) -> Iterator[float]:
     """Yield, after each layer, the rms error of the stream over the rms of the stream."""
     noise, signal = np.zeros(len(streams)), np.zeros(len(streams))
@@ -119,7 +119,7 @@ def _layer_errors(
     yield from np.sqrt(noise / signal).tolist()
 
 
-def _by_query(pairs: Sequence[Pair]) -> Iterator[NDArray[np.intp]]:
+def _by_query(pairs: Sequence[TextPair]) -> Iterator[NDArray[np.intp]]:
     """Yield the rows of each query's pairs; all rows at once if no query has two documents."""
     rows: dict[str, list[int]] = {}
     for row, pair in enumerate(pairs):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from edgerank.cpu import physical_cores
 from edgerank.engine import CPU_PROVIDER, Session, gather_scores
 from edgerank.packing import Batch
-from quantize.architectures.model import Layer, Model
+from quantize.architectures.layered_model import Layer, LayeredModel
 from quantize.graph.builder import Graph
 from quantize.graph.precision import OBSERVED, Float32, Observed, Precision
 from quantize.rounding.rounding import Floats
@@ -29,7 +29,7 @@ Streams = Sequence[Floats]  # between two layers: float32 [T, width] for each mi
 
 
 @dataclass(frozen=True)
-class Step:
+class LayerRun:
     """One layer has been run over all micro-batches."""
 
     index: int
@@ -45,10 +45,10 @@ class Layerwise:
 
     def __init__(
         self,
-        model: Model[Any],
+        model: LayeredModel[Any],
         scratch: Path,
         bar: tqdm,
-        on_step: Callable[[Step], object] = lambda step: None,
+        on_step: Callable[[LayerRun], object] = lambda step: None,
     ) -> None:
         """Prepare to run.
 
@@ -73,7 +73,7 @@ class Layerwise:
         raw = (next(iter(result.values())) for result in self._stage(write, batches, streams))
         return gather_scores(zip(batches, raw, strict=True), num_scores)
 
-    def steps(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[Step]:
+    def steps(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[LayerRun]:
         """Run layer after layer."""
         streams = self._embed(batches)
         for index in range(self._model.num_layers):
@@ -89,7 +89,7 @@ class Layerwise:
                 name.removeprefix(OBSERVED): np.concatenate(parts.pop(name)) for name in list(parts)
             }
             self._bar.update()
-            yield Step(index, layer, streams, after, rows, observed.matrices)
+            yield LayerRun(index, layer, streams, after, rows, observed.matrices)
             streams = after
             del layer, rows  # before the next layer's take their place
 

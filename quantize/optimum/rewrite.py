@@ -23,7 +23,7 @@ from edgerank.engine import CPU_PROVIDER
 from quantize.architectures.bert_layer import LEAST_GELU
 from quantize.errors import QuantizeError
 from quantize.graph.builder import INLINE_BYTES, Graph, reads
-from quantize.graph.precision import Activation, Precision, Rows, scaled
+from quantize.graph.precision import MatmulInput, Precision, Rows, scaled
 from quantize.rounding.rounding import Floats
 
 MIN_WIDTH = 16  # narrower matrices, such as the classifier's one row, are left as they are
@@ -34,7 +34,7 @@ REQUIRED_INPUTS = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedGraph:
     """An exported graph with its constants folded."""
 
     directory: Path  # of the tensors' data
@@ -83,7 +83,7 @@ class Exported:
 PLAIN_GEMM = {"transA": 0, "alpha": 1.0, "beta": 1.0}
 
 
-def fold(path: Path, scratch: Path) -> Exported:
+def fold(path: Path, scratch: Path) -> ExportedGraph:
     """Read an exported graph, its constants folded by ONNX Runtime.
 
     :raises QuantizeError: it is not the graph of a cross-encoder, or cannot be read
@@ -123,11 +123,11 @@ def fold(path: Path, scratch: Path) -> Exported:
         raise QuantizeError(
             f"{path}: the export has an operator that is not supported: {changed[0]}"
         )
-    return Exported(scratch, list(graph.node), inputs, tensors, parameters)
+    return ExportedGraph(scratch, list(graph.node), inputs, tensors, parameters)
 
 
-def write_imported(
-    exported: Exported, path: Path, precision: Precision, pad_token_id: int
+def write_rewritten(
+    exported: ExportedGraph, path: Path, precision: Precision, pad_token_id: int
 ) -> Graph:
     """Write an exported graph that is fed micro-batches and puts out ``scores`` float32 [B].
 
@@ -144,7 +144,7 @@ def write_imported(
                 x, tensor, *bias = node.input
                 if x not in rows:
                     least = LEAST_GELU if x in gelus else None
-                    rows[x] = precision.rows(g, Activation(x, x, least=least))
+                    rows[x] = precision.rows(g, MatmulInput(x, x, least=least))
                 y = scaled(g, precision.matmul(g, rows[x], exported.name(tensor), weight))
                 for addend in bias:
                     y = g.op("Add", y, _written(g, exported, addend))
@@ -205,7 +205,7 @@ def _alias(g: Graph, value: str, name: str) -> None:
     g.append(helper.make_node("Identity", [value], [name], name=f"alias/{name}"))
 
 
-def _written(g: Graph, exported: Exported, value: str) -> str:
+def _written(g: Graph, exported: ExportedGraph, value: str) -> str:
     """Write the value under its own name if it is an initializer."""
     return g.weight(value, exported.array(value)) if value in exported.tensors else value
 

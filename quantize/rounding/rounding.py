@@ -29,30 +29,28 @@ COLUMNS_AT_ONCE = 32  # between two matrix products of the compensation
 Floats = NDArray[np.float32]
 
 
-def quantize_channels(
-    weight: Floats, feedback: Floats | None = None
-) -> tuple[NDArray[np.int8], Floats]:
+def quantize_channels(weight: Floats, ldl: Floats | None = None) -> tuple[NDArray[np.int8], Floats]:
     """Round each output channel to int8 with one scale, the smallest that keeps the pair bound.
 
     :param weight: [N, K] float32, one output channel a row
-    :param feedback: ``error_feedback`` of what the weight is multiplied with
+    :param ldl: ``ldl_factor`` of what the weight is multiplied with
     :return: int8 [K, N], transposed for the product, and scales float32 [N]; the weight is about
         ``(int8 * scale).T``
     """
     scales = _channel_scales(np.ascontiguousarray(weight))
-    values = _round(weight, scales[:, None], feedback, -INT8_MAX, INT8_MAX, PAIR_BOUND)
+    values = _round(weight, scales[:, None], ldl, -INT8_MAX, INT8_MAX, PAIR_BOUND)
     return np.ascontiguousarray(values.T), scales
 
 
 def quantize_blocks(
-    weight: Floats, block_size: int, feedback: Floats | None = None
+    weight: Floats, block_size: int, ldl: Floats | None = None
 ) -> tuple[NDArray[np.uint8], Floats]:
     """Round to 4 bits with one scale per block of an output channel, as MatMulNBits reads them.
 
     A block's largest weight becomes -8, the end of the range that has one step more.
 
     :param weight: [N, K] float32, K a multiple of ``block_size``
-    :param feedback: as in ``quantize_channels``
+    :param ldl: as in ``quantize_channels``
     :return: uint8 [N, K / block_size, block_size / 2], zero point 8, the first of two values in the
         low bits; and scales float32 [N, K / block_size]
     """
@@ -60,13 +58,13 @@ def quantize_blocks(
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[:, :, None], 2)[:, :, 0]
     scales: Floats = largest / np.float32(INT4_MIN)
     scales[np.abs(scales) < SMALLEST_SCALE] = 1
-    rounded = _round(weight, scales, feedback, INT4_MIN, INT4_MAX, UNBOUND)
+    rounded = _round(weight, scales, ldl, INT4_MIN, INT4_MAX, UNBOUND)
     values = (rounded - INT4_MIN).astype(np.uint8).reshape(blocks.shape)
     packed: NDArray[np.uint8] = values[:, :, 0::2] | (values[:, :, 1::2] << np.uint8(4))
     return packed, scales
 
 
-def error_feedback(inputs: Floats) -> Floats:
+def ldl_factor(inputs: Floats) -> Floats:
     """Say how errors in later columns of a weight are made up for in earlier ones.
 
     The second moments of the rows that the weight is multiplied with are factored as L D Lᵀ.
@@ -117,7 +115,7 @@ def _channel_scales(weight: Floats) -> Floats:
 def _round(
     weight: Floats,
     scales: Floats,
-    feedback: Floats | None,
+    ldl: Floats | None,
     low: int,
     high: int,
     pair_bound: int,
@@ -128,14 +126,14 @@ def _round(
     values = np.empty(weight.shape, np.int8)
     errors = np.empty_like(weight)
     bounds = (low, high, pair_bound)
-    if feedback is None:
+    if ldl is None:
         nothing = np.zeros((0, 0), np.float32)
         _round_columns(weight, weight, nothing, scales, values, errors, 0, *bounds)
         return values
     for end in range(depth, 0, -COLUMNS_AT_ONCE):
         start = max(0, end - COLUMNS_AT_ONCE)
-        wanted = weight[:, start:end] + errors[:, end:] @ feedback[end:, start:end]
-        within = np.ascontiguousarray(feedback[start:end, start:end].T)
+        wanted = weight[:, start:end] + errors[:, end:] @ ldl[end:, start:end]
+        within = np.ascontiguousarray(ldl[start:end, start:end].T)
         _round_columns(weight, wanted, within, scales, values, errors, start, *bounds)
     return values
 
@@ -144,7 +142,7 @@ def _round(
 def _round_columns(
     weight: Floats,
     wanted: Floats,
-    feedback: Floats,
+    ldl: Floats,
     scales: Floats,
     values: NDArray[np.int8],
     errors: Floats,
@@ -155,7 +153,7 @@ def _round_columns(
 ) -> None:
     """Round the columns of ``wanted``, which stand from ``start`` on, the last first.
 
-    ``feedback`` [width, width], or empty, weighs for each column the errors of those after it.
+    ``ldl`` [width, width], or empty, weighs for each column the errors of those after it.
     """
     num_channels, depth = weight.shape
     width = wanted.shape[1]
@@ -164,8 +162,8 @@ def _round_columns(
         for column in range(width - 1, -1, -1):
             k = start + column
             target = wanted[channel, column]
-            for later in range(column + 1, len(feedback)):
-                target += errors[channel, start + later] * feedback[column, later]
+            for later in range(column + 1, len(ldl)):
+                target += errors[channel, start + later] * ldl[column, later]
             scale = scales[channel, k // block_size]
             limit = pair_bound
             if k % 2 == 0 and k + 1 < depth:

@@ -31,7 +31,7 @@ def measure_sensitivities(
     """Round one matrix at a time; the largest error first."""
     found = []
     for step in engine.steps(batches, observe=True):
-        layer, _ = step.layer.balanced(step.rows)
+        layer, _ = step.layer.smoothed(step.rows)
         power = sum(np.square(after, dtype=np.float64).sum() for after in step.after)
         for matrix in step.matrices:
             others = [other for other in step.matrices if other != matrix]

@@ -22,7 +22,7 @@ PATH = click.Path(path_type=Path)
 THREADS = click.option("--threads", type=click.IntRange(1), help="Physical cores by default.")
 
 
-class Source(msgspec.Struct, frozen=True):
+class TextSource(msgspec.Struct, frozen=True):
     """A line of sources.jsonl."""
 
     name: str
@@ -47,7 +47,7 @@ def extract(root: Path, records: Path, sources: Path) -> None:
 
     found: list[corpus.Record] = []
     for line in sources.read_bytes().splitlines():
-        source = msgspec.json.decode(line, type=Source)
+        source = msgspec.json.decode(line, type=TextSource)
         before = len(found)
         found += corpus.extract(source.kind, source.name, root / source.path, source.limit)
         click.echo(f"{len(found) - before:6} {source.name}")
@@ -104,7 +104,7 @@ def mine(
 )
 @click.option("--words", type=click.IntRange(1), help="Tokens of the vocabulary; all by default.")
 @click.option("--layers", type=click.IntRange(2), help="At even distances; all by default.")
-def begin(
+def initialize(
     checkpoint: Path,
     records: Path,
     target: Path,
@@ -113,14 +113,15 @@ def begin(
     layers: int | None,
 ) -> None:
     """Make TARGET, a checkpoint to train, of CHECKPOINT, an embedding model."""
-    from quantize.training import initialize, mining
+    from quantize.training import mining
+    from quantize.training.initialize import initialize_cross_encoder, initialize_late_interaction
     from quantize.training.model import save_model
 
     texts = [record.passage for record in mining.read_records(records)]
     if kind == "cross-encoder":
-        save_model(*initialize.begin_cross_encoder(checkpoint, texts, words, layers), target)
+        save_model(*initialize_cross_encoder(checkpoint, texts, words, layers), target)
     else:
-        save_model(*initialize.begin_late_interaction(checkpoint, texts, words, layers), target)
+        save_model(*initialize_late_interaction(checkpoint, texts, words, layers), target)
     _carry_card(checkpoint, target)
 
 
@@ -157,7 +158,7 @@ def train(
     from quantize.training import mining, training
 
     torch.set_num_threads(threads or physical_cores())
-    settings = training.Settings(steps, size, lists_a_step, rate, vectors)
+    settings = training.TrainingSettings(steps, size, lists_a_step, rate, vectors)
     texts = mining.read_records(records)
     training.train(
         checkpoint,

@@ -23,15 +23,15 @@ from transformers import BertConfig, BertForSequenceClassification
 from quantize.architectures.late_interaction import LexicalConfig
 from quantize.checkpoint.files import open_checkpoint
 from quantize.errors import QuantizeError
-from quantize.training.model import LateInteraction
+from quantize.training.model import BertForLateInteraction
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 HEAD = ((8.0, 8.0, 2.0), -8.0)  # until calibrate says better: a scale that losses can work with
 
 
-def begin_late_interaction(
+def initialize_late_interaction(
     checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
-) -> tuple[LateInteraction, Tokenizer]:
+) -> tuple[BertForLateInteraction, Tokenizer]:
     """Make a late-interaction model of an embedding checkpoint's weights.
 
     :param texts: to weigh tokens by how many of them have one, and to see which are in use
@@ -41,7 +41,7 @@ def begin_late_interaction(
     """
     config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
     frequencies, average = document_frequencies(tokenizer, texts)
-    model = LateInteraction(config, LexicalConfig(average_length=round(average, 1)))
+    model = BertForLateInteraction(config, LexicalConfig(average_length=round(average, 1)))
     # the checkpoint has seen the first type only; the second now marks documents
     types = tensors["embeddings.token_type_embeddings.weight"]
     types[1] = types[0]
@@ -58,12 +58,12 @@ def begin_late_interaction(
     return model.eval(), tokenizer
 
 
-def begin_cross_encoder(
+def initialize_cross_encoder(
     checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
 ) -> tuple[BertForSequenceClassification, Tokenizer]:
     """Make a cross-encoder of an embedding checkpoint's weights and a new head.
 
-    Parameters and errors are those of ``begin_late_interaction``.
+    Parameters and errors are those of ``initialize_late_interaction``.
     """
     config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
     config.num_labels = 1

@@ -24,14 +24,14 @@ from quantize.graph.blocks import TINY
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Texts as [CLS] text [SEP], padded."""
+class PaddedTexts:
+    """PaddedTexts as [CLS] text [SEP], padded."""
 
     ids: Tensor  # int64 [B, L]
     is_token: Tensor  # bool [B, L]
 
 
-class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
+class BertForLateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
     """A BERT that encodes query and document apart, and three ways to compare them."""
 
     def __init__(self, config: BertConfig, lexical: LexicalConfig) -> None:
@@ -41,11 +41,11 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
         self.register_buffer("token_weights", torch.zeros(config.vocab_size))
         self.head = nn.Linear(len(FEATURES), 1)
 
-    def forward(self, queries: Texts, documents: Texts) -> Tensor:
+    def forward(self, queries: PaddedTexts, documents: PaddedTexts) -> Tensor:
         """Return a logit for each query with each document: float32 [Q, D]."""
         return self.logits(queries, self.encode(queries, 0), documents, self.encode(documents, 1))
 
-    def encode(self, texts: Texts, token_type: int) -> Tensor:
+    def encode(self, texts: PaddedTexts, token_type: int) -> Tensor:
         """Encode queries, of type 0, or documents, of type 1: float32 [B, L, H]."""
         types = torch.full_like(texts.ids, token_type)
         encoded: Tensor = self.bert(
@@ -54,7 +54,11 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
         return encoded
 
     def logits(
-        self, queries: Texts, query_vectors: Tensor, documents: Texts, document_vectors: Tensor
+        self,
+        queries: PaddedTexts,
+        query_vectors: Tensor,
+        documents: PaddedTexts,
+        document_vectors: Tensor,
     ) -> Tensor:
         """Return a logit for each query with each document from their vectors."""
         features = self.features(queries, query_vectors, documents, document_vectors)
@@ -62,7 +66,11 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
         return logits
 
     def features(
-        self, queries: Texts, query_vectors: Tensor, documents: Texts, document_vectors: Tensor
+        self,
+        queries: PaddedTexts,
+        query_vectors: Tensor,
+        documents: PaddedTexts,
+        document_vectors: Tensor,
     ) -> Tensor:
         """Compare each query with each document: float32 [Q, D, len(FEATURES)]."""
         means = [
@@ -86,7 +94,7 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
         return torch.stack([cosine, *weighted], dim=2)
 
 
-Trained: TypeAlias = LateInteraction | BertForSequenceClassification
+Trained: TypeAlias = BertForLateInteraction | BertForSequenceClassification
 
 
 class TextTokenizer:
@@ -95,12 +103,12 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def __call__(self, texts: Sequence[str], max_length: int) -> Texts:
+    def __call__(self, texts: Sequence[str], max_length: int) -> PaddedTexts:
         """Lay out [CLS] text [SEP], of at most ``max_length`` tokens each."""
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         ids = _padded([one.ids for one in self._tokenizer.encode_batch_fast(list(texts))])
-        return Texts(*ids)
+        return PaddedTexts(*ids)
 
     def pairs(self, pairs: Sequence[tuple[str, str]], max_length: int) -> dict[str, Tensor]:
         """Lay out [CLS] query [SEP] document [SEP], as the inputs of BERT."""
@@ -132,7 +140,7 @@ def load_model(directory: Path) -> Trained:
     config = BertConfig(**raw, attn_implementation="sdpa")
     model: Trained
     if architectures == [ARCHITECTURE]:
-        model = LateInteraction(config, LexicalConfig(**raw["lexical"]))
+        model = BertForLateInteraction(config, LexicalConfig(**raw["lexical"]))
         model.load_state_dict(_renamed(tensors, "bert.", add=True))
     elif architectures == [CROSS_ENCODER]:
         model = BertForSequenceClassification(config)
@@ -142,13 +150,13 @@ def load_model(directory: Path) -> Trained:
     return model.eval()
 
 
-def load_late_interaction(directory: Path) -> LateInteraction:
+def load_late_interaction(directory: Path) -> BertForLateInteraction:
     """Load a late-interaction model that ``save_model`` saved.
 
     :raises QuantizeError: it is something else
     """
     model = load_model(directory)
-    if not isinstance(model, LateInteraction):
+    if not isinstance(model, BertForLateInteraction):
         raise QuantizeError(f"{directory}: not a late-interaction checkpoint")
     return model
 
@@ -168,7 +176,7 @@ def save_model(model: Trained, tokenizer: Tokenizer, directory: Path) -> None:
     """Write config.json, tokenizer.json and model.safetensors; each replaces another at once."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = model.state_dict()
-    if isinstance(model, LateInteraction):
+    if isinstance(model, BertForLateInteraction):
         own = {"architectures": [ARCHITECTURE], "lexical": msgspec.structs.asdict(model.lexical)}
         tensors = _renamed(tensors, "bert.", add=False)
     else:

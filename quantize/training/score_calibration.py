@@ -26,9 +26,9 @@ from edgerank.reranker import Reranker
 from quantize.architectures.late_interaction import FEATURES_OUTPUT
 from quantize.training.corpus import Record
 from quantize.training.mining import Candidates
-from quantize.training.model import LateInteraction
+from quantize.training.model import BertForLateInteraction
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 BINS = 10
 
 
@@ -37,7 +37,7 @@ def features_of(
     records: Sequence[Record],
     lists: Sequence[Candidates],
     threads: int | None = None,
-) -> Floats:
+) -> Doubles:
     """Return the features of lists of one length: [lists, size, features], right ones first.
 
     :param bundle: of a late-interaction checkpoint, rounded as it is to be used
@@ -57,7 +57,7 @@ def features_of(
     return np.stack(found).astype(np.float64)
 
 
-def fit(model: LateInteraction, features: Floats) -> dict[str, Any]:
+def fit(model: BertForLateInteraction, features: Doubles) -> dict[str, Any]:
     """Set the model's last layer; return what it is and how reliable its scores are.
 
     Every other list is fitted on, the rest is measured on.
@@ -80,10 +80,10 @@ def fit(model: LateInteraction, features: Floats) -> dict[str, Any]:
     }
 
 
-def fit_proportions(features: Floats) -> Floats:
+def fit_proportions(features: Doubles) -> Doubles:
     """Weigh features, none below zero, so that the first of each list scores best."""
 
-    def loss(weights: Floats) -> float:
+    def loss(weights: Doubles) -> float:
         logits = features @ weights
         peak = logits.max(axis=1, keepdims=True)
         sums = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
@@ -91,16 +91,16 @@ def fit_proportions(features: Floats) -> Floats:
 
     num = features.shape[2]
     found = minimize(loss, np.full(num, 5.0), method="L-BFGS-B", bounds=[(0, None)] * num)
-    weights: Floats = found.x
+    weights: Doubles = found.x
     return weights
 
 
-def fit_scale(scores: Floats) -> tuple[float, float]:
+def fit_scale(scores: Doubles) -> tuple[float, float]:
     """Fit sigmoid(scale * score + offset) to being the first of a list [lists, size]."""
     is_right = np.zeros(scores.shape)
     is_right[:, 0] = 1
 
-    def loss(parameters: Floats) -> float:
+    def loss(parameters: Doubles) -> float:
         logits = scores * parameters[0] + parameters[1]
         return float((np.logaddexp(0, logits) - is_right * logits).mean())
 
@@ -108,7 +108,7 @@ def fit_scale(scores: Floats) -> tuple[float, float]:
     return float(scale), float(offset)
 
 
-def reliability(probabilities: Floats) -> list[dict[str, float]]:
+def reliability(probabilities: Doubles) -> list[dict[str, float]]:
     """Compare probabilities [lists, size] with how often they came true, in tenths."""
     is_right = np.zeros(probabilities.shape, bool)
     is_right[:, 0] = True
@@ -125,7 +125,7 @@ def reliability(probabilities: Floats) -> list[dict[str, float]]:
     ]
 
 
-def separation(scores: Floats) -> float:
+def separation(scores: Doubles) -> float:
     """Return how often a right one of scores [lists, size] is above a wrong one, of all pairs."""
     right, wrong = scores[:, 0], scores[:, 1:].ravel()
     found = mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong))
@@ -154,6 +154,6 @@ def write_report(directory: Path, found: dict[str, Any]) -> None:
     figure.savefig(directory / "calibration.svg", metadata={"Date": None})
 
 
-def _mrr(scores: Floats) -> float:
+def _mrr(scores: Doubles) -> float:
     ranks = 1 + (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
     return float((1 / ranks).mean())

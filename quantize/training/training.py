@@ -25,8 +25,8 @@ from quantize.errors import QuantizeError
 from quantize.training.corpus import Record
 from quantize.training.mining import Candidates
 from quantize.training.model import (
-    LateInteraction,
-    Texts,
+    BertForLateInteraction,
+    PaddedTexts,
     TextTokenizer,
     Trained,
     load_late_interaction,
@@ -49,7 +49,7 @@ LOG = "training.jsonl"
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What must be the same for a run to go on."""
 
     steps: int
@@ -61,7 +61,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """The lists of one step."""
 
     queries: list[str]  # Q
@@ -93,7 +93,7 @@ def train(
     lists: Sequence[Candidates],
     held_out: Sequence[Candidates],
     target: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     *,
     show_progress: bool = False,
 ) -> None:
@@ -142,8 +142,8 @@ def train(
 
 
 def batch_of(
-    records: Sequence[Record], lists: Sequence[Candidates], settings: Settings, step: int
-) -> Batch:
+    records: Sequence[Record], lists: Sequence[Candidates], settings: TrainingSettings, step: int
+) -> TrainingBatch:
     """Choose the lists of a step, and of each its right passage and some others."""
     random = Random(f"{settings.seed} {step}")
     chosen = random.sample(lists, min(settings.lists_a_step, len(lists)))
@@ -159,7 +159,7 @@ def batch_of(
         ]
         for own in right
     ]
-    return Batch(
+    return TrainingBatch(
         [item.query for item in chosen],
         [record.passage for record in found],
         torch.tensor(is_wrong),
@@ -168,17 +168,17 @@ def batch_of(
 
 def loss_of(
     model: Trained,
-    teacher: LateInteraction,
+    teacher: BertForLateInteraction,
     tokenize: TextTokenizer,
-    batch: Batch,
-    settings: Settings,
+    batch: TrainingBatch,
+    settings: TrainingSettings,
 ) -> Tensor:
     """Return the loss of one step."""
     texts = tokenize(batch.queries, MAX_QUERY), tokenize(batch.passages, MAX_PASSAGE)
     with torch.no_grad():
         theirs = _encode(teacher, texts)
         wanted = teacher.logits(texts[0], theirs[0], texts[1], theirs[1])
-    if not isinstance(model, LateInteraction):
+    if not isinstance(model, BertForLateInteraction):
         is_compared = batch.is_right | (batch.is_wrong & batch.is_own)
         return ranking_loss(
             _score_pairs(model, tokenize, batch, is_compared), wanted, batch, is_compared
@@ -193,7 +193,9 @@ def loss_of(
     return loss
 
 
-def ranking_loss(given: Tensor, teacher: Tensor, batch: Batch, is_compared: Tensor) -> Tensor:
+def ranking_loss(
+    given: Tensor, teacher: Tensor, batch: TrainingBatch, is_compared: Tensor
+) -> Tensor:
     """Compare logits [Q, D] with what is known and with the teacher's: a cross-entropy."""
     shares = teacher.masked_fill(~is_compared, UNCOMPARED).softmax(-1)
     wanted = KNOWN * batch.is_right + (1 - KNOWN) * shares
@@ -213,7 +215,7 @@ def reciprocal_rank(
     for item in lists:
         passages = [records[place].passage for place in item.passages]
         with torch.inference_mode():
-            if isinstance(model, LateInteraction):
+            if isinstance(model, BertForLateInteraction):
                 (logits,) = model(
                     tokenize([item.query], MAX_QUERY), tokenize(passages, MAX_PASSAGE)
                 )
@@ -224,12 +226,14 @@ def reciprocal_rank(
     return total / len(lists)
 
 
-def _encode(model: LateInteraction, texts: tuple[Texts, Texts]) -> tuple[Tensor, Tensor]:
+def _encode(
+    model: BertForLateInteraction, texts: tuple[PaddedTexts, PaddedTexts]
+) -> tuple[Tensor, Tensor]:
     return model.encode(texts[0], 0), model.encode(texts[1], 1)
 
 
 def _score_pairs(
-    model: Trained, tokenize: TextTokenizer, batch: Batch, is_compared: Tensor
+    model: Trained, tokenize: TextTokenizer, batch: TrainingBatch, is_compared: Tensor
 ) -> Tensor:
     """Score the pairs that are compared by a cross-encoder: float32 [Q, D]."""
     rows, columns = is_compared.nonzero(as_tuple=True)
@@ -244,7 +248,7 @@ def _score_pairs(
 def _unfrozen(model: Trained) -> dict[str, torch.nn.Parameter]:
     """Freeze words, so that rare ones stay, and the head that ``calibrate`` fits; give the rest."""
     model.bert.embeddings.requires_grad_(False)
-    if isinstance(model, LateInteraction):
+    if isinstance(model, BertForLateInteraction):
         model.head.requires_grad_(False)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
@@ -266,7 +270,7 @@ def _save_state(
     target: Path,
     trained: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    settings: Settings,
+    settings: TrainingSettings,
     done: int,
 ) -> None:
     """Keep what the checkpoint itself does not: the optimizer's moments and the step."""
@@ -281,7 +285,7 @@ def _resume(
     target: Path,
     trained: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    settings: Settings,
+    settings: TrainingSettings,
 ) -> int:
     """Load a run's state, if there is one; return the steps that are done."""
     path = target / STATE

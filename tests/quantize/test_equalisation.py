@@ -16,7 +16,7 @@ from edgerank import Reranker
 from quantize import quantize
 from quantize.rounding.transforms import Rotation, channel_scales, outlier_channels
 
-STEPS = ("rotate", "balance", "compensate")
+STEPS = ("rotate", "smooth", "gptq")
 DOCUMENTS = [
     "Frank Herbert wrote dune in 1965",
     "Paris",
@@ -56,7 +56,7 @@ def test_outlier_channels_are_found_and_filled_up_to_a_size_that_can_be_rotated(
 
 
 @pytest.mark.parametrize("checkpoint", ["qwen2", "cross_encoder", "embedding"])
-@pytest.mark.parametrize("steps", [("rotate",), ("balance",), ("rotate", "balance")])
+@pytest.mark.parametrize("steps", [("rotate",), ("smooth",), ("rotate", "smooth")])
 def test_each_step_leaves_the_scores_alone(request, tmp_path, checkpoint, steps):
     source = request.getfixturevalue(checkpoint)
     quantize(source, tmp_path / "plain", precision="fp32")

@@ -17,7 +17,11 @@ from quantize import quantize
 from quantize.errors import QuantizeError
 from quantize.training import mining, score_calibration, training
 from quantize.training.corpus import Record, extract, is_held_out
-from quantize.training.initialize import begin_cross_encoder, begin_late_interaction, prune
+from quantize.training.initialize import (
+    initialize_cross_encoder,
+    initialize_late_interaction,
+    prune,
+)
 from quantize.training.model import TextTokenizer, load_model, load_tokenizer, save_model
 from quantize.training.text import manual_sections, sections
 
@@ -135,7 +139,7 @@ def test_a_pruned_vocabulary_reads_kept_words_as_before_and_others_as_pieces(emb
 @pytest.fixture(scope="module")
 def checkpoint(embedding, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("late") / "interaction"
-    save_model(*begin_late_interaction(embedding, TEXTS, None, None), directory)
+    save_model(*initialize_late_interaction(embedding, TEXTS, None, None), directory)
     return directory
 
 
@@ -157,7 +161,7 @@ def test_the_graph_computes_what_the_torch_model_does(checkpoint, late):
 
 
 def test_a_cross_encoder_begins_with_the_embedding_models_layers(embedding, tmp_path):
-    save_model(*begin_cross_encoder(embedding, TEXTS, None, 2), tmp_path / "checkpoint")
+    save_model(*initialize_cross_encoder(embedding, TEXTS, None, 2), tmp_path / "checkpoint")
     before, after = (
         load_file(directory / "model.safetensors")
         for directory in (embedding, tmp_path / "checkpoint")
@@ -167,7 +171,7 @@ def test_a_cross_encoder_begins_with_the_embedding_models_layers(embedding, tmp_
     assert torch.equal(after["bert." + last.format(1)], before[last.format(2)])
     assert "bert." + last.format(2) not in after
     with pytest.raises(QuantizeError, match="9 layers"):
-        begin_cross_encoder(embedding, TEXTS, None, 9)
+        initialize_cross_encoder(embedding, TEXTS, None, 9)
 
 
 def features_of(checkpoint: Path, query: str, documents: list[str]) -> torch.Tensor:
@@ -225,7 +229,7 @@ LISTS = [
     mining.Candidates("here", record.query, [i, *(j for j in range(5) if j != i)])
     for i, record in enumerate(RECORDS)
 ]
-SETTINGS = training.Settings(steps=4, size=3, lists_a_step=2, rate=1e-3, vectors=1.0)
+SETTINGS = training.TrainingSettings(steps=4, size=3, lists_a_step=2, rate=1e-3, vectors=1.0)
 
 
 @pytest.mark.parametrize("kind", ["late-interaction", "cross-encoder"])
@@ -235,9 +239,9 @@ def test_training_goes_on_where_it_was_interrupted(
     student = checkpoint
     if kind == "cross-encoder":
         student = tmp_path / "student"
-        save_model(*begin_cross_encoder(embedding, TEXTS, None, None), student)
+        save_model(*initialize_cross_encoder(embedding, TEXTS, None, None), student)
 
-    def run(target: Path, settings: training.Settings = SETTINGS) -> None:
+    def run(target: Path, settings: training.TrainingSettings = SETTINGS) -> None:
         training.train(student, checkpoint, RECORDS, LISTS, LISTS, target, settings)
 
     run(tmp_path / "whole")
@@ -264,12 +268,12 @@ def test_training_goes_on_where_it_was_interrupted(
     assert not torch.equal(whole[changed], before[changed])
     assert torch.equal(whole[words], before[words])
     with pytest.raises(QuantizeError, match="other settings"):
-        run(tmp_path / "parts", training.Settings(steps=5))
+        run(tmp_path / "parts", training.TrainingSettings(steps=5))
 
 
 def test_a_cross_encoder_learns_what_it_is_shown(checkpoint, embedding, tmp_path):
-    save_model(*begin_cross_encoder(embedding, TEXTS, None, None), tmp_path / "student")
-    settings = training.Settings(steps=30, size=4, lists_a_step=5, rate=3e-3)
+    save_model(*initialize_cross_encoder(embedding, TEXTS, None, None), tmp_path / "student")
+    settings = training.TrainingSettings(steps=30, size=4, lists_a_step=5, rate=3e-3)
     training.train(
         tmp_path / "student", checkpoint, RECORDS, LISTS, LISTS, tmp_path / "target", settings
     )
@@ -288,7 +292,7 @@ def test_what_may_be_right_too_is_not_compared():
         for i, (page, text) in enumerate([("1", "x"), ("1", "y"), ("2", "x"), ("2", "z")])
     ]
     lists = [mining.Candidates("a", f"q{i}", [i, (i + 2) % 4]) for i in range(4)]
-    settings = training.Settings(steps=1, size=2, lists_a_step=4)
+    settings = training.TrainingSettings(steps=1, size=2, lists_a_step=4)
     batch = training.batch_of(records, lists, settings, 0)
     for row, query in enumerate(batch.queries):
         own = records[int(query[1])]
@@ -300,7 +304,9 @@ def test_what_may_be_right_too_is_not_compared():
 
 
 def test_the_loss_is_a_cross_entropy_with_half_of_what_is_known():
-    batch = training.Batch(["a", "b"], ["1", "2", "3", "4"], torch.ones(2, 4, dtype=torch.bool))
+    batch = training.TrainingBatch(
+        ["a", "b"], ["1", "2", "3", "4"], torch.ones(2, 4, dtype=torch.bool)
+    )
     random = np.random.default_rng(0)
     given, teacher = random.normal(size=(2, 2, 4)).astype(np.float32)
     compared = np.array([[True, True, False, True], [True, True, True, True]])

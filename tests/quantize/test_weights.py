@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantize.rounding.rounding import (
     PAIR_BOUND,
-    error_feedback,
+    ldl_factor,
     quantize_blocks,
     quantize_channels,
 )
@@ -46,8 +46,8 @@ def test_no_pair_exceeds_its_bound(channels, depth, spread, seed, is_compensated
     weight = np.exp(spread * rng.standard_normal((channels, depth))).astype(np.float32)
     weight *= rng.choice([-1, 1], weight.shape)
     inputs = correlated(40, depth, seed)
-    feedback = error_feedback(inputs) if is_compensated else None
-    values, scales = quantize_channels(weight, feedback)
+    ldl = ldl_factor(inputs) if is_compensated else None
+    values, scales = quantize_channels(weight, ldl)
     magnitudes = np.abs(values.T.astype(int))
     magnitudes = np.pad(magnitudes, [(0, 0), (0, depth % 2)])
     assert (magnitudes[:, 0::2] + magnitudes[:, 1::2]).max() <= PAIR_BOUND
@@ -66,7 +66,7 @@ def test_compensation_cuts_the_error_on_rows_it_has_not_seen(depth):
         (values * scales).T
         for values, scales in (
             quantize_channels(weight),
-            quantize_channels(weight, error_feedback(seen)),
+            quantize_channels(weight, ldl_factor(seen)),
         )
     )
     assert output_error(weight, compensated, unseen) < 0.6 * output_error(weight, nearest, unseen)
@@ -77,7 +77,7 @@ def test_compensation_is_as_good_as_gptq_in_its_published_form():
     depth = 96
     weight = np.random.default_rng(1).standard_normal((32, depth)).astype(np.float32)
     inputs = correlated(2000, depth)
-    values, scales = quantize_channels(weight, error_feedback(inputs))
+    values, scales = quantize_channels(weight, ldl_factor(inputs))
 
     moments = (inputs.T @ inputs).astype(np.float64)
     damping = np.clip(0.25 * depth / len(inputs), 0.01, 1)
@@ -100,14 +100,14 @@ def test_compensation_is_as_good_as_gptq_in_its_published_form():
 
 def test_more_weights_than_rows_is_no_obstacle():
     weight = np.random.default_rng(1).standard_normal((16, 128)).astype(np.float32)
-    values, scales = quantize_channels(weight, error_feedback(correlated(4, 128)))
+    values, scales = quantize_channels(weight, ldl_factor(correlated(4, 128)))
     assert np.abs((values * scales).T - weight).max() < 0.2
 
 
 def test_zeros_stay_zeros():
     zeros = np.zeros((4, 64), np.float32)
-    for feedback in (None, error_feedback(np.zeros((5, 64), np.float32))):
-        values, scales = quantize_channels(zeros, feedback)
+    for ldl in (None, ldl_factor(np.zeros((5, 64), np.float32))):
+        values, scales = quantize_channels(zeros, ldl)
         assert not values.any()
         assert np.isfinite(scales).all()
     packed, scales = quantize_blocks(zeros, 32)
@@ -118,7 +118,7 @@ def test_zeros_stay_zeros():
 def test_four_bits_are_laid_out_as_onnx_runtime_reads_them(is_compensated):
     weight = np.random.default_rng(0).standard_normal((24, 96)).astype(np.float32)
     inputs = correlated(300, 96)
-    values, scales = quantize_blocks(weight, 32, error_feedback(inputs) if is_compensated else None)
+    values, scales = quantize_blocks(weight, 32, ldl_factor(inputs) if is_compensated else None)
     node = helper.make_node(
         "MatMulNBits",
         ["x", "values", "scales"],

@@ -136,7 +136,7 @@ def test_text_becomes_the_tokens_of_the_fast_tokenizer(spoken):
     assert [tokens.ids.tolist() for tokens in encoded.sequences] == pairs["input_ids"]
 
 
-@pytest.mark.parametrize("steps", [("rotate",), ("balance",), ("rotate", "balance")])
+@pytest.mark.parametrize("steps", [("rotate",), ("smooth",), ("rotate", "smooth")])
 def test_each_step_leaves_the_scores_alone(checkpoint, bundle, tmp_path, steps):
     quantize(checkpoint, tmp_path / "equalised", precision="fp32", steps=steps)
     plain, equalised = (

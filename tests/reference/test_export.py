@@ -37,7 +37,7 @@ from quantize.errors import QuantizeError
 from quantize.graph.builder import OPSET
 from quantize.graph.precision import Float32, Int8
 from quantize.optimum.export import EXPORT_OPSET, export
-from quantize.optimum.rewrite import CHANGED_OPERATORS, fold, write_imported
+from quantize.optimum.rewrite import CHANGED_OPERATORS, fold, write_rewritten
 from tests.support.checkpoints import save_model, wordpiece_tokenizer
 
 TOLERANCE = 1e-4
@@ -214,7 +214,7 @@ def test_an_imported_bert_scores_as_our_own_writer_s(tmp_path, cross_encoder, pr
     checkpoint = open_checkpoint(cross_encoder)
     graph = export(checkpoint, "BertForSequenceClassification", tmp_path)
     imported = tmp_path / "imported.onnx"
-    write_imported(fold(graph, tmp_path), imported, precision, pad_token_id=0)
+    write_rewritten(fold(graph, tmp_path), imported, precision, pad_token_id=0)
     rng = np.random.default_rng(0)
     sequences = [
         Tokens(rng.integers(5, 200, count), (np.arange(count) > count // 2).astype(np.int64))
@@ -257,7 +257,7 @@ def test_what_takes_layers_is_refused(tmp_path, made, keep):
     with pytest.raises(QuantizeError, match="keep_fp32 'auto' or a number: not for"):
         quantize(made / "distilbert", tmp_path / "bundle", keep_fp32=keep)
     with pytest.raises(QuantizeError, match="steps of the recipe: not for"):
-        quantize(made / "distilbert", tmp_path / "bundle", steps=["balance"])
+        quantize(made / "distilbert", tmp_path / "bundle", steps=["smooth"])
 
 
 def test_nothing_is_fetched(tmp_path, made, monkeypatch):

@@ -207,7 +207,7 @@ def test_the_real_tokenizer_gives_the_ids_and_scores_of_the_reference(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cls", "mean", "embedding-mean"])
-@pytest.mark.parametrize("steps", [("rotate",), ("rotate", "balance")])
+@pytest.mark.parametrize("steps", [("rotate",), ("rotate", "smooth")])
 def test_each_step_leaves_the_scores_alone(checkpoints, tmp_path, name, steps):
     quantize(checkpoints / name, tmp_path / "equalised", precision="fp32", steps=steps)
     plain, equalised = (
@@ -246,7 +246,7 @@ def test_the_recipe_undoes_what_outliers_do(planted):
 
 
 def test_steps_are_exact_beside_outliers_too(planted, tmp_path):
-    steps = ("rotate", "balance")
+    steps = ("rotate", "smooth")
     quantize(planted / "checkpoint", tmp_path / "bundle", precision="fp32", steps=steps)
     plain, equalised = (
         Reranker.open(path).score(QUERY, DOCUMENTS)

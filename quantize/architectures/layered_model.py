@@ -29,7 +29,7 @@ class Dense:
 class Layer(Protocol[I_contra]):
     """The weights of one layer."""
 
-    def balanced(self, rows: Mapping[str, Floats]) -> tuple[Layer[I_contra], Mapping[str, Floats]]:
+    def smoothed(self, rows: Mapping[str, Floats]) -> tuple[Layer[I_contra], Mapping[str, Floats]]:
         """Move range between rows and matrices; an exact change.
 
         :param rows: float32 [T, K] by site: what the layer's matrices read of calibration text
@@ -43,14 +43,14 @@ class Layer(Protocol[I_contra]):
         """
 
 
-class Model(Protocol[I]):
+class LayeredModel(Protocol[I]):
     """A model on disk; parts are loaded when they are written."""
 
     num_layers: int
     stream_width: int
     cache_width: int  # of a layer's keys and values, 0 for encoders
 
-    def rotated(self, outliers: Sequence[int]) -> Model[I]:
+    def rotated(self, outliers: Sequence[int]) -> LayeredModel[I]:
         """Return the model rotated as far as it can be; an exact change.
 
         :param outliers: channels of the stream to leave alone
@@ -77,7 +77,7 @@ class Model(Protocol[I]):
         """Turn a stream [T, width] of the model as it is stored into this model's own."""
 
 
-class Encoder(Model[I], Protocol[I]):
+class Encoder(LayeredModel[I], Protocol[I]):
     """A model without a cache, with positions for so many tokens."""
 
     max_positions: int
