@@ -117,7 +117,7 @@ def quantize(
         )
     with (
         _atomic_directory(Path(bundle)) as staging,
-        tqdm(desc=recognized.name, unit=" layers", disable=not show_progress) as bar,
+        tqdm(desc=recognized.family, unit=" layers", disable=not show_progress) as bar,
     ):
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
         draft = Draft.of(Bundle(staging, _manifest(source, recognized, precision, steps)))
@@ -145,21 +145,21 @@ def quantize(
 
 
 def _manifest(
-    source: Source, family: ModelSpec, precision: str, steps: Sequence[RecipeStep]
+    source: Source, spec: ModelSpec, precision: str, steps: Sequence[RecipeStep]
 ) -> Manifest:
     """Describe the bundle as far as it is known before it is written."""
     return Manifest(
         format_version=FORMAT_VERSION,
         source=source,
-        family=family.name,
-        architecture=family.architecture,
+        family=spec.family,
+        architecture=spec.architecture,
         precision=precision,
         recipe="; ".join([PRECISIONS[precision], *(STEPS[step] for step in steps)]),
-        max_length=family.max_length,
-        max_length_limit=family.max_length_limit,
-        prompt=family.prompt,
-        truncation=family.truncation,
-        scoring=family.scoring,
+        max_length=spec.max_length,
+        max_length_limit=spec.max_length_limit,
+        prompt=spec.prompt,
+        truncation=spec.truncation,
+        scoring=spec.scoring,
         model=f"model.{precision}.onnx",
         tokenizer="tokenizer.json",
         files={},

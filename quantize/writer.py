@@ -150,7 +150,7 @@ def write_exported(
             " exported by optimum; name the matrices to keep"
         )
     precision, scratch = draft.bundle.manifest.precision, draft.scratch
-    exported = fold(export(checkpoint, imported.exported_class, scratch), scratch)
+    exported = fold(export(checkpoint, imported.model_class, scratch), scratch)
     path, padding = draft.bundle.model_path, imported.pad_token_id
     if precision == "fp32":
         write_rewritten(exported, path, Float32(), padding)

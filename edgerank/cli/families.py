@@ -13,7 +13,7 @@ from edgerank.errors import InputError
 def families(name: str | None) -> None:
     """List the families that `quantize` knows, or print the template of the family NAME."""
     with needs_extra("listing families", "quantize"):
-        from quantize.families.recognition import FAMILIES, describe
+        from quantize.families.families import FAMILIES, describe
         from quantize.families.templates import write_template
     if name is None:
         for family in FAMILIES:

@@ -86,7 +86,6 @@ class Deberta:
         :raises QuantizeError: it lacks a field or asks for what the graph does not do
         """
         self.config = checkpoint.config_as(DebertaConfig)
-        self.max_positions = self.config.max_position_embeddings
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
         self._checkpoint, self._rotation = checkpoint, rotation

@@ -194,7 +194,7 @@ def test_shared_layers_are_written_once(made):
 def test_the_manifest_says_how_a_pair_is_laid_out(made):
     manifests = {name: read_bundle(made / f"{name}.fp32").manifest for name in NAMES}
     for manifest in manifests.values():
-        assert (manifest.family, manifest.architecture) == ("cross-encoder", "imported")
+        assert (manifest.family, manifest.architecture) == ("cross-encoder", "optimum")
         assert (manifest.truncation.rule, manifest.scoring.activation) == ("longest", "identity")
         assert (manifest.max_length, manifest.max_length_limit) == (128, 128)
     assert manifests["albert"].prompt.document == (
