@@ -69,8 +69,8 @@ def client(
 ) -> None:
     """Rank documents by relevance to a query, on a server.
 
-    DOCUMENTS is a file, by default stdin, with one document a line: plain text, or JSON objects with
-    "text" and, where wanted, "title", "id" and other fields.
+    DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
+    with "text" and, where wanted, "title", "id" and other fields.
     """
     with needs_extra("asking a server", "client"):
         from edgerank.client import Client, TlsFiles

@@ -52,8 +52,8 @@ def rerank(
 ) -> None:
     """Rank documents by relevance to a query.
 
-    DOCUMENTS is a file, by default stdin, with one document a line: plain text, or JSON objects with
-    "text" and, where wanted, "title", "id" and other fields.
+    DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
+    with "text" and, where wanted, "title", "id" and other fields.
     """
     lines = list(read_lines(documents))
     reranker = Reranker.open(model, max_length=max_length, threads=threads)
