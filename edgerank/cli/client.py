@@ -27,19 +27,29 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
     envvar="EDGERANK_SERVER",
     show_envvar=True,
     metavar="ADDRESS",
-    help="HOST:PORT or unix:PATH.",
+    help="The server's address: HOST:PORT or unix:PATH.",
 )
-@click.option("-m", "--model", help="Its name on the server; the server's first by default.")
-@ranking_options
-@click.option("--tls", is_flag=True, help="Trust the system's authorities.")
-@click.option("--tls-ca", type=FILE, help="Trust this authority instead, PEM.")
-@click.option("--tls-cert", type=FILE, help="The client's certificate, PEM.")
-@click.option("--tls-key", type=FILE, help="Its key, PEM.")
 @click.option(
-    "--token-file", type=FILE, help=f"A file with the bearer token; else {TOKEN_VARIABLE}."
+    "-m", "--model", help="The model's name on the server. The default is the server's first."
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, help="Seconds.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@ranking_options
+@click.option("--tls", is_flag=True, help="Use TLS and trust the system's authorities.")
+@click.option("--tls-ca", type=FILE, help="Use TLS and trust this authority, a PEM file.")
+@click.option("--tls-cert", type=FILE, help="The client's certificate, a PEM file.")
+@click.option("--tls-key", type=FILE, help="The key of the client's certificate, a PEM file.")
+@click.option(
+    "--token-file",
+    type=FILE,
+    help=f"Read the bearer token from this file. The default is the variable {TOKEN_VARIABLE}.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Give up after so many seconds.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")
 def client(
     query: str,
     documents: BinaryIO,
@@ -57,9 +67,10 @@ def client(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Rank DOCUMENTS for QUERY on a server.
+    """Rank documents by relevance to a query, on a server.
 
-    DOCUMENTS is a file, or stdin: one document a line, or JSONL with "id" and "text".
+    DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
+    with "text" and, where wanted, "title", "id" and other fields.
     """
     with needs_extra("asking a server", "client"):
         from edgerank.client import Client, TlsFiles

@@ -48,24 +48,35 @@ class Evaluation:
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="How many documents of each query to re-rank.",
+    help="Rank so many documents of each query.",
 )
 @click.option(
     "--first-stage",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="A TREC run file with the candidates; BM25's by default.",
+    help="Take the candidates from this TREC run file. The default is BM25's.",
 )
 @click.option(
     "--runs",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Write TREC run files there; give it again to go on after an interruption.",
+    help="Write the rankings to this directory as TREC run files. The same command goes on where an"
+    " interrupted one stopped.",
 )
-@click.option("--split", default="test", show_default=True, help="Judgements: qrels/SPLIT.tsv.")
-@click.option("--max-length", type=int, help="Tokens of query and document together.")
-@click.option("--threads", type=click.IntRange(1), help="Physical cores of this process.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every query's values.")
+@click.option(
+    "--split", default="test", show_default=True, help="Read the judgements of qrels/SPLIT.tsv."
+)
+@click.option(
+    "--max-length",
+    type=int,
+    help="Most tokens of query and document together. The default is the bundle's.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads to compute with. The default is the physical cores given to this process.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every query.")
 def eval_command(
     bundles: tuple[Path, ...],
     collection: Path,
@@ -77,11 +88,12 @@ def eval_command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure the ranking of one BUNDLE or more, or of the one in the package, on COLLECTION.
+    """Measure how well bundles rank, on a collection with relevance judgements.
 
-    COLLECTION is a directory in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. The
-    bundles re-rank the same candidates, and are compared with the first stage and the first bundle.
-    Where BM25 itself takes long, the bm25.trec of an earlier --runs will do as --first-stage.
+    COLLECTION is a directory in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. All
+    bundles rank the same candidates, and are compared with the first stage and the first bundle.
+    The default is the bundle in the package. Where BM25 takes long, give the bm25.trec of an
+    earlier --runs as --first-stage.
     """
     with needs_extra("evaluating", "eval"):
         from edgerank import evaluation

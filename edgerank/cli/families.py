@@ -11,7 +11,10 @@ from edgerank.errors import InputError
 @click.command()
 @click.argument("name", required=False)
 def families(name: str | None) -> None:
-    """List the families that `quantize` knows, or print the template of the family NAME."""
+    """List the families of models that `quantize` knows.
+
+    With NAME, print the template of that family as JSON, to begin one of your own with.
+    """
     with needs_extra("listing families", "quantize"):
         from quantize.families.families import FAMILIES, describe
         from quantize.families.templates import write_template

@@ -22,11 +22,11 @@ BUNDLE = click.argument(
 
 @click.command()
 @BUNDLE
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest itself.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, which is JSON.")
 def inspect(directory: Path, as_json: bool) -> None:
-    """Say what BUNDLE is: its model, its recipe, its limits and its files.
+    """Describe a bundle: its model, its recipe, its limits, its fidelity and its files.
 
-    Without one, the bundle in the package.
+    The default is the bundle in the package.
     """
     bundle = read_bundle(directory)
     manifest = bundle.manifest
@@ -99,6 +99,9 @@ def fidelity_lines(manifest: Manifest) -> list[str]:
 @click.command()
 @BUNDLE
 def verify(directory: Path) -> None:
-    """Compare every file of BUNDLE with its sha256; without one, of the bundle in the package."""
+    """Compare every file of a bundle with its sha256.
+
+    The default is the bundle in the package.
+    """
     for name in verify_bundle(read_bundle(directory)):
         click.echo(f"intact  {name}")

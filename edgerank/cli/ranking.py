@@ -36,15 +36,20 @@ def ranking_options(command: Command) -> Command:
     """Give a command the options of what is asked: they are named as in ``Reranker.rank``."""
     options = (
         click.option(
-            "-k", "--top-k", type=click.IntRange(1), help="How many to show; all by default."
+            "-k",
+            "--top-k",
+            type=click.IntRange(1),
+            help="Print only the best K documents. The default is all.",
         ),
-        click.option("--instruction", help="What relevance means, for models that take one."),
-        click.option("--normalize", is_flag=True, help="Scores in [0, 1]."),
+        click.option(
+            "--instruction", help="Tell the model what relevance means. Only some models take one."
+        ),
+        click.option("--normalize", is_flag=True, help="Give every score as one from 0 to 1."),
         click.option(
             "--long-documents",
             type=click.Choice(get_args(LongDocuments)),
-            help="What to do with a document over the maximum length; the model's own way by"
-            " default.",
+            help="What to do with a document over the maximum length: cut its end off, score its"
+            " parts and take the best, or stop with an error. The default is the model's own.",
         ),
     )
     for option in reversed(options):  # as decorators apply: the last one first
