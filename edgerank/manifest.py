@@ -19,7 +19,7 @@ MIN_LENGTH = 16  # tokens; less leaves no room for a query beside a document
 CPU_PROVIDER = "CPUExecutionProvider"
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Precision = Literal["int8", "int4", "fp32"]
+PrecisionName = Literal["int8", "int4", "fp32"]
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,7 +143,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One of the graphs of a bundle."""
 
     name: str
-    precision: Precision
+    precision: PrecisionName
     provider: str  # ONNX Runtime's execution provider that the graph is made for
     recipe: str  # how the weights were rounded, for people
     graph: str  # file name

@@ -102,6 +102,11 @@ class Reranker:
         """The least and the greatest score that the model can give; infinite for plain logits."""
         return self._rule.score_range
 
+    @property
+    def encodes_apart(self) -> bool:
+        """Whether a document is encoded once for all queries of ``score_pairs``."""
+        return self._rule.encodes_apart
+
     def rank(
         self,
         query: str,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from edgerank.cli.extras import needs_extra
-from edgerank.cli.ranking import ranking_options, read_lines, show
-from edgerank.errors import InputError
+from edgerank.cli.ranking import ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
+from edgerank.errors import InputError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 TOKEN_VARIABLE = "EDGERANK_TOKEN"
@@ -19,7 +18,7 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
 
 @click.command()
 @click.argument("query")
-@click.argument("documents", type=click.File("rb"), default="-")
+@click.argument("documents", default="-")
 @click.option(
     "--server",
     default="127.0.0.1:50051",
@@ -52,7 +51,7 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
 @click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")
 def client(
     query: str,
-    documents: BinaryIO,
+    documents: str,
     server: str,
     model: str | None,
     top_k: int | None,
@@ -74,7 +73,7 @@ def client(
     """
     with needs_extra("asking a server", "client"):
         from edgerank.client import Client, TlsFiles
-    lines = list(read_lines(documents))
+    lines = list(read_documents(documents))
     files = TlsFiles(tls_ca, tls_cert, tls_key) if tls or tls_ca or tls_cert or tls_key else None
     with Client(server, tls=files, token=_token(token_file), timeout_s=timeout) as connection:
         hits = connection.rank(

@@ -9,7 +9,8 @@ from typing import Literal
 import click
 
 from edgerank.cli.extras import needs_extra
-from edgerank.cli.inspect import fidelity_lines
+from edgerank.cli.inspect import variant_lines
+from edgerank.manifest import PrecisionName
 
 
 @click.command()
@@ -68,7 +69,7 @@ from edgerank.cli.inspect import fidelity_lines
 def quantize(
     checkpoint: str,
     bundle: Path,
-    precision: str,
+    precision: PrecisionName,
     calibrate: Path | None,
     keep_fp32: str | None,
     family: str | None,
@@ -96,8 +97,9 @@ def quantize(
         show_progress=sys.stderr.isatty(),
     )
     click.echo(f"{bundle}: {made.manifest.family}, {precision}, {made.size / 1e6:,.1f} MB")
-    for line in fidelity_lines(made.manifest):
-        click.echo(line)
+    for variant in made.manifest.variants:
+        for line in variant_lines(variant):
+            click.echo(line)
 
 
 def _kept(option: str | None) -> Literal["auto"] | int | list[str]:

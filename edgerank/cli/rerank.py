@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from edgerank.bundle import DEFAULT_BUNDLE
-from edgerank.cli.ranking import ranking_options, read_lines, show
-from edgerank.prompt import LongDocuments
+from edgerank.cli.ranking import ranking_options, read_documents, show
+from edgerank.documents import LongDocuments
 from edgerank.reranker import Reranker
 
 
 @click.command()
 @click.argument("query")
-@click.argument("documents", type=click.File("rb"), default="-")
+@click.argument("documents", default="-")
 @click.option(
     "-m",
     "--model",
@@ -40,7 +39,7 @@ from edgerank.reranker import Reranker
 @click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")
 def rerank(
     query: str,
-    documents: BinaryIO,
+    documents: str,
     model: Path,
     top_k: int | None,
     instruction: str | None,
@@ -55,8 +54,8 @@ def rerank(
     DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
     with "text" and, where wanted, "title", "id" and other fields.
     """
-    lines = list(read_lines(documents))
-    reranker = Reranker.open(model, max_length=max_length, threads=threads)
+    lines = list(read_documents(documents))
+    reranker = Reranker(model, max_length=max_length, threads=threads)
     hits = reranker.rank(
         query,
         [line.text for line in lines],

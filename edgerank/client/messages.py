@@ -15,7 +15,6 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 
 from edgerank._proto import rerank_pb2 as pb
-from edgerank.errors import EdgerankError, InputError, ServerError
 from edgerank.documents import (
     Document,
     LongDocuments,
@@ -23,6 +22,7 @@ from edgerank.documents import (
     make_pairs,
     validate_pairs,
 )
+from edgerank.errors import EdgerankError, InputError, ServerError
 from edgerank.ranking import Hit, Scores
 
 MAX_ATTEMPTS = 4

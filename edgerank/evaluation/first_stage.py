@@ -9,7 +9,7 @@ import bm25s
 from edgerank.errors import InputError
 from edgerank.evaluation.collection import Collection
 from edgerank.evaluation.trec import Run, by_score, read_run
-from edgerank.scoring import top
+from edgerank.ranking import top
 
 
 def bm25(collection: Collection, num_candidates: int, *, show_progress: bool = False) -> Run:

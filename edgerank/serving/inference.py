@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from opentelemetry.trace import Span, get_tracer
 
-from edgerank.errors import InputError
 from edgerank.documents import LongDocuments, Pair
+from edgerank.errors import InputError
 from edgerank.rules import Prepared
 from edgerank.scoring import Scores
 from edgerank.serving.calls import CALL
@@ -96,9 +96,7 @@ class Inference:
                     pool, self._prepare, pairs, options, model, query_field
                 )
             tokenize_s = time.monotonic() - began
-            job = Job(
-                call.client, model.reranker, prepared.groups, prepared.output, call.deadline
-            )
+            job = Job(call.client, model.reranker, prepared.groups, prepared.output, call.deadline)
             future = self._scheduler.submit(job, reservation)
         with _span("inference", model) as span:
             computed = await asyncio.wrap_future(future)
@@ -134,7 +132,9 @@ class Inference:
             num_bytes += self._check_size(query, query_field)
         if options.instruction is not None:
             num_bytes += self._check_size(options.instruction, "options.instruction")
-        return num_bytes + sum(self._check_size(pair.text, pair.field, pair.index) for pair in pairs)
+        return num_bytes + sum(
+            self._check_size(pair.text, pair.field, pair.index) for pair in pairs
+        )
 
     def _check_size(self, text: str, field: str, index: int | None = None) -> int:
         size = len(text.encode())

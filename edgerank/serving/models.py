@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgerank.bundle import MANIFEST_NAME, sha256_of
+from edgerank.bundle import sha256_of
 from edgerank.errors import EdgerankError
+from edgerank.manifest import MANIFEST_NAME
 from edgerank.reranker import Reranker
 from edgerank.serving.errors import NotReady, UnknownModel
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from onnx import TensorProto
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.architectures.bert_layer import (
     BertLayer,
     EncoderConfig,

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.architectures.bert_layer import (
     BertLayer,
     EncoderConfig,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.graph.rotary import RopeScaling
 from quantize.rounding.rounding import Floats
 

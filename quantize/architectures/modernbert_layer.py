@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.checkpoint.sidecars import Pooling
 from quantize.graph.blocks import (
     Grid,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgerank.bundle import Activation
+from edgerank.manifest import Activation
 from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
 

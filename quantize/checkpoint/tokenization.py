@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from edgerank.bundle import Piece
+from edgerank.manifest import Piece
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.sidecars import TokenizerSettings
 from quantize.errors import QuantizeError

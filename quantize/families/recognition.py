@@ -8,7 +8,7 @@ from typing import Any, get_args
 import msgspec
 from tokenizers import Tokenizer
 
-from edgerank.bundle import Prompt, Scoring, Truncation
+from edgerank.manifest import Prompt, Scoring, Truncation
 from quantize.architectures.decoder import Decoder
 from quantize.architectures.late_interaction import LateInteraction
 from quantize.architectures.layered_model import LayeredModel
@@ -253,7 +253,7 @@ def _embedding(
         max_length_limit=limit,
         prompt=Prompt(query, document),
         truncation=Truncation("each", reserved=len(query) - 1),
-        scoring=Scoring("similarity"),
+        scoring=Scoring("cosine"),
         model=model,
     )
 
@@ -274,7 +274,7 @@ def _late_interaction(
         max_length_limit=limit,
         prompt=Prompt(query, tuple(msgspec.structs.replace(p, token_type=1) for p in document)),
         truncation=Truncation("longest", reserved=num_special, long_documents="split"),
-        scoring=Scoring("logit", activation="sigmoid"),
+        scoring=Scoring("late_interaction", activation="sigmoid"),
         model=model,
     )
 

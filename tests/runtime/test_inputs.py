@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def opened(bundles: Path) -> dict[str, Reranker]:
-    return {name: Reranker.open(bundles / name, threads=2) for name in FAMILIES}
+    return {name: Reranker(bundles / name, threads=2) for name in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -42,7 +42,7 @@ def reranker(request: pytest.FixtureRequest, opened: dict[str, Reranker]) -> Rer
 @pytest.fixture(params=ENCODERS)
 def encoder(request: pytest.FixtureRequest, bundles: Path) -> Reranker:
     """A reranker with room for few tokens, so that long documents are cheap to make."""
-    return Reranker.open(bundles / request.param, threads=1, max_length=32)
+    return Reranker(bundles / request.param, threads=1, max_length=32)
 
 
 def assert_close(scores: Sequence[float], expected: Sequence[float]) -> None:
@@ -201,22 +201,22 @@ def test_braces_in_texts_are_text(opened, braces):
 def test_an_option_out_of_range_is_named_with_its_value(bundles, option, value):
     for name in FAMILIES:
         with refused(f"^{option}: .*{value}"):
-            Reranker.open(bundles / name, **{option: value})
+            Reranker(bundles / name, **{option: value})
 
 
 def test_the_longest_allowed_length_is_allowed(bundles):
     for name in FAMILIES:
-        limit = Reranker.open(bundles / name, threads=1).bundle.manifest.max_length_limit
-        reranker = Reranker.open(bundles / name, threads=1, max_length=limit)
+        limit = Reranker(bundles / name, threads=1).bundle.manifest.max_length_limit
+        reranker = Reranker(bundles / name, threads=1, max_length=limit)
         assert np.isfinite(reranker.score(QUERY, [LONG])).all()
         with refused(f"^max_length: {limit + 1} .*{limit}"):
-            Reranker.open(bundles / name, max_length=limit + 1)
+            Reranker(bundles / name, max_length=limit + 1)
 
 
 @pytest.mark.parametrize("max_length", [16, 17, 33])
 def test_the_shortest_lengths_give_finite_scores_even_beside_a_long_query(bundles, max_length):
     for name in FAMILIES:
-        reranker = Reranker.open(bundles / name, threads=1, max_length=max_length)
+        reranker = Reranker(bundles / name, threads=1, max_length=max_length)
         for way in ("truncate", "split"):
             scores = reranker.score(QUERY * 20, ["", "one", LONG[:500]], long_documents=way)
             assert np.isfinite(scores).all()
@@ -224,7 +224,7 @@ def test_the_shortest_lengths_give_finite_scores_even_beside_a_long_query(bundle
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_long_query_leaves_a_short_document_whole(bundles, name):
-    reranker = Reranker.open(bundles / name, threads=1, max_length=16)
+    reranker = Reranker(bundles / name, threads=1, max_length=16)
     paris, dune = reranker.score(QUERY * 20, ["Paris", "Dune"])
     assert paris != dune
 
@@ -299,7 +299,7 @@ def test_normalized_scores_lie_in_0_to_1_in_the_same_order(reranker):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_threads_that_rank_at_once_get_the_scores_they_get_alone(bundles, name):
-    reranker = Reranker.open(bundles / name, threads=1, max_batch_tokens=64)
+    reranker = Reranker(bundles / name, threads=1, max_batch_tokens=64)
     queries = [f"{QUERY} {number}" for number in range(8)]
     documents = [f"{document} {LONG[: 60 * index]}" for index, document in enumerate(DOCUMENTS)]
     alone = [reranker.score(query, documents) for query in queries]

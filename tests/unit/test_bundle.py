@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from edgerank import BundleError, Reranker
-from edgerank.bundle import DEFAULT_BUNDLE, Manifest, read_bundle, verify_bundle
+from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
+from edgerank.manifest import Manifest
 
 MODEL = "model.int8.onnx"
 WEIGHTS = "model.int8.onnx.data"
@@ -54,18 +55,18 @@ def flip_byte(path: Path, where: float) -> None:
 
 def assert_refused(bundle: Path, match: str, **options: Any) -> None:
     with pytest.raises(BundleError, match=match):
-        Reranker.open(bundle, threads=1, **options)
+        Reranker(bundle, threads=1, **options)
 
 
 def test_a_sound_bundle_is_found_intact(bundle):
     assert sorted(verify_bundle(read_bundle(bundle))) == [MODEL, WEIGHTS, TOKENIZER]
-    scores = Reranker.open(bundle, threads=1, verify=True).score("a query", ["one", "two"])
+    scores = Reranker(bundle, threads=1, verify=True).score("a query", ["one", "two"])
     assert np.isfinite(scores).all()
 
 
 def test_files_that_the_manifest_does_not_name_are_ignored(bundle):
     (bundle / ".DS_Store").write_bytes(b"\0")
-    Reranker.open(bundle, threads=1, verify=True)
+    Reranker(bundle, threads=1, verify=True)
 
 
 @pytest.mark.parametrize("where", [0, 0.5, 1])

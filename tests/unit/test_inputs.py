@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def reranker() -> Reranker:
-    return Reranker.open(threads=2)
+    return Reranker(threads=2)
 
 
 def assert_close(scores: Sequence[float], expected: Sequence[float]) -> None:
@@ -183,7 +183,7 @@ def test_an_instruction_that_is_no_text_is_refused(reranker, instruction):
 @pytest.mark.parametrize("provider", ["NoSuchExecutionProvider", "cpu", ""])
 def test_a_provider_that_is_not_installed_is_named_beside_the_installed_ones(provider):
     with pytest.raises(ProviderError, match=f"^{provider} .*CPUExecutionProvider"):
-        Reranker.open(providers=["CPUExecutionProvider", provider])
+        Reranker(providers=["CPUExecutionProvider", provider])
 
 
 def test_equal_scores_keep_their_input_order(reranker):
@@ -230,4 +230,4 @@ def test_the_progress_bar_is_drawn_on_stderr_and_only_when_asked(reranker, capfd
 
 def test_a_string_for_providers_is_refused():
     with pytest.raises(InputError, match=r"providers: .*'CPUExecutionProvider'"):
-        Reranker.open(providers="CPUExecutionProvider")
+        Reranker(providers="CPUExecutionProvider")

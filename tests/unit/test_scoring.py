@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgerank.bundle import Scoring
+from edgerank.manifest import Scoring
 from edgerank.scoring import activate, best_of_each, similarities, top
 
 few_values = arrays(np.float32, st.integers(0, 30), elements=st.sampled_from([-1.5, 0, 0.5, 2]))

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from edgerank._proto import rerank_pb2 as pb
-from edgerank.errors import InputError
 from edgerank.documents import LongDocuments, Pair
+from edgerank.errors import InputError
 from edgerank.ranking import top
 from edgerank.serving.calls import CALL
 from edgerank.serving.errors import Overloaded

@@ -7,8 +7,8 @@ from typing import Any
 
 from edgerank import __version__
 from edgerank._proto import tei_pb2 as pb
-from edgerank.errors import InputError
 from edgerank.documents import Pair
+from edgerank.errors import InputError
 from edgerank.ranking import top
 from edgerank.serving.calls import CALL
 from edgerank.serving.inference import NUM_TOKENIZERS, Inference, Options
