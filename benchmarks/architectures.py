@@ -29,7 +29,8 @@ from benchmarks.checkpoints import byte_tokenizer, pair_tokenizer
 from benchmarks.engine import bare, bare_operations
 from edgerank.bundle import Bundle
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from quantize import quantize
 

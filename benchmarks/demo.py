@@ -44,7 +44,7 @@ def main() -> None:
     console = Console(highlight=False)
     documents = standard_library()
     start = time.perf_counter()
-    reranker = Reranker.open()
+    reranker = Reranker()
     opened = time.perf_counter() - start
     console.print(
         f"{len(documents)} documents: docstrings of Python's standard library."

@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.checkpoints import MXBAI_LARGE_V2, write_qwen2
 from edgerank.bundle import Bundle, read_bundle
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
 
 TOKENIZER = Path(__file__).parents[2] / "shared/tokenizers/qwen2.5/tokenizer.json"
@@ -90,7 +91,7 @@ def measure_memory(bundle: Bundle, threads: int) -> None:
 import sys, time; start = time.perf_counter()
 from edgerank import Reranker
 imported = time.perf_counter()
-reranker = Reranker.open(sys.argv[1], threads=int(sys.argv[2]))
+reranker = Reranker(sys.argv[1], threads=int(sys.argv[2]))
 opened = time.perf_counter()
 reranker.score("who wrote dune?", ["Dune was written by Frank Herbert."])
 scored = time.perf_counter()

@@ -23,7 +23,8 @@ from benchmarks.checkpoints import MXBAI_LARGE_V2, write_qwen2
 from benchmarks.engine import TOKENIZER
 from edgerank.bundle import Bundle
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from quantize import quantize
 

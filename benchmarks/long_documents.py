@@ -33,7 +33,7 @@ def main(collection: Path, bundle: Path, queries: int) -> None:
     run = evaluation.bm25(judged, CANDIDATES)
     chosen = [query for query in run if any(judged.qrels[query].get(d) for d in run[query])]
     chosen = chosen[:queries]
-    reranker = Reranker.open(bundle)
+    reranker = Reranker(bundle)
     ways: tuple[LongDocuments, ...] = ("truncate", "split")
     runs: dict[str, evaluation.Run] = {name: {} for name in ("alone", *ways)}
     lengths: list[int] = []

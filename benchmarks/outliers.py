@@ -63,7 +63,7 @@ def compare(
     write(work / "checkpoint", outlier=outlier, massive=massive)
     quantize(work / "checkpoint", work / "fp32", precision="fp32")
     pairs = [(pair.query, pair.document) for pair in read_calibration(None).held_out]
-    reference = Reranker.open(work / "fp32").score_pairs(pairs)
+    reference = Reranker(work / "fp32").score_pairs(pairs)
     yield f"fp32, outliers {outlier:g} times", f"spread {reference.std():.3g}", "", "", ""
     write_dynamic(work / "fp32", work / "dynamic")
     yield "ONNX Runtime dynamic, per tensor", *figures(work / "dynamic", pairs, reference)
@@ -78,7 +78,7 @@ def figures(
     bundle: Path, pairs: list[tuple[str, str]], reference: np.ndarray
 ) -> tuple[str, str, str, str]:
     """Compare a bundle's scores with the reference."""
-    scores = Reranker.open(bundle).score_pairs(pairs)
+    scores = Reranker(bundle).score_pairs(pairs)
     errors = np.abs(scores - reference)
     queries = np.array([query for query, _ in pairs])
     taus = [

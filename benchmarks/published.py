@@ -92,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for precision in ("fp32", "int8"):
             quantize(arguments.checkpoint, Path(scratch) / precision, precision=precision)
-            reranker = Reranker.open(Path(scratch) / precision)
+            reranker = Reranker(Path(scratch) / precision)
             for record, difference in differences(reranker, records):
                 print(
                     f"{precision}  off by {difference:.4f} at most, {record.allowed:g} allowed,"

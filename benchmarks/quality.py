@@ -61,7 +61,7 @@ def build(work: Path) -> tuple[dict[str, int], dict[str, Scorer]]:
         quantize(get_model_path(), work / precision, precision=precision)
     write_dynamic(work / "fp32", work / "ONNX Runtime dynamic")
     names = [*PRECISIONS, "ONNX Runtime dynamic"]
-    systems = {name: Reranker.open(work / name).score_pairs for name in names}
+    systems = {name: Reranker(work / name).score_pairs for name in names}
     sizes = {}
     for name in names:
         bundle = read_bundle(work / name)
@@ -92,7 +92,7 @@ def optimum_scorer(graph: Path) -> Scorer:
 
     model = ORTModelForFeatureExtraction.from_pretrained(graph.parent, file_name=graph.name)
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
-    max_length = Reranker.open(graph.parents[1] / "fp32").bundle.manifest.max_length
+    max_length = Reranker(graph.parents[1] / "fp32").bundle.manifest.max_length
 
     def embed(texts: list[str]) -> np.ndarray:
         batch = tokenizer(

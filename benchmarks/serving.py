@@ -123,7 +123,7 @@ def serving(bundle: Path, threads: int) -> Iterator[str]:
 
 def measure_embedded(bundle: Path, threads: int, seconds: float) -> dict[int, float]:
     """Return documents/s of embedded calls, by the documents of a call."""
-    reranker = Reranker.open(bundle, threads=threads)
+    reranker = Reranker(bundle, threads=threads)
     reranker.score(*make_request(MANY))
     rates = {}
     for size in (FEW, MANY):

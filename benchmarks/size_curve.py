@@ -28,7 +28,7 @@ def main(collection: Path, bundles: tuple[Path, ...], candidates: int, plot: Pat
     table.add_row("BM25", "", f"{_ndcg(judged, run):.4f}")
     points = []
     for bundle in bundles:
-        reranker = Reranker.open(bundle)
+        reranker = Reranker(bundle)
         rescored = evaluation.rescore(
             judged, run, reranker.score_pairs, queries_at_once=QUERIES_AT_ONCE
         )

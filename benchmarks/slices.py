@@ -19,7 +19,8 @@ from rich.table import Table
 
 from benchmarks.architectures import GEOMETRIES, NUM_DOCUMENTS, TEXT, Geometry, build, documents
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER
 from quantize.graph import precision
 
 WHOLE = 1 << 20  # channels that no feed-forward part has

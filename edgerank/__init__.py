@@ -3,37 +3,74 @@
 from edgerank import Reranker
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgerank.errors import BundleError, EdgerankError, InputError, ProviderError, ServerError
-from edgerank.reranker import Hit, Reranker
+from edgerank.documents import Document, LongDocuments
+from edgerank.errors import (
+    BundleError,
+    DeadlineExceeded,
+    EdgerankError,
+    InputError,
+    Overloaded,
+    ProviderError,
+    RequestTooLarge,
+    ServerError,
+    ServerFailure,
+    Unauthenticated,
+    Unavailable,
+    UnknownModel,
+)
+from edgerank.ranking import Hit
 
 if TYPE_CHECKING:
+    from edgerank.bundle import Bundle as Bundle
     from edgerank.client import AsyncClient as AsyncClient
     from edgerank.client import Client as Client
+    from edgerank.reranker import Reranker as Reranker
 
 __version__ = "0.1.0"
 
+# loaded when they are asked for: a client needs no onnxruntime, and a reranker no gRPC
+_MODULES = {
+    "AsyncClient": "edgerank.client",
+    "Bundle": "edgerank.bundle",
+    "Client": "edgerank.client",
+    "Reranker": "edgerank.reranker",
+}
+
 # the clients are not among these: what imports all of them shall not need gRPC
 __all__ = [
+    "Bundle",
     "BundleError",
+    "DeadlineExceeded",
+    "Document",
     "EdgerankError",
     "Hit",
     "InputError",
+    "LongDocuments",
+    "Overloaded",
     "ProviderError",
+    "RequestTooLarge",
     "Reranker",
     "ServerError",
+    "ServerFailure",
+    "Unauthenticated",
+    "Unavailable",
+    "UnknownModel",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the clients, and gRPC with them, when they are asked for."""
-    if name not in ("AsyncClient", "Client"):
+    """Load a class, and the libraries that it needs, when it is asked for."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULES[name]
     try:
-        from edgerank import client
+        return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
+        if module != "edgerank.client":
+            raise
         raise ModuleNotFoundError(
             f"edgerank.{name} needs {error.name}: pip install 'edgerank[client]'", name=error.name
         ) from error
-    return getattr(client, name)

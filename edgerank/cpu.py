@@ -1,4 +1,4 @@
-"""What the runtime asks of the CPU: how many cores, and quick arithmetic near zero."""
+"""What the runtime asks of the CPU: its cores, its instruction sets, quick arithmetic near zero."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 CPU_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_V2 = Path("/sys/fs/cgroup")
 CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 0x8000, 0x0040  # bits of MXCSR
@@ -27,6 +28,19 @@ def physical_cores() -> int:
     cores = {_siblings(cpu) for cpu in cpus}
     quota = _quota()
     return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
+
+
+def instruction_sets() -> frozenset[str]:
+    """Return the CPU's instruction sets as Linux names them ("avx2", "avx512_vnni").
+
+    Empty where the system does not list them.
+    """
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = (line for line in lines if line.startswith(("flags", "Features")))  # x86, Arm
+    return frozenset(next(flags, "").partition(":")[2].split())
 
 
 def flush_denormals() -> None:

@@ -81,6 +81,12 @@ class Batch:
     score_ids: Ids  # int64 [B], UNSCORED for prefixes and unfinished chunks
 
     @property
+    def lengths(self) -> Ids:
+        """Tokens of each segment, int64 [B]."""
+        num_segments, length = self.query_rows.shape
+        return np.bincount(self.slots // length, minlength=num_segments)
+
+    @property
     def feed(self) -> dict[str, Ids]:
         """The arrays by name; a graph takes those that it has inputs for."""
         return {

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from edgerank.bundle import Bundle, Piece
-from edgerank.errors import BundleError, InputError
+from edgerank.bundle import Bundle
+from edgerank.documents import LongDocuments, Pair
+from edgerank.errors import InputError, Remedy
+from edgerank.manifest import Piece
 from edgerank.packing import EMPTY, Ids, Tokens
+from edgerank.tokenization import open_tokenizer
 
-Document = str | Mapping[str, str]
-LongDocuments = Literal["truncate", "split", "refuse"]
+TextKind = Literal["query", "document"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Encoded:
 
     query: Tokens  # the shared prefix or the query's own sequence; empty if it is in each sequence
     sequences: list[Tokens]  # one or more a document
-    owners: list[int]  # for each sequence, the index of its document
+    document_index: list[int]  # for each sequence, the index of its document
+    query_tokens: int  # tokens of the query with its instruction, before it is cut
 
 
 class PromptEncoder:
@@ -43,35 +45,28 @@ class PromptEncoder:
         self._prompt = bundle.manifest.prompt
         self._truncation = bundle.manifest.truncation
         self._max_length = max_length
-        try:
-            self._tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
-        except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"{bundle.tokenizer_path}: not a tokenizer: {error}") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = open_tokenizer(bundle.tokenizer_path)
         pieces = [piece for piece in self._prompt.query + self._prompt.document if _is_fixed(piece)]
         self._fixed = dict(zip(pieces, self._tokenize(p.text for p in pieces), strict=True))
 
     def encode(
         self,
         query: str,
-        documents: Mapping[str, str],
+        documents: Mapping[str, Pair],
         instruction: str | None = None,
         long_documents: LongDocuments | None = None,
     ) -> Encoded:
         """Turn a query and its documents into tokens.
 
-        :param documents: distinct texts, each with its name for errors
+        :param documents: distinct texts, each with a pair that has it, for errors
         :param long_documents: a document over the maximum length is cut ("truncate"), becomes
             several sequences ("split"), or is an error ("refuse"); None: as the bundle says
         :raises InputError: the family takes no instruction, or a document is refused
         """
-        long_documents = long_documents or self._truncation.long_documents
+        treatment = self._truncation.treatment(long_documents)
         query_ids = self._query_ids(query, instruction)
-        template = next(piece.text for piece in self._prompt.document if not _is_fixed(piece))
-        document_ids = self._tokenize(
-            template.replace("{document}", self._stripped(text)) for text in documents
-        )
+        query_tokens = len(query_ids)
+        document_ids = self._document_ids(documents)
         rule = self._truncation.rule
         room = self._max_length - self._truncation.reserved
         if rule == "document":
@@ -84,34 +79,49 @@ class PromptEncoder:
 
         head = EMPTY
         sequences: list[Tokens] = []
-        owners: list[int] = []
-        for index, (ids, name) in enumerate(zip(document_ids, documents.values(), strict=True)):
+        document_index: list[int] = []
+        for index, (ids, pair) in enumerate(zip(document_ids, documents.values(), strict=True)):
             if rule == "longest":
-                kept, width = _shares(len(query_ids), len(ids), room, long_documents)
+                kept, width = _shares(len(query_ids), len(ids), room, treatment)
                 head = self._assemble(self._prompt.query, query_ids[:kept])
-            if long_documents == "refuse" and len(ids) > width:
+            if treatment == "refuse" and len(ids) > width:
                 raise InputError(
-                    f"{name}: it has {len(ids)} tokens and {width} fit beside the query;"
-                    " shorten it, or pass long_documents='truncate' or 'split'"
+                    pair.field,
+                    f"it has {len(ids)} tokens and {width} fit beside the query; shorten it",
+                    pair.index,
+                    Remedy("long_documents", ("truncate", "split")),
                 )
-            for window in _windows(ids, width, long_documents):
+            for window in _windows(ids, width, treatment):
                 sequences.append(_join([head, self._assemble(self._prompt.document, window)]))
-                owners.append(index)
-        return Encoded(prefix, sequences, owners)
+                document_index.append(index)
+        return Encoded(prefix, sequences, document_index, query_tokens)
 
-    def num_tokens(self, text: str) -> int:
-        """Count the tokens of a text by itself."""
-        return len(self._tokenize([text])[0])
+    def encode_texts(self, texts: Sequence[str], kind: TextKind) -> list[Tokens]:
+        """Turn texts into tokens, each by itself, cut to the maximum length."""
+        pieces = self._prompt.query if kind == "query" else self._prompt.document
+        room = self._max_length - sum(len(self._fixed.get(piece, ())) for piece in pieces)
+        ids = (
+            [self._query_ids(text, None) for text in texts]
+            if kind == "query"
+            else self._document_ids(texts)
+        )
+        return [self._assemble(pieces, each[:room]) for each in ids]
 
     def _query_ids(self, query: str, instruction: str | None) -> Ids:
         template = next(piece.text for piece in self._prompt.query if not _is_fixed(piece))
         text = template.replace("{query}", self._stripped(query))
         if instruction and self._prompt.instruction is None:
-            raise InputError("instruction: this model's family takes none; leave it out")
+            raise InputError("instruction", "this model's family takes none; leave it out")
         instruction = instruction or self._prompt.default_instruction
         if instruction and self._prompt.instruction is not None:
             text = self._prompt.instruction.replace("{instruction}", instruction) + text
         return self._tokenize([text])[0]
+
+    def _document_ids(self, texts: Iterable[str]) -> list[Ids]:
+        template = next(piece.text for piece in self._prompt.document if not _is_fixed(piece))
+        return self._tokenize(
+            template.replace("{document}", self._stripped(text)) for text in texts
+        )
 
     def _stripped(self, text: str) -> str:
         return text.strip() if self._prompt.strip else text
@@ -127,44 +137,6 @@ class PromptEncoder:
     def _tokenize(self, texts: Iterable[str]) -> list[Ids]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]
-
-
-def document_text(document: object, name: str) -> str:
-    """Return a document as text: a mapping as one "field: value" a line.
-
-    :raises InputError: it is neither a string nor a mapping of strings, or cannot be encoded
-    """
-    if isinstance(document, Mapping):
-        for field, value in document.items():
-            check_text(field, f"a field name of {name}")
-            check_text(value, f"{name}[{field!r}]")
-        return "\n".join(f"{field}: {value}" for field, value in document.items())
-    return check_text(document, name)
-
-
-def check_text(text: object, name: str) -> str:
-    """Return ``text`` if it is a string that can be encoded as UTF-8.
-
-    :raises InputError: it is not; ``name`` says which text it is
-    """
-    if not isinstance(text, str):
-        raise InputError(f"{name}: expected a string, got {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name}: character {error.start} is a lone surrogate (U+{ord(text[error.start]):04X}),"
-            " not text; decode the source as UTF-8 with errors='replace'"
-        ) from error
-    return text
-
-
-def check_long_documents(value: str | None) -> None:
-    """Raise InputError unless ``value`` names a way to treat long documents, or is None."""
-    if value is not None and value not in get_args(LongDocuments):
-        raise InputError(
-            f"long_documents: {value!r} is unknown; choose {', '.join(get_args(LongDocuments))}"
-        )
 
 
 def _is_fixed(piece: Piece) -> bool:

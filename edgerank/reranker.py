@@ -1,101 +1,111 @@
-"""The public face: open a bundle, rank documents."""
+"""``Reranker``: a bundle, opened, that ranks and scores documents and encodes texts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TypeVar, get_args
 
 from tqdm import tqdm
 
-from edgerank.bundle import DEFAULT_BUNDLE, MIN_LENGTH, Bundle, read_bundle, verify_bundle
+from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Engine
-from edgerank.errors import InputError
-from edgerank.packing import Batch, Group, pack
-from edgerank.preparation import Pair, Prepared, checked_pairs, listed, pairs_of, prepare
-from edgerank.prompt import (
+from edgerank.documents import (
     Document,
-    Encoded,
     LongDocuments,
-    PromptEncoder,
+    Pair,
+    as_documents,
+    check_integer,
     check_long_documents,
+    check_query,
     check_text,
+    document_text,
+    make_pairs,
+    validate_pairs,
 )
-from edgerank.scoring import Scores, activate, top
+from edgerank.engine import Array, Engine, Output, gather
+from edgerank.errors import InputError
+from edgerank.manifest import CPU_PROVIDER
+from edgerank.packing import Batch, Group, pack
+from edgerank.prompt import Encoded, PromptEncoder, TextKind
+from edgerank.ranking import Hit, top
+from edgerank.rules import Prepared, Vectors, scoring_rule
+from edgerank.scoring import Scores
+from edgerank.variants import choose_variant, this_machine
 
 MAX_BATCH_TOKENS = (
     512  # enough to keep matrix products at full speed, small enough to stay in cache
 )
+MIN_BATCH_TOKENS = 16
 
-
-@dataclass(frozen=True)
-class Hit:
-    """A ranked document."""
-
-    index: int  # its place in the input
-    score: float
-    document: Document | None
+R = TypeVar("R")
 
 
 class Reranker:
-    """A model, opened. Safe to call from several threads; they share its cores in turns.
+    """A model, opened. Safe to call from several threads, by micro-batch in turn.
 
-    reranker = Reranker.open()  # the model in the package; or open("models/mxbai-rerank-large-v2")
+    reranker = Reranker()  # the model in the package; or Reranker("models/mxbai-rerank-large-v2")
     for hit in reranker.rank("who wrote dune?", documents, top_k=5):
         print(hit.score, hit.index, hit.document)
     """
 
     def __init__(
-        self, bundle: Bundle, prompt: PromptEncoder, engine: Engine, max_batch_tokens: int
-    ) -> None:
-        """Use ``Reranker.open``."""
-        self.bundle = bundle
-        self._prompt = prompt
-        self._engine = engine
-        self.max_batch_tokens = max_batch_tokens
-
-    @classmethod
-    def open(
-        cls,
+        self,
         bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
         *,
         threads: int | None = None,
-        providers: Sequence[str] = (CPU_PROVIDER,),
+        providers: Sequence[str] | None = None,
+        variant: str | None = None,
         max_length: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         verify: bool = False,
-    ) -> Reranker:
+    ) -> None:
         """Open a bundle directory.
 
         :param bundle: the directory; the model that comes with the package by default
         :param threads: threads to compute with; the physical cores given to the process by default
-        :param providers: ONNX Runtime execution providers, most wanted first
+        :param providers: ONNX Runtime execution providers to choose a variant by, most wanted
+            first; the bundle's order by default
+        :param variant: name of the bundle's variant to run; the first that this machine can run by
+            default
         :param max_length: tokens of query and document together; the bundle's default by default
         :param max_batch_tokens: tokens of one micro-batch; more take more memory
         :param verify: compare every file with its sha256 first
-        :raises BundleError: the bundle is missing, altered, incomplete or too new
-        :raises ProviderError: a provider is not available
+        :raises BundleError: the bundle is missing, altered, incomplete or of another format
+        :raises ProviderError: this machine lacks what the variant needs
         :raises InputError: an option is out of range
         """
-        opened = read_bundle(bundle)
+        self.bundle = read_bundle(bundle)
         if verify:
-            for _ in verify_bundle(opened):
+            for _ in verify_bundle(self.bundle):
                 pass
-        limit = opened.manifest.max_length_limit
-        length = opened.manifest.max_length if max_length is None else max_length
-        _check_range("max_length", length, MIN_LENGTH, limit)
-        _check_range("max_batch_tokens", max_batch_tokens, 16, None)
+        self.max_length = self.bundle.manifest.length(max_length)
+        check_integer("max_batch_tokens", max_batch_tokens, MIN_BATCH_TOKENS)
+        self.max_batch_tokens = max_batch_tokens
         if isinstance(providers, str):
-            raise InputError(f"providers: expected a list of names, got the string {providers!r}")
+            raise InputError("providers", f"expected a list of names, got the string {providers!r}")
         threads = physical_cores() if threads is None else threads
-        _check_range("threads", threads, 1, None)
-        return cls(
-            opened,
-            PromptEncoder(opened, length),
-            Engine(opened, threads=threads, providers=providers),
-            max_batch_tokens,
+        check_integer("threads", threads, 1)
+        self.variant = choose_variant(self.bundle, this_machine(), variant, providers)
+        self._rule = scoring_rule(self.bundle.manifest.scoring)
+        self._prompt = PromptEncoder(self.bundle, self.max_length)
+        self._engine = Engine(
+            self.bundle.graph_path(self.variant.variant),
+            self._rule.outputs,
+            threads=threads,
+            providers=list(dict.fromkeys([self.variant.variant.provider, CPU_PROVIDER])),
         )
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest score that the model can give; infinite for plain logits."""
+        return self._rule.score_range
+
+    @property
+    def encodes_apart(self) -> bool:
+        """Whether a document is encoded once for all queries of ``score_pairs``."""
+        return self._rule.encodes_apart
 
     def rank(
         self,
@@ -111,7 +121,8 @@ class Reranker:
     ) -> list[Hit]:
         """Rank documents by relevance to a query, best first; equal scores keep input order.
 
-        :param documents: strings, or mappings of fields to strings
+        :param documents: strings, or mappings, which read as ``title``, ``text``, and each other
+            field as ``field: value``, one below the other
         :param top_k: how many hits to return, all by default
         :param instruction: what relevance means, for families that take one
         :param normalize: scores in [0, 1]
@@ -121,9 +132,9 @@ class Reranker:
         :param show_progress: draw a progress bar on stderr
         :raises InputError: a text or an option is unusable
         """
-        documents = list(listed(documents))
+        documents = list(as_documents(documents))
         if top_k is not None:
-            _check_range("top_k", top_k, 1, None)
+            check_integer("top_k", top_k, 1)
         scores = self.score(
             query,
             documents,
@@ -151,7 +162,12 @@ class Reranker:
 
         Parameters and errors are those of ``rank``.
         """
-        prepared = self.prepare(pairs_of(query, documents), instruction, normalize, long_documents)
+        prepared = self.prepare(
+            make_pairs(query, documents),
+            instruction=instruction,
+            normalize=normalize,
+            long_documents=long_documents,
+        )
         return self._compute(prepared, show_progress)
 
     def score_pairs(
@@ -168,17 +184,61 @@ class Reranker:
         Pairs with the same query share its work wherever they stand. Parameters and errors are
         those of ``rank``.
         """
-        checked = checked_pairs(pairs)
-        prepared = self.prepare(checked, instruction, normalize, long_documents)
+        prepared = self.prepare(
+            validate_pairs(pairs),
+            instruction=instruction,
+            normalize=normalize,
+            long_documents=long_documents,
+        )
         return self._compute(prepared, show_progress)
+
+    def encode(
+        self,
+        texts: Iterable[Document],
+        *,
+        kind: TextKind = "document",
+        show_progress: bool = False,
+    ) -> Vectors:
+        """Encode texts by themselves, for embedding and late-interaction bundles.
+
+        Dot products of an embedding bundle's vectors are its scores. A late-interaction bundle has
+        a unit vector for each token, special tokens included. A text over the maximum length is
+        cut.
+
+        :param texts: strings, or mappings as for ``rank``
+        :param kind: "query" or "document": models read them differently
+        :param show_progress: draw a progress bar on stderr
+        :return: float32 [len(texts), dimension] of unit vectors, or a list of float32 [tokens,
+            dimension], in input order
+        :raises InputError: a text or an option is unusable, or the bundle scores pairs only
+        """
+        if kind not in get_args(TextKind):
+            raise InputError("kind", f"{kind!r} is unknown; choose {', '.join(get_args(TextKind))}")
+        if self._rule.vectors is None:
+            family = self.bundle.manifest.family
+            raise InputError("texts", f"family {family} reads a query and a document together")
+        checked = [
+            check_query(text, "texts", index)
+            if kind == "query"
+            else document_text(text, "texts", index)
+            for index, text in enumerate(as_documents(texts))
+        ]
+        distinct = list(dict.fromkeys(checked))
+        prepared = self._rule.prepare_texts(self._prompt.encode_texts(distinct, kind))
+        vectors = self._compute(prepared, show_progress)
+        places = {text: place for place, text in enumerate(distinct)}
+        if isinstance(vectors, list):
+            return [vectors[places[text]] for text in checked]
+        return vectors[[places[text] for text in checked]]
 
     def prepare(
         self,
         pairs: Sequence[Pair],
-        instruction: str | None,
-        normalize: bool,
-        long_documents: LongDocuments | None,
-    ) -> Prepared:
+        *,
+        instruction: str | None = None,
+        normalize: bool = False,
+        long_documents: LongDocuments | None = None,
+    ) -> Prepared[Scores]:
         """Turn checked pairs into tokens: ``score`` up to the engine, for those who schedule it.
 
         Parameters and errors are those of ``rank``.
@@ -186,45 +246,52 @@ class Reranker:
         check_long_documents(long_documents)
         if instruction is not None:
             check_text(instruction, "instruction")
-        scoring = self.bundle.manifest.scoring
 
-        def encode(query: str, documents: Mapping[str, str]) -> Encoded:
+        def encode(query: str, documents: Mapping[str, Pair]) -> Encoded:
             return self._prompt.encode(query, documents, instruction, long_documents)
 
-        prepared = prepare(pairs, encode, scoring.rule)
-        return replace(
-            prepared,
-            finish=lambda raw: activate(prepared.finish(raw), scoring, normalize=normalize),
-        )
+        return self._rule.prepare(pairs, encode, normalize=normalize)
 
-    def steps(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, Scores]]:
-        """Compute groups, one micro-batch for each item that is asked for."""
-        return self._engine.steps(self._batches(groups))
+    def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
+        """Compute groups, one micro-batch for each item that is asked for.
 
-    def num_tokens(self, text: str) -> int:
-        """Count the tokens of a text by itself."""
-        return self._prompt.num_tokens(text)
+        :param output: of the graph, as ``Prepared`` names it
+        :raises EdgerankError: the reranker is closed
+        """
+        return self._run(self._batches(groups), output)
 
-    def _compute(self, prepared: Prepared, show_progress: bool) -> Scores:
+    def close(self) -> None:
+        """Free the model's memory; calls in progress and later ones raise ``EdgerankError``."""
+        self._engine.close()
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _compute(self, prepared: Prepared[R], show_progress: bool) -> R:
         num_scores = prepared.num_scores
         batches = _observed(self._batches(prepared.groups), num_scores, show_progress)
-        return prepared.finish(self._engine.run(batches, num_scores))
+        results = self._run(batches, prepared.output)
+        return prepared.reduce(gather(results, prepared.output, num_scores))
+
+    def _run(self, batches: Iterable[Batch], output: Output) -> Iterator[tuple[Batch, Array]]:
+        for batch, (raw,) in self._engine.run(batches, [output.name]):
+            yield batch, raw
 
     def _batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
         return pack(groups, max_tokens=self.max_batch_tokens, causal=self._engine.is_causal)
 
 
 def _observed(batches: Iterable[Batch], num_scores: int, show_progress: bool) -> Iterator[Batch]:
-    """Pass micro-batches on, drawing a bar of the scores that are done."""
+    """Pass micro-batches on, drawing a bar of the texts that are done."""
     with tqdm(total=num_scores, unit="doc", desc="rerank", disable=not show_progress) as bar:
         for batch in batches:
             yield batch
             bar.update(int((batch.score_ids >= 0).sum()))
-
-
-def _check_range(name: str, value: object, least: int, most: int | None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{name}: expected an integer, got {value!r}")
-    if value < least or (most is not None and value > most):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name}: {value} is out of range; it must be {bounds}")

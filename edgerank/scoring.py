@@ -1,51 +1,56 @@
-"""Raw scores into scores, and scores into a ranking."""
+"""The arithmetic of scores, on arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerank.bundle import Scoring
+from edgerank.manifest import Activation
 
 Scores = NDArray[np.float32]
+Function = Callable[[Scores], Scores]  # elementwise
 
 
-def activate(raw: Scores, scoring: Scoring, *, normalize: bool) -> Scores:
-    """Turn the graph's logits or cosines into scores, elementwise.
-
-    :param normalize: return scores in [0, 1]: sigmoid(logit - offset), or (1 + cosine) / 2
-    """
-    if scoring.rule == "similarity":
-        return (1 + raw) * np.float32(0.5) if normalize else raw
-    if normalize:
-        return _sigmoid(raw - np.float32(scoring.normalize_offset))
-    if scoring.activation == "tanh":
-        return np.tanh(raw)
-    return _sigmoid(raw) if scoring.activation == "sigmoid" else raw
-
-
-def similarities(query: Scores, documents: Scores) -> Scores:
-    """Return the cosines of a unit vector [D] with unit vectors [N, D]: float32 [N]."""
-    cosines: Scores = np.clip(documents @ query, -1, 1)
-    return cosines
-
-
-def best_of_each(raw: Scores, owners: Sequence[int], num_documents: int) -> Scores:
-    """Give a document the best of its sequences' scores: float32 [num_documents]."""
-    best = np.full(num_documents, -np.inf, np.float32)
-    np.maximum.at(best, np.asarray(owners), raw)
-    return best
-
-
-def top(scores: Scores, top_k: int | None) -> list[int]:
-    """Return the indices of the best scores, best first; equal scores keep their order."""
-    order = np.argsort(-scores, kind="stable")
-    return [int(index) for index in order[:top_k]]
-
-
-def _sigmoid(x: Scores) -> Scores:
+def sigmoid(x: Scores) -> Scores:
+    """1 / (1 + exp(-x))"""
     with np.errstate(over="ignore"):  # exp overflows to infinity, the quotient is 0
         probabilities: Scores = np.float32(1) / (np.float32(1) + np.exp(-x))
     return probabilities
+
+
+def identity(x: Scores) -> Scores:
+    """Return x."""
+    return x
+
+
+# each activation, and the range of its values
+ACTIVATIONS: dict[Activation, tuple[Function, tuple[float, float]]] = {
+    "identity": (identity, (-np.inf, np.inf)),
+    "sigmoid": (sigmoid, (0.0, 1.0)),
+    "tanh": (np.tanh, (-1.0, 1.0)),
+}
+
+
+def cosines(query: Scores, documents: Scores) -> Scores:
+    """Return the cosines of a unit vector [D] with unit vectors [N, D]: float32 [N]."""
+    found: Scores = np.clip(documents @ query, -1, 1)
+    return found
+
+
+def unit_rows(vectors: Scores) -> Scores:
+    """Divide each row of [N, D] by its length; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows: Scores = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return rows
+
+
+def best_of_each(raw: Scores, document_index: Sequence[int], num_documents: int) -> Scores:
+    """Give a document the best of its sequences' scores: float32 [num_documents].
+
+    :param document_index: for each sequence, the index of its document
+    """
+    best = np.full(num_documents, -np.inf, np.float32)
+    np.maximum.at(best, np.asarray(document_index), raw)
+    return best

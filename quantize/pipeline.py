@@ -14,17 +14,19 @@ import msgspec
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from edgerank.bundle import (
+from edgerank.bundle import Bundle, describe_files, read_bundle, write_manifest
+from edgerank.manifest import (
+    CPU_PROVIDER,
     FORMAT_VERSION,
     MANIFEST_NAME,
     MIN_LENGTH,
-    Bundle,
     Fidelity,
+    File,
     Manifest,
+    Needs,
+    PrecisionName,
     Source,
-    describe_files,
-    read_bundle,
-    write_manifest,
+    Variant,
 )
 from quantize.checkpoint.files import Checkpoint, open_checkpoint
 from quantize.checkpoint.hub import locate
@@ -41,7 +43,7 @@ STEPS: dict[RecipeStep, str] = {
     "smooth": "channels smoothed",
     "gptq": "rounding errors compensated",
 }
-PRECISIONS = {
+PRECISIONS: dict[PrecisionName, str] = {
     "int8": "int8 weights per output channel, no neighbouring pair above 128; uint8 activations"
     " per token; int8 embedding per block of a row",
     "int4": "int4 weights per block of an output channel; int8 embedding per block of a row",
@@ -54,7 +56,7 @@ def quantize(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],
     *,
-    precision: str = "int8",
+    precision: PrecisionName = "int8",
     calibrate: str | os.PathLike[str] | None = None,
     keep_fp32: KeepFp32 = (),
     min_tau: float | None = None,
@@ -117,10 +119,10 @@ def quantize(
         )
     with (
         _atomic_directory(Path(bundle)) as staging,
-        tqdm(desc=recognized.name, unit=" layers", disable=not show_progress) as bar,
+        tqdm(desc=recognized.family, unit=" layers", disable=not show_progress) as bar,
     ):
         shutil.copyfile(opened.tokenizer_path, staging / "tokenizer.json")
-        draft = Draft.of(Bundle(staging, _manifest(source, recognized, precision, steps)))
+        draft = Draft.of(Bundle(staging, _manifest(source, recognized, precision, steps), ""))
         draft.scratch.mkdir()
         if isinstance(recognized, RecognizedModel):
             made = write_model(draft, recognized.model, steps, calibration, keep_fp32, bar)
@@ -136,8 +138,13 @@ def quantize(
             staging,
             msgspec.structs.replace(
                 draft.bundle.manifest,
-                fidelity=made.fidelity if made else None,
-                kept=made.kept if made else None,
+                variants=(
+                    msgspec.structs.replace(
+                        draft.variant,
+                        fidelity=made.fidelity if made else None,
+                        kept=made.kept if made else None,
+                    ),
+                ),
                 files=describe_files(staging),
             ),
         )
@@ -145,26 +152,36 @@ def quantize(
 
 
 def _manifest(
-    source: Source, family: ModelSpec, precision: str, steps: Sequence[RecipeStep]
+    source: Source, spec: ModelSpec, precision: PrecisionName, steps: Sequence[RecipeStep]
 ) -> Manifest:
     """Describe the bundle as far as it is known before it is written."""
+    graph = f"model.{precision}.onnx"
+    weights = f"{graph}.data"
+    variant = Variant(
+        name=precision,
+        precision=precision,
+        provider=CPU_PROVIDER,
+        recipe="; ".join([PRECISIONS[precision], *(STEPS[step] for step in steps)]),
+        graph=graph,
+        weights=(weights,),
+        needs=Needs(),
+        fidelity=None,
+        kept=None,
+    )
+    unknown = File(size=0, sha256="")  # until the files are written
     return Manifest(
         format_version=FORMAT_VERSION,
         source=source,
-        family=family.name,
-        architecture=family.architecture,
-        precision=precision,
-        recipe="; ".join([PRECISIONS[precision], *(STEPS[step] for step in steps)]),
-        max_length=family.max_length,
-        max_length_limit=family.max_length_limit,
-        prompt=family.prompt,
-        truncation=family.truncation,
-        scoring=family.scoring,
-        model=f"model.{precision}.onnx",
+        family=spec.family,
+        architecture=spec.architecture,
+        max_length=spec.max_length,
+        max_length_limit=spec.max_length_limit,
+        prompt=spec.prompt,
+        truncation=spec.truncation,
+        scoring=spec.scoring,
         tokenizer="tokenizer.json",
-        files={},
-        fidelity=None,
-        kept=None,
+        variants=(variant,),
+        files=dict.fromkeys(("tokenizer.json", graph, weights), unknown),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from edgerank.bundle import Fidelity, Kept
+from edgerank.manifest import Fidelity, Kept
 from edgerank.packing import Batch
 from quantize.architectures.layered_model import Layer, LayeredModel
 from quantize.checkpoint.files import Checkpoint
@@ -102,7 +102,7 @@ def write_model(
     bar: tqdm,
 ) -> Report | None:
     """Write a model's graph layer by layer; measure it unless it is in float32."""
-    precision, scratch = draft.bundle.manifest.precision, draft.scratch
+    precision, scratch = draft.variant.precision, draft.scratch
     is_rounded = precision != "fp32"
     engine = Layerwise(original, scratch, bar)
     texts = thinned(draft, engine, calibration)
@@ -114,12 +114,12 @@ def write_model(
     bar.total = bar.n + passes * model.num_layers
     writer = _Writer(model, precision, steps, Layerwise(model, scratch, bar), batches, bar)
     if not is_rounded:
-        writer.write(draft.bundle.model_path, ())
+        writer.write(draft.graph_path, ())
         return None
     reference = run_reference(draft, original, texts, scratch, bar)
 
     def attempt(keep: Sequence[str]) -> Attempt:
-        g, streams = writer.write(draft.bundle.model_path, keep)
+        g, streams = writer.write(draft.graph_path, keep)
         g.save(extra_outputs=streams)
         fidelity, scores = compare(draft, streams, model, reference)
         g.save()
@@ -149,15 +149,16 @@ def write_exported(
             f"{checkpoint.directory}: keep_fp32 'auto' or a number: not for an architecture that is"
             " exported by optimum; name the matrices to keep"
         )
-    precision, scratch = draft.bundle.manifest.precision, draft.scratch
-    exported = fold(export(checkpoint, imported.exported_class, scratch), scratch)
-    path, padding = draft.bundle.model_path, imported.pad_token_id
+    precision, scratch = draft.variant.precision, draft.scratch
+    exported = fold(export(checkpoint, imported.model_class, scratch), scratch)
+    path, padding = draft.graph_path, imported.pad_token_id
     if precision == "fp32":
         write_rewritten(exported, path, Float32(), padding)
         return None
     original = replace(draft.bundle, directory=scratch)
-    write_rewritten(exported, original.model_path, Float32(), padding)
-    engine = open_engine(original)
+    original_path = original.graph_path(draft.variant)
+    write_rewritten(exported, original_path, Float32(), padding)
+    engine = open_engine(draft, original_path)
     texts = thinned(draft, engine, calibration)
     scores = draft.score(engine, texts.held_out)
     reference = Reference(texts.name, texts.held_out, scores, batches=(), streams=())
@@ -165,7 +166,7 @@ def write_exported(
 
     def attempt(keep: Sequence[str]) -> Attempt:
         g = write_rewritten(exported, path, ROUNDED[precision](keep=keep), padding)
-        scores = draft.score(open_engine(draft.bundle), reference.pairs)
+        scores = draft.score(open_engine(draft, path), reference.pairs)
         return Attempt(measure(reference, scores, layers=()), scores, g)
 
     return _report_on(draft, reference, attempt, keep_fp32)
@@ -202,12 +203,12 @@ def _report_on(
             made = attempt(keep)
         added = _size(draft) - size
         kept = Kept(tuple(keep), added, without.mean_error, without.kendall_tau)
-    about = draft.bundle.manifest
+    about, variant = draft.bundle.manifest, draft.variant
     return Report(
         source=about.source,
         family=about.family,
-        precision=about.precision,
-        recipe=about.recipe,
+        precision=variant.precision,
+        recipe=variant.recipe,
         fidelity=made.fidelity,
         kept=kept,
         sensitivities=sensitivities or (),
@@ -232,6 +233,5 @@ def _check_names(patterns: Sequence[str], matrices: Set[str]) -> None:
 def _size(draft: Draft) -> int:
     """Bytes of the graph and its weights."""
     return sum(
-        path.stat().st_size
-        for path in draft.bundle.directory.glob(f"{draft.bundle.model_path.name}*")
+        path.stat().st_size for path in draft.bundle.directory.glob(f"{draft.graph_path.name}*")
     )

@@ -24,7 +24,7 @@ BAD_INPUT = 2
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(edgerank.__version__)
 def cli() -> None:
-    """Rerank documents on plain CPUs with int8 models, offline."""
+    """Rank documents by relevance to a query, on plain CPUs and without a network."""
 
 
 for command in (quantize, families, rerank, eval_command, inspect, verify, serve, client):

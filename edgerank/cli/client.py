@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from edgerank.cli.extras import needs_extra
-from edgerank.cli.ranking import ranking_options, read_lines, show
+from edgerank.cli.ranking import ranking_options, read_documents, show
+from edgerank.documents import LongDocuments
 from edgerank.errors import InputError
-from edgerank.prompt import LongDocuments
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 TOKEN_VARIABLE = "EDGERANK_TOKEN"
@@ -19,7 +18,7 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
 
 @click.command()
 @click.argument("query")
-@click.argument("documents", type=click.File("rb"), default="-")
+@click.argument("documents", default="-")
 @click.option(
     "--server",
     default="127.0.0.1:50051",
@@ -27,22 +26,32 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
     envvar="EDGERANK_SERVER",
     show_envvar=True,
     metavar="ADDRESS",
-    help="HOST:PORT or unix:PATH.",
+    help="The server's address: HOST:PORT or unix:PATH.",
 )
-@click.option("-m", "--model", help="Its name on the server; the server's first by default.")
-@ranking_options
-@click.option("--tls", is_flag=True, help="Trust the system's authorities.")
-@click.option("--tls-ca", type=FILE, help="Trust this authority instead, PEM.")
-@click.option("--tls-cert", type=FILE, help="The client's certificate, PEM.")
-@click.option("--tls-key", type=FILE, help="Its key, PEM.")
 @click.option(
-    "--token-file", type=FILE, help=f"A file with the bearer token; else {TOKEN_VARIABLE}."
+    "-m", "--model", help="The model's name on the server. The default is the server's first."
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, help="Seconds.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@ranking_options
+@click.option("--tls", is_flag=True, help="Use TLS and trust the system's authorities.")
+@click.option("--tls-ca", type=FILE, help="Use TLS and trust this authority, a PEM file.")
+@click.option("--tls-cert", type=FILE, help="The client's certificate, a PEM file.")
+@click.option("--tls-key", type=FILE, help="The key of the client's certificate, a PEM file.")
+@click.option(
+    "--token-file",
+    type=FILE,
+    help=f"Read the bearer token from this file. The default is the variable {TOKEN_VARIABLE}.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Give up after so many seconds.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")
 def client(
     query: str,
-    documents: BinaryIO,
+    documents: str,
     server: str,
     model: str | None,
     top_k: int | None,
@@ -57,13 +66,14 @@ def client(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Rank DOCUMENTS for QUERY on a server.
+    """Rank documents by relevance to a query, on a server.
 
-    DOCUMENTS is a file, or stdin: one document a line, or JSONL with "id" and "text".
+    DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
+    with "text" and, where wanted, "title", "id" and other fields.
     """
     with needs_extra("asking a server", "client"):
         from edgerank.client import Client, TlsFiles
-    lines = list(read_lines(documents))
+    lines = list(read_documents(documents))
     files = TlsFiles(tls_ca, tls_cert, tls_key) if tls or tls_ca or tls_cert or tls_key else None
     with Client(server, tls=files, token=_token(token_file), timeout_s=timeout) as connection:
         hits = connection.rank(
@@ -85,4 +95,4 @@ def _token(file: Path | None) -> str | None:
     try:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"token: {file}: {error}") from error
+        raise InputError(str(file), str(error)) from error

@@ -11,9 +11,12 @@ from edgerank.errors import InputError
 @click.command()
 @click.argument("name", required=False)
 def families(name: str | None) -> None:
-    """List the families that `quantize` knows, or print the template of the family NAME."""
+    """List the families of models that `quantize` knows.
+
+    With NAME, print the template of that family as JSON, to begin one of your own with.
+    """
     with needs_extra("listing families", "quantize"):
-        from quantize.families.recognition import FAMILIES, describe
+        from quantize.families.families import FAMILIES, describe
         from quantize.families.templates import write_template
     if name is None:
         for family in FAMILIES:
@@ -23,5 +26,5 @@ def families(name: str | None) -> None:
     template = next((family.template for family in FAMILIES if family.name == name), None)
     if template is None:
         names = ", ".join(family.name for family in FAMILIES if family.template)
-        raise InputError(f"family {name!r} has no template; those with one: {names}")
+        raise InputError("name", f"family {name!r} has no template; those with one: {names}")
     click.echo(write_template(template))

@@ -6,14 +6,8 @@ from pathlib import Path
 
 import click
 
-from edgerank.bundle import (
-    DEFAULT_BUNDLE,
-    MANIFEST_NAME,
-    Manifest,
-    read_bundle,
-    sha256_of,
-    verify_bundle,
-)
+from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
+from edgerank.manifest import MANIFEST_NAME, Variant
 
 BUNDLE = click.argument(
     "directory", metavar="[BUNDLE]", default=DEFAULT_BUNDLE, type=click.Path(path_type=Path)
@@ -22,11 +16,11 @@ BUNDLE = click.argument(
 
 @click.command()
 @BUNDLE
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest itself.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, which is JSON.")
 def inspect(directory: Path, as_json: bool) -> None:
-    """Say what BUNDLE is: its model, its recipe, its limits and its files.
+    """Describe a bundle: its model, its recipe, its limits, its fidelity and its files.
 
-    Without one, the bundle in the package.
+    The default is the bundle in the package.
     """
     bundle = read_bundle(directory)
     manifest = bundle.manifest
@@ -38,23 +32,35 @@ def inspect(directory: Path, as_json: bool) -> None:
         "revision": manifest.source.revision or "unknown",
         "licence": manifest.source.license or "unknown",
         "family": f"{manifest.family} ({manifest.architecture})",
-        "precision": f"{manifest.precision}: {manifest.recipe}",
         "score": f"{manifest.scoring.rule}, {manifest.scoring.activation}",
         "length": f"{manifest.max_length} tokens by default, at most {manifest.max_length_limit}",
-        "digest": sha256_of(directory / MANIFEST_NAME),
+        "digest": bundle.digest,
         "size": f"{bundle.size / 1e6:,.1f} MB",
     }
     for name, value in facts.items():
         click.echo(f"{name:<10} {value}")
-    for line in fidelity_lines(manifest):
-        click.echo(line)
+    for variant in manifest.variants:
+        for line in variant_lines(variant):
+            click.echo(line)
     for name, file in manifest.files.items():
         click.echo(f"{'file':<10} {name}, {file.size:,} bytes, sha256 {file.sha256}")
 
 
-def fidelity_lines(manifest: Manifest) -> list[str]:
-    """Say how a bundle's scores compare with the original's; nothing for float32."""
-    fidelity, kept = manifest.fidelity, manifest.kept
+def variant_lines(variant: Variant) -> list[str]:
+    """Describe a variant: its recipe, what it needs, and what its scores cost."""
+    needs = [*variant.needs.instruction_sets, *variant.needs.libraries]
+    needs += ["a GPU"] if variant.needs.gpu else []
+    facts = {
+        "variant": f"{variant.name} for {variant.provider}: {variant.recipe}",
+        "needs": ", ".join(needs),
+    }
+    lines = [f"{name:<10} {value}" for name, value in facts.items() if value]
+    return lines + fidelity_lines(variant)
+
+
+def fidelity_lines(variant: Variant) -> list[str]:
+    """Say how a variant's scores compare with the original's; nothing for float32."""
+    fidelity, kept = variant.fidelity, variant.kept
     if fidelity is None:
         return []
     facts = [
@@ -99,6 +105,9 @@ def fidelity_lines(manifest: Manifest) -> list[str]:
 @click.command()
 @BUNDLE
 def verify(directory: Path) -> None:
-    """Compare every file of BUNDLE with its sha256; without one, of the bundle in the package."""
+    """Compare every file of a bundle with its sha256.
+
+    The default is the bundle in the package.
+    """
     for name in verify_bundle(read_bundle(directory)):
         click.echo(f"intact  {name}")

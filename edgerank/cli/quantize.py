@@ -9,55 +9,67 @@ from typing import Literal
 import click
 
 from edgerank.cli.extras import needs_extra
-from edgerank.cli.inspect import fidelity_lines
+from edgerank.cli.inspect import variant_lines
+from edgerank.manifest import PrecisionName
 
 
 @click.command()
 @click.argument("checkpoint")
 @click.option(
-    "-o", "--output", "bundle", required=True, type=click.Path(path_type=Path), help="The bundle."
+    "-o",
+    "--output",
+    "bundle",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The directory of the bundle. A bundle that is there is replaced.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["int8", "int4", "fp32"]),
     default="int8",
     show_default=True,
-    help="How numbers are held; int4 is for boxes short of memory.",
+    help="How weights are stored. int4 is for machines short of memory.",
 )
 @click.option(
     "--calibrate",
     metavar="FILE.jsonl",
     type=click.Path(path_type=Path),
-    help='Your own text, {"query": ..., "document": ...} a line, to calibrate with and measure on.',
+    help='Calibrate with, and measure on, this text: {"query": ..., "document": ...} a line. The'
+    " default is a built-in text.",
 )
 @click.option(
     "--keep-fp32",
     metavar="auto|N|NAMES",
-    help="Matrices to leave in float32: those that stand out, the N worst, or names with"
-    " wildcards, separated by commas.",
+    help="Leave some matrices in float32: those that stand out, the N that lose most, or those with"
+    " these names, which may have wildcards and are separated by commas.",
 )
 @click.option(
     "--family",
     metavar="NAME",
-    help="The checkpoint's family, where its files do not tell; see `edgerank families`.",
+    help="Say which family the checkpoint is of, where its files do not tell. `edgerank families`"
+    " lists them.",
 )
 @click.option(
     "--template",
     metavar="FILE.json",
     type=click.Path(path_type=Path),
-    help="How to ask a decoder; begin with what `edgerank families NAME` prints.",
+    help="Ask a decoder with this template. Begin with what `edgerank families NAME` prints.",
 )
-@click.option("--min-tau", type=click.FloatRange(-1, 1), help="Refuse a lower Kendall tau.")
+@click.option(
+    "--min-tau",
+    type=click.FloatRange(-1, 1),
+    help="Refuse a bundle whose Kendall tau against the original is lower.",
+)
 @click.option(
     "--report",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Write report.json and report.html there.",
+    help="Write report.json and report.html to this directory.",
 )
 def quantize(
     checkpoint: str,
     bundle: Path,
-    precision: str,
+    precision: PrecisionName,
     calibrate: Path | None,
     keep_fp32: str | None,
     family: str | None,
@@ -65,9 +77,10 @@ def quantize(
     min_tau: float | None,
     report: Path | None,
 ) -> None:
-    """Turn CHECKPOINT, a directory or a Hugging Face hub id, into a bundle.
+    """Turn a checkpoint into a bundle.
 
-    The bundle is measured against the original in float32 and carries the figures.
+    CHECKPOINT is a directory, or the id of a repository on the Hugging Face hub. The scores of the
+    bundle are compared with those of the original in float32, and the bundle holds the figures.
     """
     with needs_extra("quantizing", "quantize"):
         from quantize import quantize as run
@@ -84,8 +97,9 @@ def quantize(
         show_progress=sys.stderr.isatty(),
     )
     click.echo(f"{bundle}: {made.manifest.family}, {precision}, {made.size / 1e6:,.1f} MB")
-    for line in fidelity_lines(made.manifest):
-        click.echo(line)
+    for variant in made.manifest.variants:
+        for line in variant_lines(variant):
+            click.echo(line)
 
 
 def _kept(option: str | None) -> Literal["auto"] | int | list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import click
 import msgspec
 
+from edgerank.documents import LongDocuments, document_text
 from edgerank.errors import InputError
-from edgerank.prompt import LongDocuments
+from edgerank.files import decode_line, numbered_lines, read_lines
 
 Command = Callable[..., Any]
 
@@ -23,28 +26,24 @@ class Line:
     text: str
 
 
-class _Record(msgspec.Struct):
-    """A line of JSONL: ``id`` (or BEIR's ``_id``) and ``text``, with an optional ``title``."""
-
-    text: str
-    id: str | int | None = None
-    _id: str | int | None = None
-    title: str = ""
-
-
 def ranking_options(command: Command) -> Command:
     """Give a command the options of what is asked: they are named as in ``Reranker.rank``."""
     options = (
         click.option(
-            "-k", "--top-k", type=click.IntRange(1), help="How many to show; all by default."
+            "-k",
+            "--top-k",
+            type=click.IntRange(1),
+            help="Print only the best K documents. The default is all.",
         ),
-        click.option("--instruction", help="What relevance means, for models that take one."),
-        click.option("--normalize", is_flag=True, help="Scores in [0, 1]."),
+        click.option(
+            "--instruction", help="Tell the model what relevance means. Only some models take one."
+        ),
+        click.option("--normalize", is_flag=True, help="Give every score as one from 0 to 1."),
         click.option(
             "--long-documents",
             type=click.Choice(get_args(LongDocuments)),
-            help="What to do with a document over the maximum length; the model's own way by"
-            " default.",
+            help="What to do with a document over the maximum length: cut its end off, score its"
+            " parts and take the best, or stop with an error. The default is the model's own.",
         ),
     )
     for option in reversed(options):  # as decorators apply: the last one first
@@ -52,28 +51,33 @@ def ranking_options(command: Command) -> Command:
     return command
 
 
-def read_lines(file: BinaryIO) -> Iterator[Line]:
+def read_documents(path: str) -> Iterator[Line]:
     """Read documents, skipping blank lines; a first line that is a JSON object means JSONL.
 
-    A line without an id of its own is called by its number.
+    A JSON object is a document as ``Reranker.rank`` takes it, beside its ``id`` (or BEIR's
+    ``_id``) and BEIR's ``metadata``. A line without an id of its own is called by its number.
 
-    :raises InputError: a line is not UTF-8, or not the JSON that the first line promised
+    :param path: of a file, or "-" for stdin
+    :raises InputError: the file cannot be read, or a line is not UTF-8, or not the JSON that the
+        first line promised
     """
+    if path != "-":
+        name, lines = path, read_lines(Path(path))
+    elif sys.stdin is None:
+        raise InputError("stdin", "it is closed; name a file, or pipe the documents in")
+    else:
+        name, lines = "stdin", numbered_lines(sys.stdin.buffer)
     is_jsonl: bool | None = None
-    for number, raw in enumerate(file, 1):
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-        if not raw.strip():
-            continue
+    for number, line in lines:
         if is_jsonl is None:
-            is_jsonl = raw.lstrip().startswith(b"{")
+            is_jsonl = line.lstrip().startswith(b"{")
+        if is_jsonl:
+            yield _parse(name, number, line)
+            continue
         try:
-            if is_jsonl:
-                yield _parse(raw, number)
-            else:
-                yield Line(str(number), raw.decode().strip())
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{file.name}: line {number}: {error}") from error
+            yield Line(str(number), line.decode().strip())
+        except UnicodeDecodeError as error:
+            raise InputError(name, f"line {number}: {error}") from error
 
 
 def show(ranked: list[tuple[float, Line]], as_json: bool) -> None:
@@ -85,11 +89,20 @@ def show(ranked: list[tuple[float, Line]], as_json: bool) -> None:
         _print_table(ranked)
 
 
-def _parse(raw: bytes, number: int) -> Line:
-    record = msgspec.json.decode(raw, type=_Record)
-    known = next((i for i in (record.id, record._id) if i is not None), number)
-    text = f"{record.title}\n{record.text}" if record.title else record.text
-    return Line(str(known), text)
+def _parse(name: str, number: int, line: bytes) -> Line:
+    record = decode_line(name, number, line, dict[str, Any])
+    record.pop("metadata", None)
+    ids = [record.pop(key, None) for key in ("id", "_id")]
+    known = next((each for each in ids if each is not None), number)
+    if not isinstance(known, str | int):
+        raise InputError(name, f"line {number}: the id must be a string or a number")
+    if not record:
+        raise InputError(name, f'line {number}: the document has no "text"')
+    try:
+        return Line(str(known), document_text(record, "document"))
+    except InputError as error:
+        field = error.field.removeprefix("document.")
+        raise InputError(name, f"line {number}: {field}: {error.reason}") from error
 
 
 def _print_table(ranked: list[tuple[float, Line]]) -> None:
@@ -98,8 +111,9 @@ def _print_table(ranked: list[tuple[float, Line]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, expand=True)
-    for name in ("rank", "score", "id"):
+    for name in ("rank", "score"):
         table.add_column(name, no_wrap=True)
+    table.add_column("id", overflow="fold")  # whole, however narrow the terminal
     table.add_column("document", no_wrap=True, overflow="ellipsis", ratio=1)
     for rank, (score, line) in enumerate(ranked, 1):
         table.add_row(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from edgerank.bundle import DEFAULT_BUNDLE
-from edgerank.cli.ranking import ranking_options, read_lines, show
-from edgerank.prompt import LongDocuments
+from edgerank.cli.ranking import ranking_options, read_documents, show
+from edgerank.documents import LongDocuments
 from edgerank.reranker import Reranker
 
 
 @click.command()
 @click.argument("query")
-@click.argument("documents", type=click.File("rb"), default="-")
+@click.argument("documents", default="-")
 @click.option(
     "-m",
     "--model",
@@ -24,15 +23,23 @@ from edgerank.reranker import Reranker
     envvar="EDGERANK_MODEL",
     show_envvar=True,
     type=click.Path(path_type=Path),
-    help="The bundle; the one in the package by default.",
+    help="The bundle to rank with. The default is the one in the package.",
 )
 @ranking_options
-@click.option("--max-length", type=int, help="Tokens of query and document together.")
-@click.option("--threads", type=int, help="Physical cores of this process by default.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.option(
+    "--max-length",
+    type=int,
+    help="Most tokens of query and document together. The default is the bundle's.",
+)
+@click.option(
+    "--threads",
+    type=int,
+    help="Threads to compute with. The default is the physical cores given to this process.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")
 def rerank(
     query: str,
-    documents: BinaryIO,
+    documents: str,
     model: Path,
     top_k: int | None,
     instruction: str | None,
@@ -42,12 +49,13 @@ def rerank(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Rank DOCUMENTS for QUERY.
+    """Rank documents by relevance to a query.
 
-    DOCUMENTS is a file, or stdin: one document a line, or JSONL with "id" and "text".
+    DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
+    with "text" and, where wanted, "title", "id" and other fields.
     """
-    lines = list(read_lines(documents))
-    reranker = Reranker.open(model, max_length=max_length, threads=threads)
+    lines = list(read_documents(documents))
+    reranker = Reranker(model, max_length=max_length, threads=threads)
     hits = reranker.rank(
         query,
         [line.text for line in lines],

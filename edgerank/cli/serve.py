@@ -117,9 +117,9 @@ def serve(
         with needs_extra("tracing", "tracing"):
             import edgerank.serving.grpc.tracing  # noqa: F401
     if (tls_cert is None) != (tls_key is None):
-        raise InputError("tls: --tls-cert and --tls-key go together")
+        raise InputError("tls", "--tls-cert and --tls-key go together")
     if tls_client_ca is not None and tls_cert is None:
-        raise InputError("tls: --tls-client-ca needs --tls-cert and --tls-key")
+        raise InputError("tls", "--tls-client-ca needs --tls-cert and --tls-key")
     run(
         ServerSettings(
             models=_named(models),
@@ -151,7 +151,7 @@ def _named(models: tuple[str, ...]) -> dict[str, Path]:
         bundle = Path(path if separator else model)
         name = name if separator else bundle.resolve().name
         if not name or name in named:
-            raise InputError(f"model: the name {name!r} is empty or given twice; use NAME=BUNDLE")
+            raise InputError("model", f"the name {name!r} is empty or given twice; use NAME=BUNDLE")
         named[name] = bundle
     return named
 
@@ -159,5 +159,5 @@ def _named(models: tuple[str, ...]) -> dict[str, Path]:
 def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"metrics: {address!r} is not HOST:PORT")
+        raise InputError("metrics", f"{address!r} is not HOST:PORT")
     return host, int(port)

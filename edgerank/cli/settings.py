@@ -30,7 +30,7 @@ def read_settings(context: click.Context, option: click.Parameter, path: Path | 
     settings: dict[str, Value] = {}
     for key, value in _read(path).items():
         if key not in options:
-            raise InputError(f"{path}: {key} is no setting; there are: {', '.join(options)}")
+            raise InputError(str(path), f"{key} is no setting; there are: {', '.join(options)}")
         name = options[key].name
         assert name is not None
         settings[name] = _checked(context, options[key], value, f"{path}: {key}")
@@ -42,20 +42,20 @@ def _read(path: Path) -> dict[str, object]:
         with needs_extra("a settings file", "server"):
             return msgspec.toml.decode(path.read_bytes(), type=dict[str, object])
     except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{path}: it cannot be read as TOML: {error}") from error
+        raise InputError(str(path), f"it cannot be read as TOML: {error}") from error
 
 
 def _checked(context: click.Context, option: click.Parameter, value: object, place: str) -> Value:
     """Return a value as it would be written on the command line."""
     values = value if isinstance(value, list) else [value]
     if any(isinstance(item, dict | list) for item in values):
-        raise InputError(f"{place} must be a plain value or a list of them")
+        raise InputError(place, "it must be a plain value or a list of them")
     if isinstance(value, list) and not option.multiple:
-        raise InputError(f"{place} takes one value")
+        raise InputError(place, "it takes one value")
     texts = [str(item) for item in values]
     written: Value = texts if option.multiple else texts[0]
     try:
         option.type_cast_value(context, written)
     except click.BadParameter as error:
-        raise InputError(f"{place}: {error.message}") from error
+        raise InputError(place, error.message) from error
     return written

@@ -28,10 +28,8 @@ from edgerank.client.messages import (
     served_model,
     stream_requests,
 )
-from edgerank.preparation import listed
-from edgerank.prompt import Document, LongDocuments
-from edgerank.reranker import Hit
-from edgerank.scoring import Scores
+from edgerank.documents import Document, LongDocuments, as_documents
+from edgerank.ranking import Hit, Scores
 
 
 class AsyncClient:
@@ -75,7 +73,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> list[Hit]:
         """Rank documents; parameters and errors are those of ``Client.rank``."""
-        documents = list(listed(documents))
+        documents = list(as_documents(documents))
         options = options_of(model, instruction, normalize, long_documents)
         request = rerank_request(query, documents, top_k, options)
         response = await self._call(self._stub.Rerank, request, timeout_s)

@@ -27,10 +27,8 @@ from edgerank.client.messages import (
     served_model,
     stream_requests,
 )
-from edgerank.preparation import listed
-from edgerank.prompt import Document, LongDocuments
-from edgerank.reranker import Hit
-from edgerank.scoring import Scores
+from edgerank.documents import Document, LongDocuments, as_documents
+from edgerank.ranking import Hit, Scores
 
 
 class Client:
@@ -88,7 +86,7 @@ class Client:
         :raises InputError: a text or an option is unusable, here or for the server
         :raises ServerError: the server did not answer
         """
-        documents = list(listed(documents))
+        documents = list(as_documents(documents))
         options = options_of(model, instruction, normalize, long_documents)
         request = rerank_request(query, documents, top_k, options)
         response = self._call(self._stub.Rerank, request, timeout_s)

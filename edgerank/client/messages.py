@@ -15,11 +15,15 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 
 from edgerank._proto import rerank_pb2 as pb
+from edgerank.documents import (
+    Document,
+    LongDocuments,
+    check_long_documents,
+    make_pairs,
+    validate_pairs,
+)
 from edgerank.errors import EdgerankError, InputError, ServerError
-from edgerank.preparation import checked_pairs, pairs_of
-from edgerank.prompt import Document, LongDocuments, check_long_documents
-from edgerank.reranker import Hit
-from edgerank.scoring import Scores
+from edgerank.ranking import Hit, Scores
 
 MAX_ATTEMPTS = 4
 CHUNK = 64  # documents of a message of a stream
@@ -80,7 +84,7 @@ def credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
             for path in (tls.ca, tls.key, tls.cert)
         )
     except OSError as error:
-        raise InputError(f"tls: {error}") from error
+        raise InputError("tls", str(error)) from error
     return grpc.ssl_channel_credentials(ca, key, cert)
 
 
@@ -116,8 +120,8 @@ def rerank_request(
     :raises InputError: a text or an option is unusable
     """
     if top_k is not None and top_k < 1:
-        raise InputError(f"top_k: {top_k} is out of range; it must be at least 1")
-    texts = [pair.text for pair in pairs_of(query, documents)]
+        raise InputError("top_k", f"{top_k} is out of range; it must be at least 1")
+    texts = [pair.text for pair in make_pairs(query, documents)]
     return pb.RerankRequest(query=query, documents=texts, top_k=top_k or 0, options=options)
 
 
@@ -128,7 +132,7 @@ def pairs_request(
 
     :raises InputError: a pair is unusable
     """
-    messages = [pb.Pair(query=pair.query, document=pair.text) for pair in checked_pairs(pairs)]
+    messages = [pb.Pair(query=pair.query, document=pair.text) for pair in validate_pairs(pairs)]
     return pb.ScorePairsRequest(pairs=messages, options=options)
 
 
@@ -175,7 +179,7 @@ def error_of(error: Any) -> EdgerankError:
     """Turn a failed call into an error of ours."""
     code, message = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InputError(message)
+        return InputError(*message.split(": ", 1))
     return ServerError(code.name, message, _retry_after_s(error.trailing_metadata() or ()))
 
 

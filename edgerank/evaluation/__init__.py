@@ -1,10 +1,10 @@
 """Ranking quality on a judged collection: candidates, their re-scoring, the usual measures.
 
-    collection = read_collection("collections/scifact")
-    candidates = bm25(collection, 100)
-    rescored = rescore_with_bundle(collection, candidates, "models/mxbai-large")
-    print(evaluate(collection.qrels, rescored.run).means)
+    found = evaluate_bundles("collections/scifact", ["models/mxbai-large"])
+    for run in found.runs:
+        print(run.name, run.means)
 
+``evaluate_bundles`` is what ``edgerank eval`` runs; its parts are here for protocols of your own.
 Anything that scores (query, document) pairs can stand in for a bundle: see ``rescore``. Needs the
 ``eval`` extra; nothing else in edgerank imports this package but its command.
 """
@@ -19,6 +19,7 @@ from edgerank.evaluation.measures import (
     randomisation_test,
     recall_at,
 )
+from edgerank.evaluation.protocol import EvaluatedRun, Evaluation, evaluate_bundles
 from edgerank.evaluation.rescoring import Rescored, ScorePairs, rescore, rescore_with_bundle
 from edgerank.evaluation.trec import Run, read_run, write_run
 
@@ -26,6 +27,8 @@ __all__ = [
     "MEASURES",
     "NDCG",
     "Collection",
+    "EvaluatedRun",
+    "Evaluation",
     "Measured",
     "Qrels",
     "Rescored",
@@ -33,6 +36,7 @@ __all__ = [
     "ScorePairs",
     "bm25",
     "evaluate",
+    "evaluate_bundles",
     "randomisation_test",
     "read_candidates",
     "read_collection",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from edgerank.documents import document_text
 from edgerank.errors import InputError
+from edgerank.files import read_jsonl, read_lines
 
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 MAX_RELEVANCE = 1_000_000  # trec_eval keeps a counter for each level, and wraps at 32 bits
@@ -48,7 +48,10 @@ def read_collection(directory: str | os.PathLike[str], split: str = "test") -> C
     queries = _read_texts(directory / "queries.jsonl")
     missing = next((query for query in qrels if query not in queries), None)
     if missing is not None:
-        raise InputError(f"{qrels_path}: the query {missing!r} is not in queries.jsonl")
+        raise InputError(str(qrels_path), f"the query {missing!r} is not in queries.jsonl")
+    blank = next((query for query in qrels if not queries[query].strip()), None)
+    if blank is not None:
+        raise InputError(str(directory / "queries.jsonl"), f"the query {blank!r} is blank")
     return Collection(
         name=directory.resolve().name,
         documents=_read_texts(directory / "corpus.jsonl"),
@@ -60,29 +63,25 @@ def read_collection(directory: str | os.PathLike[str], split: str = "test") -> C
 def _read_texts(path: Path) -> dict[str, str]:
     """Read the texts of a JSONL file by id, each behind its title."""
     texts: dict[str, str] = {}
-    for number, line in numbered_lines(path):
-        try:
-            record = msgspec.json.decode(line, type=_Record)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{path}: line {number}: {error}") from error
+    for number, record in read_jsonl(path, _Record):
         key = str(record.id)
         if key.split() != [key]:
             raise InputError(
-                f"{path}: line {number}: the id {key!r} is empty or holds a space, which run files"
-                " cannot"
+                str(path),
+                f"line {number}: the id {key!r} is empty or holds a space, which run files cannot",
             )
         if key in texts:
-            raise InputError(f"{path}: line {number}: the id {key!r} was there before")
-        texts[key] = f"{record.title}\n{record.text}" if record.title else record.text
+            raise InputError(str(path), f"line {number}: the id {key!r} was there before")
+        texts[key] = document_text({"title": record.title or "", "text": record.text})
     if not texts:
-        raise InputError(f"{path}: empty")
+        raise InputError(str(path), "empty")
     return texts
 
 
 def _read_qrels(path: Path) -> Qrels:
     """Read tab-separated judgements under BEIR's header."""
     qrels: Qrels = {}
-    for number, line in numbered_lines(path):
+    for number, line in read_lines(path):
         try:
             fields = [field.strip() for field in line.decode().split("\t")]
             if number == 1 and fields != QRELS_HEADER:
@@ -94,35 +93,22 @@ def _read_qrels(path: Path) -> Qrels:
         except ValueError as error:
             wanted = "the header query-id, corpus-id, score" if number == 1 else "an integer score"
             raise InputError(
-                f"{path}: line {number}: expected three fields with tabs between them, and {wanted}"
+                str(path),
+                f"line {number}: expected three fields with tabs between them, and {wanted}",
             ) from error
         if abs(grade) > MAX_RELEVANCE:
             raise InputError(
-                f"{path}: line {number}: the score {grade} is out of range; it must be from"
-                f" {-MAX_RELEVANCE} to {MAX_RELEVANCE}"
+                str(path),
+                f"line {number}: the score {grade} is out of range; it must be from"
+                f" {-MAX_RELEVANCE} to {MAX_RELEVANCE}",
             )
         before = qrels.setdefault(query, {}).setdefault(document, grade)
         if before != grade:
             raise InputError(
-                f"{path}: line {number}: {document!r} has the score {grade} for {query!r}, but had"
-                f" {before} before"
+                str(path),
+                f"line {number}: {document!r} has the score {grade} for {query!r}, but had"
+                f" {before} before",
             )
     if not qrels:
-        raise InputError(f"{path}: no judgements")
+        raise InputError(str(path), "no judgements")
     return qrels
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their numbers, but for blank ones.
-
-    :raises InputError: the file cannot be read
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error

@@ -9,7 +9,7 @@ import bm25s
 from edgerank.errors import InputError
 from edgerank.evaluation.collection import Collection
 from edgerank.evaluation.trec import Run, by_score, read_run
-from edgerank.scoring import top
+from edgerank.ranking import top
 
 
 def bm25(collection: Collection, num_candidates: int, *, show_progress: bool = False) -> Run:
@@ -48,9 +48,10 @@ def read_candidates(path: Path, collection: Collection, num_candidates: int) -> 
         for document in scores:
             if document not in collection.documents:
                 raise InputError(
-                    f"{path}: query {query!r}: the document {document!r} is not in the corpus of"
-                    f" {collection.name}"
+                    str(path),
+                    f"query {query!r}: the document {document!r} is not in the corpus of"
+                    f" {collection.name}",
                 )
     if not any(candidates.values()):
-        raise InputError(f"{path}: none of the judged queries of {collection.name} is there")
+        raise InputError(str(path), f"none of the judged queries of {collection.name} is there")
     return candidates

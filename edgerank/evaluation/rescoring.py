@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 from tqdm import tqdm
 
-from edgerank.bundle import MANIFEST_NAME, sha256_of
 from edgerank.errors import EdgerankError
 from edgerank.evaluation.collection import Collection
 from edgerank.evaluation.trec import Run, growing_run, partial_path, read_tagged
@@ -107,18 +106,16 @@ def rescore_with_bundle(
 ) -> Rescored:
     """Score every candidate of every query with a bundle, as ``rescore`` does.
 
-    Parameters and errors are those of ``Reranker.open`` and ``rescore``.
+    Parameters and errors are those of ``Reranker`` and ``rescore``.
     """
-    reranker = Reranker.open(bundle, threads=threads, max_length=max_length)
-    manifest = reranker.bundle.manifest
-    length = manifest.max_length if max_length is None else max_length
+    reranker = Reranker(bundle, threads=threads, max_length=max_length)
     return rescore(
         collection,
         candidates,
         reranker.score_pairs,
         path=path,
-        digest=f"{sha256_of(reranker.bundle.directory / MANIFEST_NAME)} {length}",
-        queries_at_once=QUERIES_AT_ONCE if manifest.scoring.rule == "similarity" else 1,
+        digest=f"{reranker.bundle.digest} {reranker.variant.name} {reranker.max_length}",
+        queries_at_once=QUERIES_AT_ONCE if reranker.encodes_apart else 1,
         name=name,
         show_progress=show_progress,
     )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgerank.errors import InputError
-from edgerank.evaluation.collection import numbered_lines
+from edgerank.files import read_lines, write_atomically
 
 Run = dict[str, dict[str, float]]  # scores by query id, then document id
 
@@ -23,19 +23,21 @@ def read_run(path: Path) -> Run:
     :raises InputError: the file is missing or malformed, or names a document twice for a query
     """
     run: Run = {}
-    for number, line in numbered_lines(path):
+    for number, line in read_lines(path):
         try:
             query, document, score, _ = _parse(line)
         except ValueError as error:
             raise InputError(
-                f"{path}: line {number}: expected six fields, query Q0 document rank score tag, and"
-                " a finite score"
+                str(path),
+                f"line {number}: expected six fields, query Q0 document rank score tag, and"
+                " a finite score",
             ) from error
         scores = run.setdefault(query, {})
         if document in scores:
             raise InputError(
-                f"{path}: line {number}: the document {document!r} was there before for the query"
-                f" {query!r}"
+                str(path),
+                f"line {number}: the document {document!r} was there before for the query"
+                f" {query!r}",
             )
         scores[document] = score
     return run
@@ -43,9 +45,7 @@ def read_run(path: Path) -> Run:
 
 def write_run(path: Path, run: Run, tag: str) -> None:
     """Write a run, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(_lines(run, tag), "utf-8")
-    unfinished.replace(path)
+    write_atomically(path, _lines(run, tag).encode())
 
 
 def read_tagged(path: Path, tag: str, candidates: Run) -> tuple[Run, int]:
@@ -57,7 +57,7 @@ def read_tagged(path: Path, tag: str, candidates: Run) -> tuple[Run, int]:
     """
     found: Run = {}
     named = set()
-    for _, line in numbered_lines(path) if path.exists() else ():
+    for _, line in read_lines(path) if path.exists() else ():
         try:
             query, document, score, its_tag = _parse(line)
         except ValueError:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from opentelemetry.trace import Span, get_tracer
 
+from edgerank.documents import LongDocuments, Pair
 from edgerank.errors import InputError
-from edgerank.preparation import Pair, Prepared
-from edgerank.prompt import LongDocuments
+from edgerank.rules import Prepared
 from edgerank.scoring import Scores
 from edgerank.serving.calls import CALL
 from edgerank.serving.errors import TooLate
@@ -96,7 +96,7 @@ class Inference:
                     pool, self._prepare, pairs, options, model, query_field
                 )
             tokenize_s = time.monotonic() - began
-            job = Job(call.client, model.reranker, prepared.groups, call.deadline)
+            job = Job(call.client, model.reranker, prepared.groups, prepared.output, call.deadline)
             future = self._scheduler.submit(job, reservation)
         with _span("inference", model) as span:
             computed = await asyncio.wrap_future(future)
@@ -112,7 +112,7 @@ class Inference:
         self._metrics.count_scored(model.name, len(pairs), job.num_tokens)
         self._metrics.observe_stages(tokenize_s, computed.queue_s, computed.inference_s)
         return Scored(
-            prepared.finish(computed.raw),
+            prepared.reduce(computed.results),
             model,
             job.num_tokens,
             tokenize_s,
@@ -132,29 +132,36 @@ class Inference:
             num_bytes += self._check_size(query, query_field)
         if options.instruction is not None:
             num_bytes += self._check_size(options.instruction, "options.instruction")
-        return num_bytes + sum(self._check_size(pair.text, pair.name) for pair in pairs)
+        return num_bytes + sum(
+            self._check_size(pair.text, pair.field, pair.index) for pair in pairs
+        )
 
-    def _check_size(self, text: str, field: str) -> int:
+    def _check_size(self, text: str, field: str, index: int | None = None) -> int:
         size = len(text.encode())
         if size > self.limits.max_document_bytes:
             raise InputError(
-                f"{field}: it has {size} bytes and the limit is {self.limits.max_document_bytes}"
+                field,
+                f"it has {size} bytes and the limit is {self.limits.max_document_bytes}",
+                index,
             )
         return size
 
     def _prepare(
         self, pairs: Sequence[Pair], options: Options, model: Model, query_field: str
-    ) -> Prepared:
+    ) -> Prepared[Scores]:
+        prepared = model.reranker.prepare(
+            pairs,
+            instruction=options.instruction,
+            normalize=options.normalize,
+            long_documents=options.long_documents,
+        )
         limit = self.limits.max_query_tokens
-        for query in dict.fromkeys(pair.query for pair in pairs):
-            num_tokens = model.reranker.num_tokens(query)
+        for num_tokens in prepared.query_tokens.values():
             if num_tokens > limit:
                 raise InputError(
-                    f"{query_field}: it has {num_tokens} tokens and the limit is {limit}"
+                    query_field, f"it has {num_tokens} tokens and the limit is {limit}"
                 )
-        return model.reranker.prepare(
-            pairs, options.instruction, options.normalize, options.long_documents
-        )
+        return prepared
 
 
 def _span(name: str, model: Model) -> AbstractContextManager[Span]:
@@ -165,7 +172,7 @@ def _span(name: str, model: Model) -> AbstractContextManager[Span]:
 def _estimate(pairs: Sequence[Pair], options: Options, model: Model) -> int:
     """Guess the tokens of pairs; a document that is cut has the model's length at most."""
     sizes = (len(pair.text) // BYTES_PER_TOKEN + 1 for pair in pairs)
-    default = model.reranker.bundle.manifest.truncation.long_documents
-    if (options.long_documents or default) != "split":
+    truncation = model.reranker.bundle.manifest.truncation
+    if truncation.treatment(options.long_documents) != "split":
         sizes = (min(size, model.max_length) for size in sizes)
     return sum(sizes)

@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-import numpy as np
-
-from edgerank.engine import place_scores
+from edgerank.engine import Array, Gatherer, Output, Results
 from edgerank.packing import Batch, Group
-from edgerank.scoring import Scores
 from edgerank.serving.budget import Reservation
 
 
@@ -22,7 +19,7 @@ class Runner(Protocol):
 
     max_batch_tokens: int
 
-    def steps(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, Scores]]:
+    def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
         """Compute groups, one micro-batch for each item that is asked for."""
 
     def __hash__(self) -> int:
@@ -33,7 +30,7 @@ class Runner(Protocol):
 class Computed:
     """What came of a job."""
 
-    raw: Scores  # by score id
+    results: Results  # by score id
     queue_s: float  # waiting, before the first micro-batch and between micro-batches
     inference_s: float  # in micro-batches that it had a part in
 
@@ -45,6 +42,7 @@ class Job:
     client: str
     runner: Runner
     groups: Sequence[Group]  # their score ids count from 0
+    output: Output  # of the graph
     deadline: float = inf  # seconds of time.monotonic()
     reservation: Reservation | None = None  # tokens of the queue that it holds, once submitted
     virtual_time: float = 0.0  # kept by ``fairness``
@@ -56,13 +54,14 @@ class Job:
         self.num_scores = sum(len(group.sequences) for group in self.groups)
         self.num_tokens = self.tokens_left = sum(map(len, self.groups))
         self.scores_left = self.num_scores
-        self.steps: Iterator[tuple[Batch, Scores]] | None = None
-        self.raw: Scores | None = None
+        self.steps: Iterator[tuple[Batch, Array]] | None = None
+        self.results: Results | None = None  # once all are there
+        self._gatherer = Gatherer(self.output, self.num_scores)
 
     @property
     def batch_key(self) -> Hashable:
         """Equal for jobs that may share a micro-batch."""
-        return self.runner
+        return self.runner, self.output
 
     @property
     def is_small(self) -> bool:
@@ -74,11 +73,10 @@ class Job:
         """Whether a long job has had a micro-batch."""
         return self.steps is not None
 
-    def add(self, batch: Batch, raw: Scores) -> None:
-        """Keep the scores of a micro-batch whose score ids are the job's own."""
-        if self.raw is None:
-            self.raw = np.zeros((self.num_scores, *raw.shape[1:]), np.float32)
-        place_scores(self.raw, batch, raw)
+    def add(self, batch: Batch, raw: Array) -> None:
+        """Keep the results of a micro-batch whose score ids are the job's own."""
+        self._gatherer.add(batch, raw)
+        self.results = self._gatherer.results
         self.tokens_left = max(0, self.tokens_left - len(batch.token_ids))
         self.scores_left -= int((batch.score_ids >= 0).sum())
 
@@ -86,7 +84,7 @@ class Job:
 def compute_next(job: Job) -> None:
     """Compute the next micro-batch of a long job."""
     if job.steps is None:
-        job.steps = job.runner.steps(job.groups)
+        job.steps = job.runner.steps(job.groups, job.output)
     job.add(*next(job.steps))
 
 
@@ -100,12 +98,12 @@ def compute_together(jobs: list[Job]) -> None:
             for group in job.groups
         ]
         starts.append(starts[-1] + job.num_scores)
-    whole = Job("", jobs[0].runner, groups)
-    for batch, raw in whole.runner.steps(groups):
+    whole = Job("", jobs[0].runner, groups, jobs[0].output)
+    for batch, raw in whole.runner.steps(groups, whole.output):
         whole.add(batch, raw)
-    assert whole.raw is not None
+    assert whole.results is not None
     for job, start in zip(jobs, starts, strict=False):
-        job.raw = whole.raw[start : start + job.num_scores]
+        job.results = whole.results[start : start + job.num_scores]
         job.tokens_left = job.scores_left = 0
 
 
@@ -115,8 +113,8 @@ def resolve(job: Job, error: Exception | None = None) -> None:
         if error is not None:
             job.future.set_exception(error)
         else:
-            assert job.raw is not None
+            assert job.results is not None
             waited = time.monotonic() - job.submitted - job.inference_s
-            job.future.set_result(Computed(job.raw, max(waited, 0.0), job.inference_s))
+            job.future.set_result(Computed(job.results, max(waited, 0.0), job.inference_s))
     except InvalidStateError:
         pass

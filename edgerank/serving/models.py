@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgerank.bundle import MANIFEST_NAME, sha256_of
+from edgerank.bundle import sha256_of
 from edgerank.errors import EdgerankError
+from edgerank.manifest import MANIFEST_NAME
 from edgerank.reranker import Reranker
 from edgerank.serving.errors import NotReady, UnknownModel
 
@@ -96,11 +97,10 @@ def open_model(name: str, path: Path, settings: ModelSettings) -> Model:
     :raises EdgerankError: the bundle or a setting is unusable
     """
     digest = _digest(path)  # before all else: a change from now on is one for the next reload
-    reranker = Reranker.open(path, threads=settings.threads, max_length=settings.max_length)
+    reranker = Reranker(path, threads=settings.threads, max_length=settings.max_length)
     if settings.warmup:
         reranker.score("who wrote dune?", WARMUP_DOCUMENTS)
-    max_length = settings.max_length or reranker.bundle.manifest.max_length
-    return Model(name, reranker, digest, max_length)
+    return Model(name, reranker, digest, reranker.max_length)
 
 
 def _digest(path: Path) -> str:

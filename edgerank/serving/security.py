@@ -33,7 +33,7 @@ class _Watched(Generic[T]):
             self._stamp = self._stamps()
             self._value = read()
         except (OSError, ValueError) as error:
-            raise InputError(f"{paths[0]}: {error}") from error
+            raise InputError(str(paths[0]), f"{error}") from error
 
     def get(self) -> tuple[T, bool]:
         """Return what the files say, and whether that is new."""
@@ -132,8 +132,9 @@ def check_exposure(
         if is_local(address) or is_insecure or (has_tls and has_auth):
             continue
         raise InputError(
-            f"listen: {address} can be reached from other machines: give --tls-cert and --tls-key,"
-            " and --tokens or --tls-client-ca, or say --insecure"
+            "listen",
+            f"{address} can be reached from other machines: give --tls-cert and --tls-key,"
+            " and --tokens or --tls-client-ca, or say --insecure",
         )
 
 
@@ -146,7 +147,7 @@ def is_local(address: str) -> bool:
         return True
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"listen: {address!r} is neither HOST:PORT nor unix:PATH")
+        raise InputError("listen", f"{address!r} is neither HOST:PORT nor unix:PATH")
     host = host.removeprefix("[").removesuffix("]")
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -12,7 +12,7 @@ from typing import Literal
 
 from onnx import TensorProto
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.architectures.bert_layer import (
     BertLayer,
     EncoderConfig,
@@ -21,6 +21,7 @@ from quantize.architectures.bert_layer import (
     classify,
 )
 from quantize.checkpoint.files import Checkpoint
+from quantize.checkpoint.lengths import first_position
 from quantize.graph.blocks import declare_inputs, mean_rows, unit_rows
 from quantize.graph.builder import Graph
 from quantize.graph.precision import Precision
@@ -38,20 +39,16 @@ class BertSpec:
     head_dense: str  # the classification head's first layer, and
     head_output: str  # its second
     head_activation: Literal["Tanh", "Gelu"]
-    skips_positions: bool = False  # positions count from pad_token_id + 1
 
 
 BERT = BertSpec("bert.", "bert.pooler.dense", "classifier", "Tanh")
 ELECTRA = BertSpec("electra.", "classifier.dense", "classifier.out_proj", "Gelu")
-ROBERTA = BertSpec(
-    "roberta.", "classifier.dense", "classifier.out_proj", "Tanh", skips_positions=True
-)
+ROBERTA = BertSpec("roberta.", "classifier.dense", "classifier.out_proj", "Tanh")
 
 
 class BertConfig(EncoderConfig, frozen=True):
     """The part of config.json that shapes the graph."""
 
-    pad_token_id: int = 0
     position_embedding_type: Literal["absolute"] = "absolute"
     type_vocab_size: Positive = 2
 
@@ -85,8 +82,7 @@ class Bert:
         self.stream_width = self.config.hidden_size
         is_rooted = f"{spec.root}embeddings.LayerNorm.weight" in checkpoint.tensors
         self._checkpoint, self._root = checkpoint, spec.root if is_rooted else ""
-        self._first_position = self.config.pad_token_id + 1 if spec.skips_positions else 0
-        self.max_positions = self.config.max_position_embeddings - self._first_position
+        self._first_position = first_position(checkpoint)
         self._weights = EncoderWeights(checkpoint, self.config, self._root)
         self._spec = spec
         self._head, self._rotation = head, rotation

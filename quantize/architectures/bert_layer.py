@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.blocks import Inputs, attention, gather_rows, in_slices, linear

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.architectures.bert_layer import (
     BertLayer,
     EncoderConfig,
@@ -86,7 +86,6 @@ class Deberta:
         :raises QuantizeError: it lacks a field or asks for what the graph does not do
         """
         self.config = checkpoint.config_as(DebertaConfig)
-        self.max_positions = self.config.max_position_embeddings
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
         self._checkpoint, self._rotation = checkpoint, rotation

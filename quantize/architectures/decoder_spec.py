@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgerank.bundle import Positive
+from edgerank.manifest import Positive
 from quantize.graph.rotary import RopeScaling
 from quantize.rounding.rounding import Floats
 
@@ -23,7 +23,6 @@ class DecoderSpec:
     num_kv_heads: int
     head_size: int
     vocab_size: int
-    max_positions: int
     norm_epsilon: float
     frequencies: Floats  # of the rotary angles, [head_size / 2]
     is_tied: bool  # the vocabulary head is the embedding
@@ -47,7 +46,6 @@ class DecoderConfig(msgspec.Struct, frozen=True):
 
     hidden_size: Positive
     intermediate_size: Positive
-    max_position_embeddings: Positive
     num_attention_heads: Positive
     num_hidden_layers: Positive
     num_key_value_heads: Positive
@@ -96,7 +94,6 @@ def spec_of(config: DecoderConfig, *, is_tied: bool, **others: Any) -> DecoderSp
         num_kv_heads=config.num_key_value_heads,
         head_size=config.head_size,
         vocab_size=config.vocab_size,
-        max_positions=config.max_position_embeddings,
         norm_epsilon=config.rms_norm_eps,
         frequencies=config.frequencies,
         is_tied=is_tied if tied is None else tied,

@@ -75,9 +75,3 @@ class LayeredModel(Protocol[I]):
 
     def aligned(self, stream: Floats) -> Floats:
         """Turn a stream [T, width] of the model as it is stored into this model's own."""
-
-
-class Encoder(LayeredModel[I], Protocol[I]):
-    """A model without a cache, with positions for so many tokens."""
-
-    max_positions: int

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from edgerank.bundle import Source
+from edgerank.manifest import Source
 from quantize.errors import QuantizeError
 
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from tokenizers import Tokenizer
 
-from edgerank.bundle import Activation
+from edgerank.manifest import Activation
 from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
 
@@ -37,10 +36,11 @@ class _TransformerSettings(msgspec.Struct):
     max_seq_length: int | None = None
 
 
-class _TokenizerSettings(msgspec.Struct):
+class TokenizerSettings(msgspec.Struct):
     """tokenizer_config.json"""
 
     model_max_length: float | None = None
+    model_input_names: list[str] | None = None
 
 
 class _ModelSettings(msgspec.Struct):
@@ -72,23 +72,9 @@ def longest_input(checkpoint: Checkpoint) -> int | None:
     settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
     if settings and settings.max_seq_length:
         return settings.max_seq_length
-    tokenizer = checkpoint.json_as("tokenizer_config.json", _TokenizerSettings)
+    tokenizer = checkpoint.json_as("tokenizer_config.json", TokenizerSettings)
     length = tokenizer.model_max_length if tokenizer else None
     return int(length) if length and length < 1e9 else None  # transformers writes 1e30 for none
-
-
-def only_token(checkpoint: Checkpoint, tokenizer: Tokenizer, text: str) -> int:
-    """Return the one token of a text.
-
-    :raises QuantizeError: it is several
-    """
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    if len(ids) != 1:
-        raise QuantizeError(
-            f"{checkpoint.tokenizer_path}: {text!r} is not one token; is this the checkpoint's"
-            " own tokenizer?"
-        )
-    return ids[0]
 
 
 def activation_of(checkpoint: Checkpoint) -> Activation:

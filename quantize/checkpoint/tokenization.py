@@ -1,45 +1,15 @@
-"""How a tokenizer lays out texts, read off its own post-processor, and how long they may be."""
+"""How a tokenizer lays out texts, read off its own post-processor."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 from tokenizers import Tokenizer
 
-from edgerank.bundle import Piece
+from edgerank.manifest import Piece
 from quantize.checkpoint.files import Checkpoint
+from quantize.checkpoint.sidecars import TokenizerSettings
 from quantize.errors import QuantizeError
-
-# Model types that count positions from the padding token's id + 1, which transformers calls
-# create_position_ids_from_input_ids. None: the id that config.json gives.
-POSITIONS_AFTER_PADDING: dict[str, int | None] = {
-    "camembert": None,
-    "data2vec-text": None,
-    "esm": None,
-    "ibert": None,
-    "lilt": None,
-    "longformer": None,
-    "markuplm": None,
-    "mpnet": 1,
-    "roberta": None,
-    "xlm-roberta": None,
-}
-
-
-class _Config(msgspec.Struct):
-    """config.json, as far as it bounds the length."""
-
-    model_type: str = ""
-    pad_token_id: int | None = None
-    max_position_embeddings: int | None = None
-    n_positions: int | None = None  # of GPT-2's kind
-
-
-class _TokenizerSettings(msgspec.Struct):
-    """tokenizer_config.json"""
-
-    model_input_names: list[str] | None = None
 
 
 def joined(checkpoint: Checkpoint, tokenizer: Tokenizer, *texts: str) -> tuple[Piece, ...]:
@@ -51,7 +21,7 @@ def joined(checkpoint: Checkpoint, tokenizer: Tokenizer, *texts: str) -> tuple[P
     """
     path = checkpoint.tokenizer_path
     encoded = tokenizer.encode(*("text" for _ in texts))
-    settings = checkpoint.json_as("tokenizer_config.json", _TokenizerSettings)
+    settings = checkpoint.json_as("tokenizer_config.json", TokenizerSettings)
     names = settings.model_input_names if settings else None
     has_types = names is None or "token_type_ids" in names
     pieces: list[Piece] = []
@@ -74,21 +44,18 @@ def joined(checkpoint: Checkpoint, tokenizer: Tokenizer, *texts: str) -> tuple[P
     return tuple(pieces)
 
 
-def position_limit(checkpoint: Checkpoint) -> int | None:
-    """Return how many tokens the model has positions for; None if config.json does not say."""
-    config = checkpoint.config_as(_Config)
-    limit = config.max_position_embeddings or config.n_positions
-    if limit is None or limit <= 0:  # -1 where positions are relative
-        return None
-    if config.model_type not in POSITIONS_AFTER_PADDING:
-        return limit
-    padding = POSITIONS_AFTER_PADDING[config.model_type]
-    return limit - 1 - (padding if padding is not None else pad_token_id(checkpoint))
+def token_id(checkpoint: Checkpoint, tokenizer: Tokenizer, text: str) -> int:
+    """Return the one token of a text.
 
-
-def pad_token_id(checkpoint: Checkpoint) -> int:
-    """Return the id that empty slots are filled with."""
-    return checkpoint.config_as(_Config).pad_token_id or 0
+    :raises QuantizeError: it is several
+    """
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    if len(ids) != 1:
+        raise QuantizeError(
+            f"{checkpoint.tokenizer_path}: {text!r} is not one token; is this the checkpoint's"
+            " own tokenizer?"
+        )
+    return ids[0]
 
 
 def _special(path: Path, tokenizer: Tokenizer, token: int) -> str:

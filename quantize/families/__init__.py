@@ -1,1 +1,1 @@
-"""How checkpoints of a family are asked and read."""
+"""Families: the table of them, recognition from a checkpoint's files, and prompt templates."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from edgerank.bundle import Activation, Piece, Positive, Prompt
+from edgerank.manifest import Activation, Piece, Positive, Prompt
 from quantize.errors import QuantizeError
 
 SYSTEM = "<|im_start|>system\n"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-import numpy as np
 
 from edgerank.bundle import Bundle
-from edgerank.engine import Engine
-from edgerank.packing import Batch
+from edgerank.documents import Pair
+from edgerank.engine import Engine, gather
+from edgerank.manifest import Variant
+from edgerank.packing import Batch, pack
 from edgerank.prompt import PromptEncoder
-from edgerank.reranker import MAX_BATCH_TOKENS, Reranker
+from edgerank.reranker import MAX_BATCH_TOKENS
+from edgerank.rules import Prepared, ScoringRule, scoring_rule
 from quantize.errors import QuantizeError
 from quantize.measure.layerwise import Layerwise
 from quantize.rounding.rounding import Floats
@@ -99,44 +101,56 @@ def _with_candidates(pairs: Sequence[TextPair]) -> list[TextPair]:
 
 @dataclass(frozen=True)
 class Draft:
-    """A bundle that still lacks its graph."""
+    """A bundle that still lacks the graph of its only variant."""
 
     bundle: Bundle
     prompt: PromptEncoder
+    rule: ScoringRule
 
     @staticmethod
     def of(bundle: Bundle) -> Draft:
-        return Draft(bundle, PromptEncoder(bundle, bundle.manifest.max_length))
+        """Open the prompt of a bundle that has a manifest and a tokenizer."""
+        manifest = bundle.manifest
+        prompt = PromptEncoder(bundle, manifest.max_length)
+        return Draft(bundle, prompt, scoring_rule(manifest.scoring))
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that is being made."""
+        return self.bundle.manifest.variants[0]
+
+    @property
+    def graph_path(self) -> Path:
+        """Where the variant's graph is to lie."""
+        return self.bundle.graph_path(self.variant)
 
     @property
     def scratch(self) -> Path:
         """A directory for what does not become part of the bundle."""
         return self.bundle.directory / "scratch"
 
-    def score(self, engine: Any, pairs: Sequence[TextPair]) -> Floats:
-        """Score pairs with some engine behind the bundle's prompt and scoring."""
-        reranker = Reranker(self.bundle, self.prompt, engine, MAX_BATCH_TOKENS)
-        return reranker.score_pairs([(pair.query, pair.document) for pair in pairs])
+    def prepare(self, pairs: Sequence[TextPair]) -> Prepared[Floats]:
+        """Turn pairs into tokens as a reranker does."""
+        checked = [Pair(each.query, each.document, i, "pairs") for i, each in enumerate(pairs)]
+        return self.rule.prepare(checked, self.prompt.encode, normalize=False)
+
+    def score(self, engine: Layerwise | Engine, pairs: Sequence[TextPair]) -> Floats:
+        """Score pairs with an engine as a reranker does: float32 [len(pairs)]."""
+        prepared = self.prepare(pairs)
+        output = prepared.output
+        results = engine.run(micro_batches(prepared, engine), [output.name])
+        rows = ((batch, raw) for batch, [raw] in results)
+        return prepared.reduce(gather(rows, output, prepared.num_scores))
 
 
-class _Recorder:
-    """An engine that keeps what it is given to run."""
-
-    def __init__(self, bundle: Bundle, is_causal: bool) -> None:
-        self.is_causal = is_causal
-        self.batches: list[Batch] = []
-        self._width = (1,) if bundle.manifest.scoring.rule == "similarity" else ()
-
-    def run(self, batches: Iterable[Batch], num_scores: int) -> Floats:
-        self.batches = list(batches)
-        return np.zeros((num_scores, *self._width), np.float32)
+def micro_batches(prepared: Prepared[Floats], engine: Layerwise | Engine) -> list[Batch]:
+    """Return the micro-batches that prepared pairs are run in."""
+    return list(pack(prepared.groups, max_tokens=MAX_BATCH_TOKENS, causal=engine.is_causal))
 
 
 def batches_of(draft: Draft, engine: Layerwise | Engine, pairs: Sequence[TextPair]) -> list[Batch]:
     """Return the micro-batches in which a reranker would run pairs."""
-    recorder = _Recorder(draft.bundle, engine.is_causal)
-    draft.score(recorder, pairs)
-    return recorder.batches
+    return micro_batches(draft.prepare(pairs), engine)
 
 
 def thinned(draft: Draft, engine: Layerwise | Engine, calibration: Calibration) -> Calibration:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
-from edgerank.bundle import Bundle, Compared, Fidelity
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER, Compared, Fidelity
 from edgerank.packing import Batch
 from quantize.architectures.layered_model import LayeredModel
 from quantize.measure.calibration import Calibration, Draft, TextPair, batches_of
@@ -60,15 +60,16 @@ def compare(
     :param draft: one that has its graph, which also puts out its ``streams``, one after each layer
     :param model: the model as it was written, to align the original's streams with
     """
-    engine = open_engine(draft.bundle)
+    engine = open_engine(draft, draft.graph_path)
     scores = draft.score(engine, reference.pairs)
     layers = list(_layer_errors(engine, streams, model, reference))
     return measure(reference, scores, layers), scores
 
 
-def open_engine(bundle: Bundle) -> Engine:
-    """Open an engine as the runtime does by default."""
-    return Engine(bundle, threads=physical_cores(), providers=[CPU_PROVIDER])
+def open_engine(draft: Draft, graph: Path) -> Engine:
+    """Open an engine on a graph of the draft's model, as the runtime does by default."""
+    outputs = draft.rule.outputs
+    return Engine(graph, outputs, threads=physical_cores(), providers=[CPU_PROVIDER])
 
 
 def measure(reference: Reference, scores: Floats, layers: Sequence[float]) -> Fidelity:
@@ -111,7 +112,7 @@ def _layer_errors(
 ) -> Iterator[float]:
     """Yield, after each layer, the rms error of the stream over the rms of the stream."""
     noise, signal = np.zeros(len(streams)), np.zeros(len(streams))
-    for number, (_, results) in enumerate(engine.trace(reference.batches, streams)):
+    for number, (_, results) in enumerate(engine.run(reference.batches, streams)):
         for index, result in enumerate(results):
             original = model.aligned(reference.streams[index][number])
             noise[index] += np.square(result - original, dtype=np.float64).sum()

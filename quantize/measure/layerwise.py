@@ -16,8 +16,9 @@ from onnx import TensorProto
 from tqdm import tqdm
 
 from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Session, gather_scores
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
+from edgerank.session import Session
 from quantize.architectures.layered_model import Layer, LayeredModel
 from quantize.graph.builder import Graph
 from quantize.graph.precision import OBSERVED, Float32, Observed, Precision
@@ -41,7 +42,7 @@ class LayerRun:
 
 
 class Layerwise:
-    """Runs a model in float32; stands in for ``edgerank.engine.Engine``."""
+    """Runs a model in float32, with one layer in memory."""
 
     def __init__(
         self,
@@ -59,8 +60,10 @@ class Layerwise:
         self.is_causal = model.cache_width > 0
         self._model, self._scratch, self._bar, self._on_step = model, scratch, bar, on_step
 
-    def run(self, batches: Iterable[Batch], num_scores: int) -> Floats:
-        """Run micro-batches; the result is that of ``Engine.run``."""
+    def run(
+        self, batches: Iterable[Batch], outputs: Sequence[str]
+    ) -> Iterator[tuple[Batch, list[Floats]]]:
+        """Run micro-batches, as ``Engine.run`` does."""
         batches = list(batches)
         streams: Streams = []
         for step in self.steps(batches):
@@ -70,8 +73,8 @@ class Layerwise:
         def write(g: Graph, inputs: Any, x: str) -> None:
             self._model.finish(g, Float32(), inputs, x)
 
-        raw = (next(iter(result.values())) for result in self._stage(write, batches, streams))
-        return gather_scores(zip(batches, raw, strict=True), num_scores)
+        for batch, results in zip(batches, self._stage(write, batches, streams), strict=True):
+            yield batch, [results[output] for output in outputs]
 
     def steps(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[LayerRun]:
         """Run layer after layer."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgerank.bundle import Fidelity, Kept, Source
+from edgerank.manifest import Fidelity, Kept, Source
 from quantize.errors import QuantizeError
 from quantize.rounding.sensitivity import Sensitivity
 

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgerank.engine import CPU_PROVIDER
+from edgerank.manifest import CPU_PROVIDER
 from quantize.architectures.bert_layer import LEAST_GELU
 from quantize.errors import QuantizeError
 from quantize.graph.builder import INLINE_BYTES, Graph, reads

@@ -85,7 +85,7 @@ def mine(
         places[corpus.is_held_out(known[place])].append(place)
     wanted = places[0][:lists] + places[1]
     held = set(places[1])
-    opened = Reranker.open(embedder, threads=threads)
+    opened = Reranker(embedder, threads=threads)
     made = list(mining.mine(known, chosen[:pool], wanted, opened, size))
     mining.write_lines(training, [item for item in made if item.passages[0] not in held])
     mining.write_lines(held_out, [item for item in made if item.passages[0] in held])

@@ -16,8 +16,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerank.engine import gather_scores
-from edgerank.preparation import pairs_of
 from edgerank.reranker import Reranker
 from quantize.errors import QuantizeError
 from quantize.training.corpus import Record
@@ -95,13 +93,10 @@ def embed(embedder: Reranker, texts: Sequence[str]) -> NDArray[np.float32]:
 
     :raises QuantizeError: the bundle is of another kind
     """
-    if embedder.bundle.manifest.scoring.rule != "similarity":
+    vectors = embedder.encode(texts)
+    if isinstance(vectors, list):
         raise QuantizeError(f"{embedder.bundle.directory}: not an embedding model")
-    distinct = list(dict.fromkeys(texts))
-    prepared = embedder.prepare(pairs_of("", distinct), None, False, "truncate")
-    vectors = gather_scores(embedder.steps(prepared.groups), prepared.num_scores)[1:]
-    places = {text: place for place, text in enumerate(distinct)}
-    return vectors[[places[text] for text in texts]]
+    return vectors
 
 
 def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
 
-from edgerank.cpu import physical_cores
-from edgerank.engine import CPU_PROVIDER, Engine, gather_scores
-from edgerank.packing import pack
-from edgerank.preparation import pairs_of
+from edgerank.documents import make_pairs
+from edgerank.engine import Output, gather
 from edgerank.reranker import Reranker
 from quantize.architectures.late_interaction import FEATURES_OUTPUT
 from quantize.training.corpus import Record
@@ -30,6 +28,7 @@ from quantize.training.model import BertForLateInteraction
 
 Doubles = NDArray[np.float64]
 BINS = 10
+FEATURES = Output(FEATURES_OUTPUT)
 
 
 def features_of(
@@ -42,17 +41,15 @@ def features_of(
 
     :param bundle: of a late-interaction checkpoint, rounded as it is to be used
     """
-    reranker = Reranker.open(bundle, threads=threads)
-    engine = Engine(reranker.bundle, threads=threads or physical_cores(), providers=[CPU_PROVIDER])
+    reranker = Reranker(bundle, threads=threads)
     found = []
     for item in lists:
         passages = [records[place].passage for place in item.passages]
-        pairs = pairs_of(item.query, passages)
-        groups = reranker.prepare(pairs, None, False, "truncate").groups
-        batches = pack(groups, max_tokens=reranker.max_batch_tokens, causal=False)
-        rows = ((batch, raw) for batch, [raw] in engine.trace(batches, [FEATURES_OUTPUT]))
+        prepared = reranker.prepare(make_pairs(item.query, passages), long_documents="truncate")
+        rows = reranker.steps(prepared.groups, FEATURES)
         distinct = {text: row for row, text in enumerate(dict.fromkeys(passages))}
-        features = gather_scores(rows, len(distinct))
+        features = gather(rows, FEATURES, len(distinct))
+        assert isinstance(features, np.ndarray)
         found.append(features[[distinct[text] for text in passages]])
     return np.stack(found).astype(np.float64)
 

@@ -62,7 +62,7 @@ def test_each_step_leaves_the_scores_alone(request, tmp_path, checkpoint, steps)
     quantize(source, tmp_path / "plain", precision="fp32")
     quantize(source, tmp_path / "equalised", precision="fp32", steps=steps)
     plain, equalised = (
-        Reranker.open(tmp_path / name).score("who wrote dune?", DOCUMENTS)
+        Reranker(tmp_path / name).score("who wrote dune?", DOCUMENTS)
         for name in ("plain", "equalised")
     )
     np.testing.assert_allclose(equalised, plain, rtol=0, atol=1e-4)
@@ -110,7 +110,7 @@ def planted(tmp_path_factory):
 
 def test_the_recipe_undoes_what_outliers_do(planted):
     fidelity = {
-        name: Reranker.open(planted / name).bundle.manifest.fidelity for name in ("plain", "full")
+        name: Reranker(planted / name).bundle.manifest.fidelity for name in ("plain", "full")
     }
     assert fidelity["full"].mean_error < fidelity["plain"].mean_error / 8
     assert fidelity["full"].kendall_tau > 0.94
@@ -118,11 +118,11 @@ def test_the_recipe_undoes_what_outliers_do(planted):
 
 
 def test_steps_are_exact_beside_outliers_too(planted, tmp_path):
-    plain = Reranker.open(planted / "fp32").score("who wrote dune?", DOCUMENTS)
+    plain = Reranker(planted / "fp32").score("who wrote dune?", DOCUMENTS)
     for count in (1, 2):
         for steps in itertools.combinations(STEPS[:2], count):
             quantize(planted / "checkpoint", tmp_path / "fp32", precision="fp32", steps=steps)
-            scores = Reranker.open(tmp_path / "fp32").score("who wrote dune?", DOCUMENTS)
+            scores = Reranker(tmp_path / "fp32").score("who wrote dune?", DOCUMENTS)
             # these scores are in the hundreds; float32 carries seven digits
             np.testing.assert_allclose(scores, plain, rtol=1e-4, atol=2e-2)
 

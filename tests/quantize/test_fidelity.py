@@ -67,7 +67,7 @@ def test_the_scores_are_those_of_the_bundle_and_of_the_reference_implementation(
     from sentence_transformers import CrossEncoder
 
     texts = texts_of(report, measured)
-    scores = Reranker.open(measured / "bundle").score_pairs(texts)
+    scores = Reranker(measured / "bundle").score_pairs(texts)
     np.testing.assert_allclose([pair["score"] for pair in report["pairs"]], scores, atol=1e-6)
     reference = CrossEncoder(str(cross_encoder), device="cpu").predict(texts)
     np.testing.assert_allclose(

@@ -554,7 +554,7 @@ def test_a_full_disk_is_called_that_and_leaves_the_old_bundle_in_place(qwen2, sm
 
 
 def scores_of(bundle: Path) -> np.ndarray:
-    return Reranker.open(bundle, threads=1).score("the capital of France", DOCUMENTS)
+    return Reranker(bundle, threads=1).score("the capital of France", DOCUMENTS)
 
 
 def test_a_sharded_bfloat16_checkpoint_scores_as_its_rounded_weights_in_float32(qwen2, tmp_path):

@@ -41,7 +41,7 @@ def test_slices_in_float32_give_the_scores_of_the_whole(checkpoint, tmp_path, mo
     quantize(checkpoint, tmp_path / "sliced", keep_fp32=["*"])
     assert any("/64" in name for name in weights_of(tmp_path / "sliced"))
     whole, sliced = (
-        Reranker.open(tmp_path / name).score(QUERY, DOCUMENTS) for name in ("whole", "sliced")
+        Reranker(tmp_path / name).score(QUERY, DOCUMENTS) for name in ("whole", "sliced")
     )
     np.testing.assert_allclose(sliced, whole, atol=1e-4)
     assert np.ptp(whole) > 1e-3

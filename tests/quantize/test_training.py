@@ -147,7 +147,7 @@ def checkpoint(embedding, tmp_path_factory) -> Path:
 def late(checkpoint, tmp_path_factory) -> Reranker:
     target = tmp_path_factory.mktemp("late") / "bundle"
     quantize(checkpoint, target, precision="fp32")
-    return Reranker.open(target)
+    return Reranker(target)
 
 
 @torch.inference_mode()
@@ -185,7 +185,7 @@ def features_of(checkpoint: Path, query: str, documents: list[str]) -> torch.Ten
 @torch.inference_mode()
 def test_neither_part_of_a_pair_sees_the_other(checkpoint, embedding, tmp_path):
     quantize(embedding, tmp_path / "embedding", precision="fp32")
-    cosines = Reranker.open(tmp_path / "embedding").score(QUERY, TEXTS)
+    cosines = Reranker(tmp_path / "embedding").score(QUERY, TEXTS)
     features = features_of(checkpoint, QUERY, TEXTS)
     np.testing.assert_allclose(features[:, 0].numpy(), cosines, atol=1e-5)
 
@@ -281,7 +281,7 @@ def test_a_cross_encoder_learns_what_it_is_shown(checkpoint, embedding, tmp_path
     losses = [json.loads(line)["loss"] for line in lines]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     quantize(tmp_path / "target", tmp_path / "bundle", precision="fp32")
-    reranker = Reranker.open(tmp_path / "bundle")
+    reranker = Reranker(tmp_path / "bundle")
     for record in RECORDS:
         assert np.argmax(reranker.score(record.query, TEXTS)) == TEXTS.index(record.passage)
 
@@ -325,7 +325,7 @@ def test_the_loss_is_a_cross_entropy_with_half_of_what_is_known():
 def test_negatives_come_from_other_pages(embedding, tmp_path):
     quantize(embedding, tmp_path / "embedding", precision="fp32")
     pages = [Record("here", str(i // 2), f"word{i}", f"word{i} and some more") for i in range(12)]
-    lists = list(mining.mine(pages, range(12), range(12), Reranker.open(tmp_path / "embedding"), 4))
+    lists = list(mining.mine(pages, range(12), range(12), Reranker(tmp_path / "embedding"), 4))
     assert len(lists) == 12
     for item in lists:
         right, *others = item.passages

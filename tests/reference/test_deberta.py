@@ -19,7 +19,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 from benchmarks.planted_deberta import write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
@@ -102,14 +103,14 @@ def test_lengths_at_the_borders_agree_with_transformers(classifier, engine, leng
 
 def test_scores_depend_on_positions_and_on_keys_biases(checkpoint, bundle, tmp_path):
     """Or the tests above would pass without them."""
-    scores = Reranker.open(bundle).score(QUERY, DOCUMENTS)
+    scores = Reranker(bundle).score(QUERY, DOCUMENTS)
     copy = _copy(checkpoint, tmp_path)
     tensors = load_file(copy / "model.safetensors")
     for part in ("rel_embeddings.weight", "layer.1.attention.self.key_proj.bias"):
         changed = {f"deberta.encoder.{part}": -tensors[f"deberta.encoder.{part}"]}
         save_file({**tensors, **changed}, copy / "model.safetensors")
         quantize(copy, tmp_path / "changed", precision="fp32")
-        others = Reranker.open(tmp_path / "changed").score(QUERY, DOCUMENTS)
+        others = Reranker(tmp_path / "changed").score(QUERY, DOCUMENTS)
         assert np.abs(others - scores).max() > 10 * TOLERANCE
 
 
@@ -124,7 +125,7 @@ def test_buckets_are_those_of_transformers(buckets, reach):
 def test_text_scores_as_in_sentence_transformers(spoken):
     reference = CrossEncoder(str(spoken / "checkpoint"), device="cpu")
     expected = reference.predict([(QUERY, text) for text in DOCUMENTS])
-    scores = Reranker.open(spoken / "fp32").score(QUERY, DOCUMENTS)
+    scores = Reranker(spoken / "fp32").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
 
@@ -140,7 +141,7 @@ def test_text_becomes_the_tokens_of_the_fast_tokenizer(spoken):
 def test_each_step_leaves_the_scores_alone(checkpoint, bundle, tmp_path, steps):
     quantize(checkpoint, tmp_path / "equalised", precision="fp32", steps=steps)
     plain, equalised = (
-        Reranker.open(path).score(QUERY, DOCUMENTS) for path in (bundle, tmp_path / "equalised")
+        Reranker(path).score(QUERY, DOCUMENTS) for path in (bundle, tmp_path / "equalised")
     )
     np.testing.assert_allclose(equalised, plain, rtol=0, atol=TOLERANCE)
 

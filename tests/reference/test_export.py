@@ -27,10 +27,11 @@ from transformers import (
 )
 
 from edgerank import Reranker
-from edgerank.bundle import Piece, read_bundle
+from edgerank.bundle import read_bundle
 from edgerank.cli.inspect import fidelity_lines
-from edgerank.engine import CPU_PROVIDER, Session
+from edgerank.manifest import CPU_PROVIDER, Piece
 from edgerank.packing import EMPTY, Group, Tokens, pack
+from edgerank.session import Session
 from quantize import quantize
 from quantize.checkpoint.files import open_checkpoint
 from quantize.errors import QuantizeError
@@ -146,7 +147,7 @@ def changed_copy(checkpoint: Path, target: Path, **config: object) -> Path:
 def test_float32_scores_as_sentence_transformers_does(made, name, max_batch_tokens):
     expected = CrossEncoder(str(made / name), device="cpu").predict(PAIRS)
     assert np.std(expected) > 0.05
-    reranker = Reranker.open(made / f"{name}.fp32", max_batch_tokens=max_batch_tokens)
+    reranker = Reranker(made / f"{name}.fp32", max_batch_tokens=max_batch_tokens)
     np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=TOLERANCE)
 
 
@@ -157,8 +158,7 @@ def test_int8_stays_near_float32(made, name):
     assert fidelity.layers == ()
     assert not any(line.startswith("layers") for line in fidelity_lines_of(made / f"{name}.int8"))
     exact, rounded = (
-        Reranker.open(made / f"{name}.{precision}").score_pairs(PAIRS)
-        for precision in ("fp32", "int8")
+        Reranker(made / f"{name}.{precision}").score_pairs(PAIRS) for precision in ("fp32", "int8")
     )
     assert 0 < np.abs(rounded - exact).mean() < INT8_BOUND * exact.std()
 
@@ -194,7 +194,7 @@ def test_shared_layers_are_written_once(made):
 def test_the_manifest_says_how_a_pair_is_laid_out(made):
     manifests = {name: read_bundle(made / f"{name}.fp32").manifest for name in NAMES}
     for manifest in manifests.values():
-        assert (manifest.family, manifest.architecture) == ("cross-encoder", "imported")
+        assert (manifest.family, manifest.architecture) == ("cross-encoder", "optimum")
         assert (manifest.truncation.rule, manifest.scoring.activation) == ("longest", "identity")
         assert (manifest.max_length, manifest.max_length_limit) == (128, 128)
     assert manifests["albert"].prompt.document == (

@@ -459,7 +459,7 @@ def test_the_family_is_recognised(case, fp32):
 
 
 def test_scores_are_the_references(case, oracle, fp32):
-    reranker = Reranker.open(fp32, max_length=length_of(case, fp32))
+    reranker = Reranker(fp32, max_length=length_of(case, fp32))
     documents = DOCUMENTS
     if case.oracle in (qwen3_classifier_oracle, zerank_oracle):  # these cut the question off
         documents = [document[:200] for document in DOCUMENTS]
@@ -470,7 +470,7 @@ def test_scores_are_the_references(case, oracle, fp32):
 
 
 def test_normalised_scores_lie_between_0_and_1_in_the_same_order(fp32):
-    reranker = Reranker.open(fp32)
+    reranker = Reranker(fp32)
     scores, normalised = (reranker.score(QUERY, DOCUMENTS, normalize=on) for on in (False, True))
     assert 0 <= normalised.min() < normalised.max() <= 1
     np.testing.assert_array_equal(np.argsort(normalised), np.argsort(scores))
@@ -478,7 +478,7 @@ def test_normalised_scores_lie_between_0_and_1_in_the_same_order(fp32):
 
 @pytest.mark.parametrize("case", ["qwen3-reranker"], indirect=True)
 def test_an_instruction_takes_the_place_of_the_familys_own(checkpoint, fp32, monkeypatch):
-    reranker = Reranker.open(fp32, max_length=MAX_LENGTH)
+    reranker = Reranker(fp32, max_length=MAX_LENGTH)
     usual = reranker.score(QUERY, DOCUMENTS)
     monkeypatch.setattr("tests.reference.test_families.QWEN3_TASK", "Find the author\nof a book ")
     expected = qwen3_oracle(checkpoint).score(QUERY, DOCUMENTS)
@@ -541,7 +541,7 @@ def test_an_embedding_model_reads_its_prompts_and_roberta_positions(tmp_path):
     reference = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu")
     quantize(tmp_path / "checkpoint", tmp_path / "bundle", precision="fp32")
     query, documents = reference.encode_query(QUERY), reference.encode_document(DOCUMENTS)
-    scores = Reranker.open(tmp_path / "bundle").score(QUERY, DOCUMENTS)
+    scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, documents @ query, atol=1e-4)
 
 
@@ -575,7 +575,7 @@ def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
         return 2 * one - zero
 
     expected = causal_oracle(checkpoint, token_ids, read).score(QUERY, DOCUMENTS[:2])
-    scores = Reranker.open(templated).score(QUERY, DOCUMENTS[:2])
+    scores = Reranker(templated).score(QUERY, DOCUMENTS[:2])
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
     quantize(checkpoint, named, precision="fp32", family="mxbai-rerank-v2")

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from benchmarks.planted_modernbert import OUTLIER_CHANNELS, write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.prompt import PromptEncoder
 from quantize import quantize
@@ -180,12 +181,12 @@ def test_what_the_graph_does_not_do_is_refused(checkpoints, tmp_path, change, me
 def test_it_scores_as_sentence_transformers_does(checkpoints, pooling):
     pairs = [(QUERY, text) for text in DOCUMENTS]
     expected = CrossEncoder(str(checkpoints / pooling), device="cpu").predict(pairs)
-    scores = Reranker.open(checkpoints / f"{pooling}.fp32").score(QUERY, DOCUMENTS)
+    scores = Reranker(checkpoints / f"{pooling}.fp32").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
     reference = SentenceTransformer(str(checkpoints / f"embedding-{pooling}"), device="cpu")
     query, *documents = reference.encode([QUERY, *DOCUMENTS])
-    scores = Reranker.open(checkpoints / f"embedding-{pooling}.fp32").score(QUERY, DOCUMENTS)
+    scores = Reranker(checkpoints / f"embedding-{pooling}.fp32").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, np.array(documents) @ query, atol=TOLERANCE)
 
 
@@ -202,7 +203,7 @@ def test_the_real_tokenizer_gives_the_ids_and_scores_of_the_reference(tmp_path):
     expected = reference.tokenizer(*zip(*pairs, strict=True), truncation="longest_first")
     assert [sequence.ids.tolist() for sequence in encoded.sequences] == expected["input_ids"]
 
-    scores = Reranker.open(tmp_path / "bundle").score(QUERY, DOCUMENTS)
+    scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, reference.predict(pairs), atol=TOLERANCE)
 
 
@@ -211,7 +212,7 @@ def test_the_real_tokenizer_gives_the_ids_and_scores_of_the_reference(tmp_path):
 def test_each_step_leaves_the_scores_alone(checkpoints, tmp_path, name, steps):
     quantize(checkpoints / name, tmp_path / "equalised", precision="fp32", steps=steps)
     plain, equalised = (
-        Reranker.open(path).score(QUERY, DOCUMENTS)
+        Reranker(path).score(QUERY, DOCUMENTS)
         for path in (checkpoints / f"{name}.fp32", tmp_path / "equalised")
     )
     np.testing.assert_allclose(equalised, plain, rtol=0, atol=TOLERANCE)
@@ -249,8 +250,7 @@ def test_steps_are_exact_beside_outliers_too(planted, tmp_path):
     steps = ("rotate", "smooth")
     quantize(planted / "checkpoint", tmp_path / "bundle", precision="fp32", steps=steps)
     plain, equalised = (
-        Reranker.open(path).score(QUERY, DOCUMENTS)
-        for path in (planted / "fp32", tmp_path / "bundle")
+        Reranker(path).score(QUERY, DOCUMENTS) for path in (planted / "fp32", tmp_path / "bundle")
     )
     # these scores are in the tens, of sums over channels a hundred times the others
     np.testing.assert_allclose(equalised, plain, rtol=1e-4, atol=1e-2)

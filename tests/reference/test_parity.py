@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from edgerank.bundle import read_bundle
-from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.engine import Engine
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
 
 TOLERANCE = 1e-4

@@ -30,7 +30,7 @@ def test_scores_are_the_published_ones(model, tmp_path):
     if checkpoint is None:
         pytest.skip(f"no {model} in {CHECKPOINTS}")
     quantize(checkpoint, tmp_path / "fp32", precision="fp32")
-    reranker = Reranker.open(tmp_path / "fp32")
+    reranker = Reranker(tmp_path / "fp32")
     for record, difference in differences(reranker, records_of(read_records(RECORDS), model)):
         assert difference <= record.allowed, record.source
 
@@ -40,7 +40,7 @@ def test_records_are_held_against_scores_of_their_kind(kind, bundles, tmp_path):
     """A cross-encoder with a sigmoid against its own scores, published as each kind."""
     import numpy as np
 
-    reranker = Reranker.open(bundles / "cross-encoder.fp32")
+    reranker = Reranker(bundles / "cross-encoder.fp32")
     scores = reranker.score("who?", ["Frank Herbert", "Paris"]).astype(float)
     logits = np.log(scores / (1 - scores))
     published = logits if kind == "logit" else scores

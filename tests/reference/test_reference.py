@@ -30,9 +30,7 @@ DOCUMENTS = [
 def test_mxbai_ranks_as_its_package_does(qwen2, bundles, max_batch_tokens, instruction, normalize):
     reference = MxbaiRerankV2(str(qwen2), device="cpu", max_length=400)
     expected = reference.rank(QUERY, DOCUMENTS, instruction=instruction, normalize=normalize)
-    reranker = Reranker.open(
-        bundles / "qwen2.fp32", max_length=400, max_batch_tokens=max_batch_tokens
-    )
+    reranker = Reranker(bundles / "qwen2.fp32", max_length=400, max_batch_tokens=max_batch_tokens)
     hits = reranker.rank(QUERY, DOCUMENTS, instruction=instruction, normalize=normalize)
     assert [hit.index for hit in hits] == [result.index for result in expected]
     assert [hit.document for hit in hits] == [result.document for result in expected]
@@ -44,7 +42,7 @@ def test_mxbai_ranks_as_its_package_does(qwen2, bundles, max_batch_tokens, instr
 def test_a_cross_encoder_scores_as_sentence_transformers_does(cross_encoder, bundles):
     reference = CrossEncoder(str(cross_encoder), device="cpu")
     expected = reference.predict([(QUERY, text) for text in DOCUMENTS])
-    scores = Reranker.open(bundles / "cross-encoder.fp32").score(QUERY, DOCUMENTS)
+    scores = Reranker(bundles / "cross-encoder.fp32").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
@@ -57,13 +55,13 @@ def test_an_embedding_model_scores_as_sentence_transformers_does(tmp_path, pooli
     query, *documents = SentenceTransformer(str(checkpoint), device="cpu").encode(
         [QUERY, *DOCUMENTS]
     )
-    scores = Reranker.open(tmp_path / "bundle").score(QUERY, DOCUMENTS)
+    scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, np.array(documents) @ query, atol=1e-4)
 
 
 def test_pairs_of_many_queries_score_as_each_alone(bundles):
     pairs = [(f"query {number % 3}", text) for number, text in enumerate(DOCUMENTS * 2)]
     for family in ("qwen2", "cross-encoder", "embedding"):
-        reranker = Reranker.open(bundles / f"{family}.fp32")
+        reranker = Reranker(bundles / f"{family}.fp32")
         alone = [reranker.score(query, [text])[0] for query, text in pairs]
         np.testing.assert_allclose(reranker.score_pairs(pairs), alone, atol=1e-5)

@@ -27,7 +27,7 @@ def model(bundles: Path) -> Path:
 
 def ranked(model: Path, texts: list[str], ids: list[str], **options: object) -> list[object]:
     """What --json must print."""
-    hits = Reranker.open(model).rank(QUERY, texts, **options)
+    hits = Reranker(model).rank(QUERY, texts, **options)
     return [
         {"id": ids[hit.index], "score": pytest.approx(hit.score, abs=1e-5), "text": hit.document}
         for hit in hits
@@ -65,7 +65,7 @@ def test_the_table_shows_scores_ids_and_texts_best_first(model, tmp_path):
     lines = succeed("rerank", QUERY, tmp_path / "documents.txt", "-m", model).splitlines()
     assert len(lines) == 1 + len(TEXTS)
     for rank, (line, hit) in enumerate(
-        zip(lines[1:], Reranker.open(model).rank(QUERY, TEXTS), strict=True), 1
+        zip(lines[1:], Reranker(model).rank(QUERY, TEXTS), strict=True), 1
     ):
         assert line.split(maxsplit=3)[:3] == [str(rank), f"{hit.score:.4f}", str(hit.index + 1)]
         assert str(hit.document) in line
@@ -127,7 +127,7 @@ def test_options_reach_the_reranker(bundles):
     more = ("--long-documents", "split", "--max-length", "200", "--threads", "1")
     stdin = "\n".join([*TEXTS, long]).encode()
     printed = succeed("rerank", QUERY, "--json", "-m", model, *options, *more, stdin=stdin)
-    reranker = Reranker.open(model, max_length=200, threads=1)
+    reranker = Reranker(model, max_length=200, threads=1)
     hits = reranker.rank(
         QUERY,
         [*TEXTS, long.strip()],

@@ -39,7 +39,7 @@ main()
 
 @pytest.fixture(scope="module")
 def reranker() -> Reranker:
-    return Reranker.open()
+    return Reranker()
 
 
 def test_the_wheel_has_all_that_a_ranking_takes(tmp_path):

@@ -415,7 +415,7 @@ def test_a_score_that_is_no_number_is_an_error(collection, candidates):
 @pytest.mark.parametrize("name", ["qwen2.int8", "cross-encoder.fp32", "embedding.int8"])
 def test_a_bundle_scores_as_the_reranker_does(bundles, collection, candidates, name):
     done = rescore_with_bundle(collection, candidates, bundles / name)
-    reranker = Reranker.open(bundles / name)
+    reranker = Reranker(bundles / name)
     for query, found in candidates.items():
         texts = [collection.documents[document] for document in found]
         expected = reranker.score(collection.queries[query], texts)

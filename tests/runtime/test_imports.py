@@ -36,7 +36,7 @@ HEAVY = {
 FRAMEWORKS = ["torch", "transformers", "optimum", "sentence_transformers"]
 RANK = """
 from edgerank import Reranker
-hits = Reranker.open(sys.argv[1], verify=True).rank("who wrote dune?", ["Frank Herbert", "Paris"])
+hits = Reranker(sys.argv[1], verify=True).rank("who wrote dune?", ["Frank Herbert", "Paris"])
 assert len(hits) == 2
 """
 NO_SOCKETS = """

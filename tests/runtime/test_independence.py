@@ -18,7 +18,7 @@ def test_a_documents_int8_score_alone_is_its_score_among_fifty_others(
     rng = np.random.default_rng(0)
     words = ["a", "query", "and", "documents", "relevance", "Paris", "Dune", "written", "1965"]
     documents = [" ".join(rng.choice(words, rng.integers(1, 60))) for _ in range(51)]
-    reranker = Reranker.open(bundles / f"{name}.int8", max_batch_tokens=max_batch_tokens)
+    reranker = Reranker(bundles / f"{name}.int8", max_batch_tokens=max_batch_tokens)
     alone = np.array([reranker.score("who wrote dune?", [text])[0] for text in documents])
     order = rng.permutation(len(documents))
     among = reranker.score("who wrote dune?", [documents[index] for index in order])

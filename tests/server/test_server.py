@@ -25,9 +25,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import edgerank
 from edgerank._proto import rerank_pb2 as pb
 from edgerank._proto import rerank_pb2_grpc
-from edgerank.bundle import MANIFEST_NAME, read_bundle, write_manifest
+from edgerank.bundle import read_bundle, write_manifest
 from edgerank.client import AsyncClient, Client, TlsFiles
 from edgerank.errors import InputError, ServerError
+from edgerank.manifest import MANIFEST_NAME
 from tests.support import ROOT
 from tests.support.cli import fail
 from tests.support.serving import Authority, ServerProcess, eventually
@@ -115,7 +116,7 @@ def field_of(error: grpc.RpcError) -> str:
 def test_scores_are_those_of_the_embedded_reranker(
     client, bundles, name, long_documents, normalize
 ):
-    reranker = edgerank.Reranker.open(bundles / name)
+    reranker = edgerank.Reranker(bundles / name)
     options = {"long_documents": long_documents, "normalize": normalize}
     expected = reranker.score(QUERY, DOCUMENTS, **options)
     pairs = [(QUERY, DOCUMENTS[0]), ("capital of France", DOCUMENTS[1]), (QUERY, DOCUMENTS[3])]
@@ -137,7 +138,7 @@ def test_scores_are_those_of_the_embedded_reranker(
 
 
 def test_an_instruction_changes_scores_as_in_the_embedded_reranker(client, bundles):
-    reranker = edgerank.Reranker.open(bundles / "qwen2.int8")
+    reranker = edgerank.Reranker(bundles / "qwen2.int8")
     options = {"instruction": "instruction: relevance is length"}
     expected = reranker.score(QUERY, DOCUMENTS, **options)
     np.testing.assert_allclose(client.score(QUERY, DOCUMENTS, **options), expected, atol=1e-3)
@@ -168,7 +169,7 @@ def test_no_documents_have_no_scores(client):
 
 def test_mappings_are_read_as_the_embedded_reranker_reads_them(client, bundles):
     documents = [{"title": "Dune", "text": "Frank Herbert"}]
-    expected = edgerank.Reranker.open(bundles / "qwen2.int8").score(QUERY, documents)
+    expected = edgerank.Reranker(bundles / "qwen2.int8").score(QUERY, documents)
     np.testing.assert_allclose(client.score(QUERY, documents), expected, atol=1e-3)
 
 
@@ -334,7 +335,7 @@ def test_nothing_of_a_client_s_text_is_logged(server, stub):
 
 
 def test_200_concurrent_requests_get_their_own_answers(server, bundles):
-    reranker = edgerank.Reranker.open(bundles / "cross-encoder.int8")
+    reranker = edgerank.Reranker(bundles / "cross-encoder.int8")
     requests = [(f"query {n}", [f"document {n} {m}" for m in range(5)]) for n in range(200)]
 
     async def ask() -> list:
@@ -719,7 +720,7 @@ def test_a_client_of_text_embeddings_inference_is_understood(server, bundles, tm
         cwd=tmp_path,
     )
     answer = json.loads(done.stdout)
-    reranker = edgerank.Reranker.open(bundles / "qwen2.int8")
+    reranker = edgerank.Reranker(bundles / "qwen2.int8")
     normal = reranker.rank(QUERY, DOCUMENTS, normalize=True)
     raw = reranker.rank(QUERY, DOCUMENTS)
     assert answer["info"] == [2, "int8", 2000]

@@ -79,7 +79,7 @@ def test_only_the_thread_that_asks_for_it_flushes_denormals():
 def test_ranking_leaves_the_callers_arithmetic_alone():
     program = (
         "import numpy as np; from edgerank import Reranker;"
-        "Reranker.open().rank('query', ['a', 'b']);"
+        "Reranker().rank('query', ['a', 'b']);"
         "assert (np.full(1, 1e-40, np.float32) * np.float32(0.5))[0] > 0"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

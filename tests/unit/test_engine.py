@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerank.engine import Cache
+from edgerank.session import Cache
 
 LAYERS, WIDTH = 16, 8
 

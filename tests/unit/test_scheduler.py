@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgerank.engine import Output
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.serving import fairness
 from edgerank.serving.errors import EngineFailed, Overloaded, TooLate
@@ -37,7 +38,7 @@ class Runner:
         self.let = threading.Semaphore(0)
         self.batches: list[set[int]] = []  # the scores of each micro-batch
 
-    def steps(self, groups):
+    def steps(self, groups, output):
         for batch in pack(groups, max_tokens=MAX_TOKENS, causal=True):
             self.begun.release()
             self.let.acquire()
@@ -53,7 +54,7 @@ class Runner:
 class Broken:
     max_batch_tokens = MAX_TOKENS
 
-    def steps(self, groups):
+    def steps(self, groups, output):
         raise RuntimeError("out of order")
         yield
 
@@ -86,7 +87,8 @@ def job(runner, scores, *, length=10, client="a", deadline=inf, prefix=0) -> Job
     """A job of one query, whose documents are of a length and give these scores."""
     sequences = [tokens(length, score) for score in scores]
     head = tokens(prefix, 0) if prefix else EMPTY
-    return Job(client, runner, [Group(head, sequences, range(len(sequences)))], deadline)
+    groups = [Group(head, sequences, range(len(sequences)))]
+    return Job(client, runner, groups, Output("scores"), deadline)
 
 
 def submit(scheduler: Scheduler, job: Job) -> Future:
@@ -234,7 +236,7 @@ class Flooded:
         with suppress(TooLate):
             self.futures.append(submit(self.scheduler, asked))
 
-    def steps(self, groups):
+    def steps(self, groups, output):
         for batch in pack(groups, max_tokens=MAX_TOKENS, causal=True):
             self.now += len(batch.token_ids) / MAX_TOKENS
             if self.now < self.until:

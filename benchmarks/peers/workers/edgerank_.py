@@ -16,7 +16,7 @@ def prepare(checkpoint: Path, setting: str, work: Path) -> None:
 def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Model:
     from edgerank import Reranker
 
-    reranker = Reranker.open(work / "bundle", threads=threads)
+    reranker = Reranker(work / "bundle", threads=threads)
     bundle = reranker.bundle
     files = [bundle.directory / name for name in bundle.manifest.files if name.startswith("model.")]
     return worker.Model(worker.as_pairs(reranker.score_pairs), files)

@@ -173,5 +173,5 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 def _refuse_malformed(request: Any) -> Any:
     if request is _Malformed:
-        raise InputError("request: it is not a message of this method, or its text is not UTF-8")
+        raise InputError("request", "it is not a message of this method, or its text is not UTF-8")
     return request

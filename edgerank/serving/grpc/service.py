@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from edgerank._proto import rerank_pb2 as pb
+from edgerank.documents import LongDocuments, Pair
 from edgerank.errors import InputError
-from edgerank.preparation import Pair
-from edgerank.prompt import LongDocuments
-from edgerank.scoring import top
+from edgerank.ranking import top
 from edgerank.serving.calls import CALL
 from edgerank.serving.errors import Overloaded
 from edgerank.serving.inference import Inference, Options, Scored
@@ -80,8 +79,8 @@ class RerankerService:
         pairs = []
         for index, pair in enumerate(request.pairs):
             if not pair.query.strip():
-                raise InputError(f"pairs[{index}].query: it is empty")
-            pairs.append(Pair(pair.query, pair.document, f"pairs[{index}].document"))
+                raise InputError("pairs.query", "it is empty", index)
+            pairs.append(Pair(pair.query, pair.document, index, "pairs.document"))
         scored = await self._inference.score(pairs, options, "pairs.query")
         return pb.ScorePairsResponse(
             scores=scored.scores.tolist(),
@@ -126,7 +125,7 @@ class RerankerService:
                     start, options = _start(request)
                     continue
                 if request.WhichOneof("part") != "documents":
-                    raise InputError("documents: all requests but the first must have them")
+                    raise InputError("documents", "all requests but the first must have them")
                 self._check_count("documents", len(request.documents.documents))
                 for documents in _windows(request.documents.documents):
                     await free.acquire()
@@ -159,12 +158,12 @@ class RerankerService:
     def _check_count(self, field: str, count: int) -> None:
         limit = self._inference.limits.max_documents
         if count > limit:
-            raise InputError(f"{field}: there are {count} and the limit is {limit}")
+            raise InputError(field, f"there are {count} and the limit is {limit}")
 
 
 def _options(options: pb.Options) -> Options:
     if options.long_documents not in LONG_DOCUMENTS:
-        raise InputError("options.long_documents: its number is unknown")
+        raise InputError("options.long_documents", "its number is unknown")
     return Options(
         options.model,
         options.instruction or None,
@@ -175,18 +174,18 @@ def _options(options: pb.Options) -> Options:
 
 def _check_query(query: str, field: str = "query") -> None:
     if not query.strip():
-        raise InputError(f"{field}: it is empty")
+        raise InputError(field, "it is empty")
 
 
 def _start(request: pb.RerankStreamRequest) -> tuple[pb.RerankStreamStart, Options]:
     if request.WhichOneof("part") != "start":
-        raise InputError("start: the first request of a stream must have it")
+        raise InputError("start", "the first request of a stream must have it")
     _check_query(request.start.query, "start.query")
     return request.start, _options(request.start.options)
 
 
 def _pairs(query: str, documents: Sequence[str], first: int = 0) -> list[Pair]:
-    return [Pair(query, text, f"documents[{index}]") for index, text in enumerate(documents, first)]
+    return [Pair(query, text, index) for index, text in enumerate(documents, first)]
 
 
 def _windows(documents: Sequence[str]) -> list[Sequence[str]]:
@@ -218,12 +217,13 @@ def _timings(scored: Scored) -> pb.Timings:
 
 def _described(model: Model) -> pb.Model:
     manifest = model.reranker.bundle.manifest
-    fidelity = manifest.fidelity
+    variant = model.reranker.variant.variant
+    fidelity = variant.fidelity
     return pb.Model(
         name=model.name,
         source=manifest.source.model,
         family=manifest.family,
-        precision=manifest.precision,
+        precision=variant.precision,
         max_length=model.max_length,
         takes_instruction=manifest.prompt.instruction is not None,
         digest=model.digest,

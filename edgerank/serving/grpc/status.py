@@ -70,9 +70,8 @@ def status_of(error: Exception) -> Status:
 
 def _details(error: Exception) -> list[Message]:
     if isinstance(error, InputError):
-        field, _, description = str(error).partition(": ")  # as all of its messages begin
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=field, description=description
+            field=error.path, description=error.reason
         )
         return [error_details_pb2.BadRequest(field_violations=[violation])]
     if isinstance(error, Overloaded) and error.retry_after_s is not None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from edgerank import __version__
 from edgerank._proto import tei_pb2 as pb
+from edgerank.documents import Pair
 from edgerank.errors import InputError
-from edgerank.preparation import Pair
-from edgerank.scoring import top
+from edgerank.ranking import top
 from edgerank.serving.calls import CALL
 from edgerank.serving.inference import NUM_TOKENIZERS, Inference, Options
 
@@ -29,7 +29,7 @@ class InfoService:
             version=__version__,
             model_id=manifest.source.model,
             model_sha=model.digest,
-            model_dtype=manifest.precision,
+            model_dtype=model.reranker.variant.variant.precision,
             model_type=pb.MODEL_TYPE_RERANKER,
             max_concurrent_requests=limits.max_calls,
             max_input_length=model.max_length,
@@ -63,8 +63,9 @@ class RerankService:
             num_bytes += request.ByteSize()
             if len(texts) > limits.max_documents or num_bytes > limits.max_message_bytes:
                 raise InputError(
-                    f"text: the limits are {limits.max_documents} texts and"
-                    f" {limits.max_message_bytes} bytes"
+                    "text",
+                    f"the limits are {limits.max_documents} texts and"
+                    f" {limits.max_message_bytes} bytes",
                 )
         return await self._rank(first or pb.RerankStreamRequest(), texts)
 
@@ -73,16 +74,16 @@ class RerankService:
     ) -> pb.RerankResponse:
         limit = self._inference.limits.max_documents
         if not request.query.strip():
-            raise InputError("query: it is empty")
+            raise InputError("query", "it is empty")
         if not 1 <= len(texts) <= limit:
-            raise InputError(f"texts: there are {len(texts)}; it must be from 1 to {limit}")
+            raise InputError("texts", f"there are {len(texts)}; it must be from 1 to {limit}")
         if request.truncation_direction != pb.TRUNCATION_DIRECTION_RIGHT:
-            raise InputError("truncation_direction: texts are cut on the right only")
+            raise InputError("truncation_direction", "texts are cut on the right only")
         options = Options(
             normalize=not request.raw_scores,
             long_documents="truncate" if request.truncate else "refuse",
         )
-        pairs = [Pair(request.query, text, f"texts[{index}]") for index, text in enumerate(texts)]
+        pairs = [Pair(request.query, text, index, "texts") for index, text in enumerate(texts)]
         scored = await self._inference.score(pairs, options, "query")
         return pb.RerankResponse(
             ranks=[

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from edgerank import BundleError, Reranker
-from edgerank.bundle import Manifest, read_bundle, verify_bundle
+from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
+from edgerank.manifest import Manifest
 
 MODEL = "model.int8.onnx"
 WEIGHTS = "model.int8.onnx.data"
@@ -24,9 +25,10 @@ FIELDS = [field.encode_name for field in msgspec.structs.fields(Manifest)]
 
 
 @pytest.fixture
-def bundle(bundles: Path, tmp_path: Path) -> Path:
-    """A copy of a sound bundle, to be damaged."""
-    return shutil.copytree(bundles / "qwen2.int8", tmp_path / "bundle")
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the bundle in the package, to be damaged."""
+    ignored = shutil.ignore_patterns("*.md")
+    return shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle", ignore=ignored)
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -53,18 +55,18 @@ def flip_byte(path: Path, where: float) -> None:
 
 def assert_refused(bundle: Path, match: str, **options: Any) -> None:
     with pytest.raises(BundleError, match=match):
-        Reranker.open(bundle, threads=1, **options)
+        Reranker(bundle, threads=1, **options)
 
 
 def test_a_sound_bundle_is_found_intact(bundle):
     assert sorted(verify_bundle(read_bundle(bundle))) == [MODEL, WEIGHTS, TOKENIZER]
-    scores = Reranker.open(bundle, threads=1, verify=True).score("a query", ["one", "two"])
+    scores = Reranker(bundle, threads=1, verify=True).score("a query", ["one", "two"])
     assert np.isfinite(scores).all()
 
 
 def test_files_that_the_manifest_does_not_name_are_ignored(bundle):
     (bundle / ".DS_Store").write_bytes(b"\0")
-    Reranker.open(bundle, threads=1, verify=True)
+    Reranker(bundle, threads=1, verify=True)
 
 
 @pytest.mark.parametrize("where", [0, 0.5, 1])
@@ -130,8 +132,10 @@ def test_a_file_is_no_bundle(bundle):
     assert_refused(bundle / MODEL, f"{MODEL}.*Not a directory")
 
 
-def test_a_checkpoint_is_no_bundle(qwen2):
-    assert_refused(qwen2, "edgerank.json.*`edgerank quantize`")
+def test_a_checkpoint_is_no_bundle(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
+    assert_refused(tmp_path, "edgerank.json.*`edgerank quantize`")
 
 
 @pytest.mark.parametrize(

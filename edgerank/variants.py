@@ -1,0 +1,122 @@
+"""Which variant of a bundle runs on this machine, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from edgerank.bundle import Bundle
+from edgerank.cpu import instruction_sets
+from edgerank.errors import InputError, ProviderError
+from edgerank.manifest import Variant
+
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")  # one entry a GPU, where the driver is loaded
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has that a variant may need."""
+
+    providers: tuple[str, ...]  # of the installed onnxruntime
+    instruction_sets: frozenset[str]
+    libraries: frozenset[str]  # of custom operators
+    has_gpu: bool
+
+
+@dataclass(frozen=True)
+class ChosenVariant:
+    """The variant that runs."""
+
+    variant: Variant
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return self.variant.name
+
+    def __str__(self) -> str:
+        return f"{self.variant.name} on {self.variant.provider}: {self.reason}"
+
+
+def this_machine() -> Machine:
+    """Look at the machine."""
+    return Machine(
+        providers=tuple(ort.get_available_providers()),
+        instruction_sets=instruction_sets(),
+        libraries=frozenset(),
+        has_gpu=NVIDIA_GPUS.is_dir() and any(NVIDIA_GPUS.iterdir()),
+    )
+
+
+def choose_variant(
+    bundle: Bundle,
+    machine: Machine,
+    name: str | None = None,
+    providers: Sequence[str] | None = None,
+) -> ChosenVariant:
+    """Choose the variant to run: the first in the bundle's order that the machine can run.
+
+    :param name: of the variant to run, whatever the order
+    :param providers: execution providers to choose among, most wanted first; the bundle's order by
+        default
+    :raises InputError: the bundle has no variant of that name, or none for these providers
+    :raises ProviderError: a provider is not installed, or the machine lacks what every variant
+        needs
+    """
+    for provider in providers or ():
+        if provider not in machine.providers:
+            raise ProviderError(
+                f"{provider} is not available: the installed onnxruntime has"
+                f" {', '.join(machine.providers)} (onnxruntime-gpu brings CUDA)"
+            )
+    candidates = _candidates(bundle, name, providers)
+    passed_over: list[str] = []
+    for variant in candidates:
+        missing = list(_missing(variant, machine))
+        if not missing:
+            return ChosenVariant(variant, _reason(name, providers, passed_over))
+        passed_over.append(f"{variant.name} needs {' and '.join(missing)}")
+    raise ProviderError(f"{bundle.directory}: this machine cannot run it: {'; '.join(passed_over)}")
+
+
+def _candidates(
+    bundle: Bundle, name: str | None, providers: Sequence[str] | None
+) -> Iterator[Variant]:
+    """Yield the variants that the caller allows, most wanted first."""
+    variants = bundle.manifest.variants
+    if name is not None:
+        variants = tuple(variant for variant in variants if variant.name == name)
+        if not variants:
+            known = ", ".join(variant.name for variant in bundle.manifest.variants)
+            raise InputError("variant", f"{name!r} is not in the bundle; it has {known}")
+    if providers is None:
+        yield from variants
+        return
+    wanted = [variant for p in providers for variant in variants if variant.provider == p]
+    if not wanted:
+        known = ", ".join(f"{variant.name} ({variant.provider})" for variant in variants)
+        asked = ", ".join(providers) or "none"
+        raise InputError("providers", f"{asked}: the bundle has no variant for it; it has {known}")
+    yield from wanted
+
+
+def _missing(variant: Variant, machine: Machine) -> Iterator[str]:
+    """Name what a variant needs and the machine lacks."""
+    needs = variant.needs
+    if variant.provider not in machine.providers:
+        yield f"{variant.provider}, and onnxruntime has {', '.join(machine.providers)}"
+    yield from (name for name in needs.instruction_sets if name not in machine.instruction_sets)
+    yield from (name for name in needs.libraries if name not in machine.libraries)
+    if needs.gpu and not machine.has_gpu:
+        yield "a GPU"
+
+
+def _reason(name: str | None, providers: Sequence[str] | None, passed_over: Sequence[str]) -> str:
+    """Say why a variant was chosen."""
+    if name is not None:
+        return "asked for by name"
+    by = "the bundle's order" if providers is None else "the order of the providers asked for"
+    return "; ".join([f"the first in {by} that this machine can run", *passed_over])

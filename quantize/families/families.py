@@ -1,0 +1,139 @@
+"""The table of families: which architectures belong to one, and how it is prompted.
+
+A family is recognised from a checkpoint's own files (``quantize.families.recognition``) and becomes
+data in the bundle's manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from quantize.architectures import bert, deberta, gemma, llama, modernbert, qwen2, qwen3
+from quantize.architectures.decoder_spec import DecoderSpec
+from quantize.architectures.layered_model import LayeredModel
+from quantize.checkpoint.files import Checkpoint
+from quantize.checkpoint.sidecars import Pooling
+from quantize.families.templates import (
+    BGE_RERANKER_GEMMA,
+    MXBAI_RERANK_V2,
+    QWEN3_RERANKER,
+    ZERANK,
+    Template,
+)
+
+Head = Literal["ForCausalLM", "ForSequenceClassification", "ForLateInteraction", "Model"]
+
+DECODERS: dict[str, Callable[[Checkpoint], DecoderSpec]] = {
+    "Gemma": gemma.read_spec,
+    "Llama": llama.read_spec,
+    "Qwen2": qwen2.read_spec,
+    "Qwen3": qwen3.read_spec,
+}
+BERTS = {
+    "Bert": bert.BERT,
+    "Camembert": bert.ROBERTA,
+    "Electra": bert.ELECTRA,
+    "Roberta": bert.ROBERTA,
+    "XLMRoberta": bert.ROBERTA,
+}
+
+CLASSIFIERS: dict[str, Callable[[Checkpoint], LayeredModel[Any]]] = {
+    **{name: partial(bert.Bert, head="classifier", spec=spec) for name, spec in BERTS.items()},
+    "DebertaV2": deberta.Deberta,
+    "ModernBert": modernbert.classifier,
+}
+EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], LayeredModel[Any]]] = {
+    **{name: partial(bert.Bert, spec=spec) for name, spec in BERTS.items()},
+    "ModernBert": modernbert.ModernBert,
+}
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """A family, and the files that tell it."""
+
+    name: str
+    models: str  # for people
+    score: str  # how it reads, for people
+    heads: tuple[Head, ...]
+    backbones: tuple[str, ...]
+    template: Template | None = None  # the tokenizer's own way to join two texts by default
+    remote_code: str | None = None  # a module that config.json names
+
+
+FAMILIES = (
+    FamilySpec(
+        "zerank",
+        "zerank-1, zerank-1-small, zerank-2",
+        'sigmoid(logit("Yes") / 5)',
+        ("ForCausalLM",),
+        ("Qwen3",),
+        ZERANK,
+        remote_code="modeling_zeranker",
+    ),
+    FamilySpec(
+        "qwen3-reranker",
+        "Qwen3-Reranker 0.6B, 4B, 8B, and those with a classifier instead",
+        'the probability of "yes" against "no"; or the logit, through the activation that the'
+        " checkpoint names",
+        ("ForCausalLM", "ForSequenceClassification"),
+        ("Qwen3",),
+        QWEN3_RERANKER,
+    ),
+    FamilySpec(
+        "mxbai-rerank-v2",
+        "mxbai-rerank base, large v2",
+        'logit("1") - logit("0")',
+        ("ForCausalLM",),
+        ("Qwen2", "Llama"),
+        MXBAI_RERANK_V2,
+    ),
+    FamilySpec(
+        "bge-reranker-gemma",
+        "bge-reranker-v2-gemma",
+        'logit("Yes")',
+        ("ForCausalLM",),
+        ("Gemma",),
+        BGE_RERANKER_GEMMA,
+    ),
+    FamilySpec(
+        "cross-encoder",
+        "ms-marco MiniLM, TinyBERT, ELECTRA; bge-reranker base, large, v2-m3; mxbai-rerank v1;"
+        " gte-reranker-modernbert, granite-embedding-reranker; others with one logit, through"
+        " optimum (edgerank[export]) where the architecture is none of these",
+        "the logit, through the activation that the checkpoint names",
+        ("ForSequenceClassification",),
+        (*CLASSIFIERS, *DECODERS),
+    ),
+    FamilySpec(
+        "late-interaction",
+        "edgerank's own (python -m quantize.training)",
+        "sigmoid of a logit from the cosine, the nearest tokens and the words in common",
+        ("ForLateInteraction",),
+        ("Bert",),
+    ),
+    FamilySpec(
+        "embedding",
+        "MiniLM, bge, e5 and other sentence-transformers models with mean or cls pooling",
+        "the cosine of query and document",
+        ("Model",),
+        tuple(EMBEDDERS),
+    ),
+)
+
+
+def describe(family: FamilySpec) -> list[str]:
+    """Say in a few lines what a family is, how it is recognised and how its scores read."""
+    heads = (f"{head} with modules.json" if head == "Model" else head for head in family.heads)
+    recognized = f"{', '.join(family.backbones)} + {' or '.join(heads)}"
+    if family.remote_code is not None:
+        recognized += f", {family.remote_code} in auto_map"
+    return [
+        family.name,
+        f"    models      {family.models}",
+        f"    recognised  {recognized}",
+        f"    score       {family.score}",
+    ]

@@ -1,0 +1,226 @@
+"""README.md and the pages of docs/: their Python runs, and what they refer to is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+
+from edgerank.bundle import DEFAULT_BUNDLE
+from edgerank.cli import cli
+from quantize.training.__main__ import cli as training
+from tests.conftest import ROOT
+from tests.support.serving import ServerProcess
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARD = DEFAULT_BUNDLE / "MODEL_CARD.md"
+SERVER = "localhost:50051"  # a server of the test's own takes its place
+NAMES = {
+    "query": "who wrote dune?",
+    "documents": ["Paris is the capital of France.", "Dune was written by Frank Herbert."],
+    "pairs": [("who wrote dune?", "Frank Herbert"), ("capital of France?", "Paris")],
+}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_EXECUTED = re.compile(r"<!-- not executed: \S.* -->\s*\Z")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SPAN = re.compile(r"`([^`\n]+)`")
+PLACE = re.compile(r"(?:edgerank|quantize|benchmarks|tests|docs|proto|requirements)/[\w./-]*")
+MODULE = re.compile(r"(?:benchmarks|quantize)(?:\.[a-z_]+)+")
+GROUPS: dict[str, click.Group] = {"edgerank": cli, "quantize.training": training}
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+pages = pytest.mark.parametrize("page", [*PAGES, CARD], ids=name_of)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    source: str
+    line: int  # of the page, its first
+    is_executed: bool
+
+
+def blocks_of(text: str) -> list[Block]:
+    return [
+        Block(
+            match[1],
+            match[2],
+            text.count("\n", 0, match.start(2)) + 1,
+            NOT_EXECUTED.search(text[: match.start()]) is None,
+        )
+        for match in FENCED.finditer(text)
+    ]
+
+
+def python_of(page: Path) -> list[Block]:
+    return [block for block in blocks_of(page.read_text()) if block.language == "python"]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, request):
+    """A directory with the files that the pages' Python reads."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for name in ("mxbai-large", "minilm"):
+        (tmp_path / "models" / name).symlink_to(DEFAULT_BUNDLE)
+    checkpoint = tmp_path / "path/to/mxbai-rerank-large-v2"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.symlink_to(request.getfixturevalue("qwen2"))
+    write_collection(tmp_path / "collections/scifact")
+    return tmp_path
+
+
+def write_collection(directory: Path) -> None:
+    (directory / "qrels").mkdir(parents=True)
+    documents = [{"_id": str(i), "text": text} for i, text in enumerate(NAMES["documents"])]
+    (directory / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (directory / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": NAMES["query"]}))
+    (directory / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=name_of)
+def test_the_python_of_a_page_runs(page, workplace):
+    names = dict(NAMES)
+    with ExitStack() as stack:
+        text = page.read_text()
+        if any(SERVER in block.source for block in python_of(page)):
+            server = ServerProcess("--model", DEFAULT_BUNDLE, "--model", f"small={DEFAULT_BUNDLE}")
+            text = text.replace(SERVER, stack.enter_context(server).address)
+        for block in blocks_of(text):
+            if block.language == "python" and block.is_executed:
+                source = "\n" * (block.line - 1) + block.source  # for the lines of a traceback
+                exec(compile(source, str(page), "exec"), names)
+
+
+def test_all_but_two_blocks_of_python_are_executed():
+    blocks = [block for page in PAGES for block in python_of(page)]
+    assert len(blocks) > 10
+    assert sum(not block.is_executed for block in blocks) <= 2
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pages
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(FENCED.sub("", page.read_text())):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def code_of(page: Path) -> Iterator[str]:
+    """Yield a page's lines of shell and its spans of code."""
+    text = FENCED.sub("", page.read_text())
+    for line in text.replace("\\\n", " ").split("\n"):
+        if line.startswith("    "):
+            yield line.strip()
+        else:
+            yield from SPAN.findall(line)
+
+
+def words_of(code: str) -> list[str]:
+    try:
+        return shlex.split(code, comments=True)
+    except ValueError:  # an apostrophe
+        return code.split()
+
+
+def flags_of(command: click.Command) -> set[str]:
+    flags = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+    return {flag for flag in flags if flag.startswith("-")} | {"-h", "--help", "--version"}
+
+
+def unknown_in(code: str, targets: set[str]) -> Iterator[str]:
+    """Yield what a line or a span of code names and is not there."""
+    words = words_of(code)
+    if words[:1] == ["make"]:
+        yield from (word for word in words[1:2] if word not in targets)
+    for before, after in zip([*words, ""], [*words[1:], ""], strict=False):
+        if before == "-m" and words[0].endswith("python"):
+            if importlib.util.find_spec(after) is None:
+                yield after
+        if before in GROUPS and after and not after.startswith("-"):
+            yield from unknown_in_command(GROUPS[before], words[words.index(before) + 1 :])
+    if words and words[0].startswith("-"):
+        known = set().union(*(flags_of(c) for group in GROUPS.values() for c in group_of(group)))
+        yield from (word for word in words if word.startswith("-") and flag_of(word) not in known)
+    if PLACE.fullmatch(code) and "NAME" not in code and not (ROOT / code).exists():
+        yield code
+    if words and MODULE.fullmatch(words[0]) and importlib.util.find_spec(words[0]) is None:
+        yield words[0]
+
+
+def group_of(group: click.Group) -> list[click.Command]:
+    return list(group.commands.values())
+
+
+def unknown_in_command(group: click.Group, words: list[str]) -> Iterator[str]:
+    command = group.commands.get(words[0])
+    if command is None:
+        yield words[0]
+        return
+    for word in words[1:]:
+        if word in ("|", "<", ">"):
+            return
+        if word.startswith("-") and word != "-" and flag_of(word) not in flags_of(command):
+            yield f"{words[0]} {word}"
+
+
+def flag_of(word: str) -> str:
+    return word.partition("=")[0].rstrip(",")
+
+
+@pages
+def test_commands_flags_modules_and_files_exist(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {code: found for code in code_of(page) if (found := [*unknown_in(code, targets)])} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "make coffee",
+        "edgerank brew",
+        "edgerank rerank query documents.txt --milk",
+        "cat documents.txt | edgerank rerank query --milk",
+        "python -m benchmarks.coffee",
+        "python -m quantize.training train a b c d --milk",
+        "benchmarks.coffee --seconds 15",
+        "edgerank/coffee.py",
+        "--milk FILE",
+    ],
+)
+def test_what_does_not_exist_would_be_noticed(code):
+    assert list(unknown_in(code, {"test"}))
+
+
+def test_settings_in_toml_are_flags():
+    blocks = [
+        block for page in PAGES for block in blocks_of(page.read_text()) if block.language == "toml"
+    ]
+    assert blocks
+    for block in blocks:
+        keys = msgspec.toml.decode(block.source)
+        assert {f"--{key}" for key in keys} <= flags_of(cli.commands["serve"])
