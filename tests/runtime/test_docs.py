@@ -158,9 +158,9 @@ def unknown_in(code: str, targets: set[str]) -> Iterator[str]:
     if words[:1] == ["make"]:
         yield from (word for word in words[1:2] if word not in targets)
     for before, after in zip([*words, ""], [*words[1:], ""], strict=False):
-        if before == "-m" and words[0].endswith("python"):
-            if importlib.util.find_spec(after) is None:
-                yield after
+        is_module = before == "-m" and words[0].endswith("python")
+        if is_module and importlib.util.find_spec(after) is None:
+            yield after
         if before in GROUPS and after and not after.startswith("-"):
             yield from unknown_in_command(GROUPS[before], words[words.index(before) + 1 :])
     if words and words[0].startswith("-"):

@@ -148,7 +148,7 @@ def test_a_checkpoint_is_no_bundle(tmp_path):
         b"\0" * 64,
         "{}".encode("utf-16"),
         b'{"format_version": 1} trailing',
-        b'{"format_version": 1, "family": "\xff"}',
+        b'{"format_version": 2, "family": "\xff"}',
         b'{"format_version": 1, "family": "\\ud800"}',
         b'{"format_version": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
@@ -191,7 +191,8 @@ def test_a_manifest_with_a_field_of_its_own_is_refused(bundle):
         ("truncation", {"rule": "document", "reserved": 1, "query_share": [3, 0]}),
         ("scoring", {"rule": "votes"}),
         ("scoring", {"rule": "logit", "activation": "relu"}),
-        ("model", None),
+        ("variants", []),
+        ("variants", [{"name": "int8"}]),
         ("tokenizer", 1),
         ("files", [MODEL]),
         ("files", {MODEL: 5}),
@@ -204,14 +205,31 @@ def test_a_manifest_with_an_impossible_value_is_refused_and_the_field_named(bund
     assert_refused(bundle, rf"edgerank\.json: .*{field}")
 
 
-@pytest.mark.parametrize("version", [2, 3, 10**30])
+@pytest.mark.parametrize("version", [3, 4, 10**30])
 def test_a_newer_format_asks_for_an_upgrade_whatever_else_it_holds(bundle, version):
     newer = {"format_version": version, "layout": ["nothing", "known"], "files": 5}
     (bundle / "edgerank.json").write_text(json.dumps(newer))
     assert_refused(bundle, rf"edgerank\.json: .*format {version}.*upgrade edgerank")
 
 
-@pytest.mark.parametrize("role", ["model", "tokenizer", None])
+def test_an_older_format_asks_to_quantize_again(bundle):
+    edit(bundle, lambda manifest: manifest.update(format_version=1))
+    assert_refused(bundle, r"edgerank\.json: .*format 1.*quantize the model again")
+
+
+def name_a_file(bundle: Path, role: str, name: str) -> None:
+    """Give the tokenizer, or the graph or the weights of the first variant, another name."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        if role == "tokenizer":
+            manifest["tokenizer"] = name
+        else:
+            manifest["variants"][0][role] = [name] if role == "weights" else name
+
+    edit(bundle, change)
+
+
+@pytest.mark.parametrize("role", ["graph", "weights", "tokenizer", None])
 @pytest.mark.parametrize(
     "name",
     ["../x", "/etc/passwd", "a/b", "./x", "a/../x", "..\\x", "a\\b", "..", ".", "", "a\0b", "x/"],
@@ -225,15 +243,15 @@ def test_a_name_that_points_outside_is_refused_even_if_a_file_is_there(bundle, n
     entry = {"size": found.stat().st_size, "sha256": hashlib.sha256(content).hexdigest()}
     edit(bundle, lambda manifest: manifest["files"].update({name: entry}))
     if role is not None:
-        edit(bundle, lambda manifest: manifest.update({role: name}))
+        name_a_file(bundle, role, name)
     assert_refused(bundle, rf"edgerank\.json: {re.escape(repr(name))}")
 
 
-@pytest.mark.parametrize("role", ["model", "tokenizer"])
+@pytest.mark.parametrize("role", ["graph", "weights", "tokenizer"])
 def test_the_graph_and_the_tokenizer_must_be_among_the_files(bundle, role):
     (bundle / "other").write_bytes((bundle / TOKENIZER).read_bytes())
-    edit(bundle, lambda manifest: manifest.update({role: "other"}))
-    assert_refused(bundle, r"edgerank\.json: 'other'")
+    name_a_file(bundle, role, "other")
+    assert_refused(bundle, r"edgerank\.json: .*'other' is not among the files")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +267,7 @@ def test_the_graph_and_the_tokenizer_must_be_among_the_files(bundle, role):
 )
 def test_a_tokenizer_that_cannot_be_read_is_refused_though_its_hash_is_right(bundle, content):
     overwrite(bundle, TOKENIZER, content)
-    assert_refused(bundle, rf"{TOKENIZER}: not a tokenizer", verify=True)
+    assert_refused(bundle, rf"{TOKENIZER}: not a fast tokenizer", verify=True)
 
 
 @pytest.mark.parametrize("kind", ["garbage", "empty", "half", "another file"])
@@ -268,6 +286,7 @@ def test_a_graph_that_onnx_runtime_cannot_load_is_refused_though_its_hash_is_rig
 def test_a_graph_without_its_weights_is_refused_though_the_manifest_names_none(bundle):
     (bundle / WEIGHTS).unlink()
     edit(bundle, lambda manifest: manifest["files"].pop(WEIGHTS))
+    edit(bundle, lambda manifest: manifest["variants"][0].update(weights=[]))
     assert_refused(bundle, f"{re.escape(str(bundle / MODEL))}: .*cannot load", verify=True)
 
 
@@ -278,5 +297,10 @@ def test_weights_that_are_too_short_for_the_graph_are_refused_though_their_hash_
 
 
 def test_a_graph_that_the_manifest_does_not_describe_is_refused(bundle):
-    edit(bundle, lambda manifest: manifest["scoring"].update(rule="similarity"))
+    edit(bundle, lambda manifest: manifest["scoring"].update(rule="cosine"))
     assert_refused(bundle, "model.int8.onnx: not the graph that the manifest describes")
+
+
+def test_two_variants_of_one_name_are_refused(bundle):
+    edit(bundle, lambda manifest: manifest["variants"].append(manifest["variants"][0]))
+    assert_refused(bundle, r"edgerank\.json: .*variants must be .* a name of its own")

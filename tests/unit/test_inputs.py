@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgerank import InputError, ProviderError, Reranker
+from edgerank.documents import document_text
 
 QUERY = "what is the capital of France?"
 DOCUMENTS = [
@@ -78,9 +79,9 @@ def test_a_lone_surrogate_is_refused_and_the_text_named(reranker, surrogate):
     point = f"U\\+{ord(max(surrogate)):04X}"
     with refused(rf"^documents\[2\]: .*lone surrogate.*{point}"):
         reranker.rank(QUERY, ["fine", "fine", surrogate])
-    with refused(rf"^documents\[1\]\['text'\]: .*lone surrogate.*{point}"):
+    with refused(rf"^documents\[1\]\.text: .*lone surrogate.*{point}"):
         reranker.rank(QUERY, ["fine", {"title": "fine", "text": surrogate}])
-    with refused(rf"^a field name of documents\[0\]: .*lone surrogate.*{point}"):
+    with refused(rf"^documents\[0\]: .*lone surrogate.*{point}"):
         reranker.rank(QUERY, [{surrogate: "fine"}])
     with refused(f"^query: .*lone surrogate.*{point}"):
         reranker.rank(surrogate, DOCUMENTS)
@@ -105,23 +106,43 @@ def test_a_document_that_is_no_text_is_refused_by_index_and_type(reranker, docum
 
 @pytest.mark.parametrize("value", [None, 3, b"bytes", ["list"], {"nested": "mapping"}])
 def test_a_field_that_is_no_text_is_refused_by_name_and_type(reranker, value):
-    with refused(rf"^documents\[1\]\['year'\]: .*{type(value).__name__}"):
+    with refused(rf"^documents\[1\]\.year: .*{type(value).__name__}"):
         reranker.rank(QUERY, ["fine", {"text": "fine", "year": value}])
 
 
 def test_a_field_name_that_is_no_text_is_refused(reranker):
-    with refused(r"field name of documents\[0\]: .*int"):
+    with refused(r"^documents\[0\]: a field's name .*int"):
         reranker.rank(QUERY, [{3: "text"}])
 
 
-def test_a_mapping_scores_as_its_fields_one_a_line(reranker):
-    mapping = {"title": "Dune", "text": "Written by Frank Herbert.\nIn 1965."}
-    text = "title: Dune\ntext: Written by Frank Herbert.\nIn 1965."
-    from_mapping, from_text, other = reranker.score(QUERY, [mapping, text, mapping["text"]])
-    assert from_mapping == from_text != other
-    assert_close(reranker.score(QUERY, [mapping]), [from_text])
+@pytest.mark.parametrize(
+    ("mapping", "text"),
+    [
+        ({"text": "Dune\nis a book"}, "Dune\nis a book"),
+        ({"text": "a book", "title": "Dune"}, "Dune\na book"),
+        ({"year": "1965", "text": "a book", "title": "Dune"}, "Dune\na book\nyear: 1965"),
+        ({"title": "Dune", "by": "Herbert", "year": ""}, "Dune\nby: Herbert\nyear: "),
+        ({"title": "", "text": ""}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_a_mapping_reads_as_its_title_its_text_and_its_other_fields(reranker, mapping, text):
+    assert document_text(mapping) == text
+    from_mapping, from_text = reranker.score(QUERY, [mapping, text])
+    assert from_mapping == from_text
     [hit] = reranker.rank(QUERY, [mapping])
     assert hit.document is mapping
+
+
+@pytest.mark.parametrize("query", ["", " ", "\n\t\u3000"], ids=ascii)
+def test_a_blank_query_is_refused(reranker, query):
+    for call in (reranker.rank, reranker.score):
+        for documents in (DOCUMENTS, []):
+            with refused("^query: it is blank"):
+                call(query, documents)
+    with refused(r"^pairs\[1\]\.query: it is blank"):
+        reranker.score_pairs([(QUERY, "fine"), (query, "fine")])
 
 
 @pytest.mark.parametrize("documents", ["a lone string", {"text": "a lone mapping"}, None, 5])
@@ -158,7 +179,7 @@ def test_pairs_that_are_no_list_are_refused_by_type(reranker, pairs):
     [
         ((None, "a"), "query.*NoneType"),
         ((QUERY, 3), "document.*int"),
-        ((QUERY, {"a": 3}), "'a'.*int"),
+        ((QUERY, {"a": 3}), r"document\.a: .*int"),
     ],
     ids=str,
 )

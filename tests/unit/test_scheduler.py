@@ -108,7 +108,7 @@ def test_scores_come_back_to_their_own_jobs(scheduler, runner):
     jobs = [job(runner, range(n, n + n % 7 + 1), client=f"{n % 3}") for n in range(60)]
     futures = [submit(scheduler, each) for each in jobs]
     for n, future in enumerate(futures):
-        assert future.result(10).raw.tolist() == list(range(n, n + n % 7 + 1))
+        assert future.result(10).results.tolist() == list(range(n, n + n % 7 + 1))
     assert scheduler.queue_tokens == 0
 
 
@@ -116,7 +116,7 @@ def test_long_jobs_are_computed_step_by_step_and_whole(scheduler, runner):
     runner.free()
     future = submit(scheduler, job(runner, range(1, 41), length=20, prefix=7))
     computed = future.result(10)
-    assert computed.raw.tolist() == list(range(1, 41))
+    assert computed.results.tolist() == list(range(1, 41))
     assert len(runner.batches) > 10
     assert computed.inference_s > 0
     assert computed.queue_s >= 0
@@ -138,7 +138,7 @@ def test_jobs_of_different_engines_share_none(scheduler, runner):
     blocked(scheduler, runner)
     futures = [submit(scheduler, job(each, [n])) for n, each in ((1, runner), (2, other))]
     runner.free()
-    assert [future.result(10).raw.tolist() for future in futures] == [[1], [2]]
+    assert [future.result(10).results.tolist() for future in futures] == [[1], [2]]
     assert other.batches == [{2}]
 
 
@@ -168,7 +168,7 @@ def test_a_long_job_does_not_keep_a_small_one_waiting(scheduler, runner, client)
     assert 5000 in set().union(*runner.batches[:7])
     assert not long.done()
     runner.free()
-    assert long.result(10).raw.tolist() == list(range(1, 1001))
+    assert long.result(10).results.tolist() == list(range(1, 1001))
 
 
 def test_a_client_that_sends_much_does_not_push_another_back(scheduler, runner):
@@ -324,7 +324,7 @@ def test_room_for_a_request_goes_over_to_its_job(scheduler, runner):
     with pytest.raises(Overloaded):
         scheduler.reserve(1)
     runner.free()
-    assert admitted.result(10).raw.tolist() == [5]
+    assert admitted.result(10).results.tolist() == [5]
     waiting.result(10)
     assert scheduler.queue_tokens == 0
 
@@ -382,7 +382,7 @@ def test_an_engine_that_fails_fails_its_job_and_no_other(scheduler, runner, capl
         submit(scheduler, job(Broken(), [1])).result(10)
     with pytest.raises(EngineFailed):
         submit(scheduler, job(Broken(), range(100))).result(10)
-    assert submit(scheduler, job(runner, [2])).result(10).raw.tolist() == [2]
+    assert submit(scheduler, job(runner, [2])).result(10).results.tolist() == [2]
     assert scheduler.queue_tokens == 0
     assert "out of order" in caplog.text
 

@@ -30,9 +30,12 @@ def test_equal_scores_keep_their_order(scores, top_k):
 @given(raw=any_values, data=st.data())
 def test_a_document_gets_the_best_of_its_sequences(raw, data):
     count = data.draw(st.integers(1, len(raw)))
-    rest = st.lists(st.integers(0, count - 1), min_size=len(raw) - count, max_size=len(raw) - count)
+    others = len(raw) - count
+    rest = st.lists(st.integers(0, count - 1), min_size=others, max_size=others)
     document_index = list(range(count)) + data.draw(rest)
-    expected = [max(raw[i] for i in range(len(raw)) if document_index[i] == d) for d in range(count)]
+    expected = [
+        max(raw[i] for i in range(len(raw)) if document_index[i] == d) for d in range(count)
+    ]
     assert best_of_each(raw, document_index, count).tolist() == expected
 
 

@@ -1,0 +1,93 @@
+"""Which variant of a bundle runs on which machine, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from edgerank import InputError, ProviderError, Reranker
+from edgerank.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from edgerank.cpu import instruction_sets
+from edgerank.manifest import CPU_PROVIDER, Needs
+from edgerank.variants import Machine, choose_variant, this_machine
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+PLAIN = Machine((CPU_PROVIDER,), frozenset({"avx2"}), frozenset(), has_gpu=False)
+RICH = Machine(
+    (CUDA_PROVIDER, CPU_PROVIDER),
+    frozenset({"avx2", "avx512_vnni"}),
+    frozenset({"edgerank.kernels"}),
+    has_gpu=True,
+)
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    """The bundle in the package, with variants that need something before its own."""
+    opened = read_bundle(DEFAULT_BUNDLE)
+    [plain] = opened.manifest.variants
+    variants = (
+        msgspec.structs.replace(plain, name="fp16", provider=CUDA_PROVIDER, needs=Needs(gpu=True)),
+        msgspec.structs.replace(plain, name="vnni", needs=Needs(instruction_sets=("avx512_vnni",))),
+        msgspec.structs.replace(plain, name="fused", needs=Needs(libraries=("edgerank.kernels",))),
+        plain,
+    )
+    return replace(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+
+
+def test_the_first_variant_that_the_machine_can_run_is_chosen(bundle):
+    assert choose_variant(bundle, RICH).name == "fp16"
+    assert choose_variant(bundle, replace(RICH, has_gpu=False)).name == "vnni"
+    slow = replace(RICH, providers=(CPU_PROVIDER,), instruction_sets=frozenset({"avx2"}))
+    assert choose_variant(bundle, slow).name == "fused"
+    assert choose_variant(bundle, PLAIN).name == "int8"
+
+
+def test_the_reason_names_what_was_passed_over_and_what_it_needs(bundle):
+    reason = choose_variant(bundle, PLAIN).reason
+    assert "fp16 needs CUDAExecutionProvider" in reason
+    assert "a GPU" in reason
+    assert "vnni needs avx512_vnni" in reason
+    assert "fused needs edgerank.kernels" in reason
+    assert "int8" not in reason
+
+
+def test_a_variant_is_chosen_by_name_whatever_the_order(bundle):
+    chosen = choose_variant(bundle, RICH, "int8")
+    assert (chosen.name, chosen.reason) == ("int8", "asked for by name")
+    with pytest.raises(InputError, match=r"^variant: 'int3' .* fp16, vnni, fused, int8"):
+        choose_variant(bundle, RICH, "int3")
+    with pytest.raises(ProviderError, match="vnni needs avx512_vnni"):
+        choose_variant(bundle, PLAIN, "vnni")
+
+
+def test_providers_choose_among_the_variants_most_wanted_first(bundle):
+    assert choose_variant(bundle, RICH, None, [CPU_PROVIDER]).name == "vnni"
+    assert choose_variant(bundle, RICH, None, [CUDA_PROVIDER, CPU_PROVIDER]).name == "fp16"
+    assert choose_variant(bundle, RICH, None, [CPU_PROVIDER, CUDA_PROVIDER]).name == "vnni"
+    with pytest.raises(ProviderError, match=r"^CUDAExecutionProvider is not available"):
+        choose_variant(bundle, PLAIN, None, [CUDA_PROVIDER])
+    with pytest.raises(InputError, match=r"^providers: CUDAExecutionProvider: .* int8"):
+        choose_variant(read_bundle(DEFAULT_BUNDLE), RICH, None, [CUDA_PROVIDER])
+
+
+def test_a_machine_that_can_run_no_variant_is_told_what_each_needs(bundle):
+    variants = bundle.manifest.variants[:3]
+    few = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, variants=variants))
+    with pytest.raises(ProviderError, match=r"fp16 needs .*vnni needs .*fused needs"):
+        choose_variant(few, PLAIN)
+
+
+def test_this_machine_has_the_cpu_s_flags_and_onnx_runtimes_providers():
+    machine = this_machine()
+    assert CPU_PROVIDER in machine.providers
+    assert machine.instruction_sets == instruction_sets()
+
+
+def test_a_reranker_says_which_variant_runs_and_why():
+    with Reranker() as reranker:
+        assert str(reranker.variant).startswith("int8 on CPUExecutionProvider: the first in the")
+    with Reranker(variant="int8") as reranker:
+        assert reranker.variant.reason == "asked for by name"
