@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edgerank import BundleError, Reranker
-from edgerank.bundle import Manifest, read_bundle, verify_bundle
+from edgerank.bundle import DEFAULT_BUNDLE, Manifest, read_bundle, verify_bundle
 
 MODEL = "model.int8.onnx"
 WEIGHTS = "model.int8.onnx.data"
@@ -24,9 +24,10 @@ FIELDS = [field.encode_name for field in msgspec.structs.fields(Manifest)]
 
 
 @pytest.fixture
-def bundle(bundles: Path, tmp_path: Path) -> Path:
-    """A copy of a sound bundle, to be damaged."""
-    return shutil.copytree(bundles / "qwen2.int8", tmp_path / "bundle")
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the bundle in the package, to be damaged."""
+    ignored = shutil.ignore_patterns("*.md")
+    return shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle", ignore=ignored)
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -130,8 +131,10 @@ def test_a_file_is_no_bundle(bundle):
     assert_refused(bundle / MODEL, f"{MODEL}.*Not a directory")
 
 
-def test_a_checkpoint_is_no_bundle(qwen2):
-    assert_refused(qwen2, "edgerank.json.*`edgerank quantize`")
+def test_a_checkpoint_is_no_bundle(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
+    assert_refused(tmp_path, "edgerank.json.*`edgerank quantize`")
 
 
 @pytest.mark.parametrize(
