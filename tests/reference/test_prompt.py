@@ -127,6 +127,7 @@ def test_published_token_ids_of_bert_come_out(tmp_path, embedding):
     bundle = quantize(embedding, tmp_path / "bundle", precision="fp32")
     (tmp_path / "bundle" / "tokenizer.json").write_bytes(real.read_bytes())
     encoder = PromptEncoder(bundle, 128)
-    for case in published["Xenova/bert-base-uncased"]:
-        if not case.get("text_pair"):
-            assert encoder.encode(case["text"], {}).query.ids.tolist() == case["ids"]
+    cases = [case for case in published["Xenova/bert-base-uncased"] if not case.get("text_pair")]
+    assert len(cases) > 5
+    for case in cases:
+        assert encoder.encode(case["text"], {}).query.ids.tolist() == case["ids"]
