@@ -35,9 +35,8 @@ def settings_options(command: Command) -> Command:
             multiple=setting.is_repeatable,
             is_flag=setting.kind == "switch",
             envvar=setting.variable,
-            show_envvar=True,
-            show_default=setting.shown_default or False,
-            metavar=setting.metavar,
+            show_default=setting.default_words or True,
+            metavar=setting.metavar or None,
             help=setting.help,
             is_eager=is_config,
             expose_value=not is_config,
@@ -72,7 +71,10 @@ class Values:
 def serve(**by_parameter: Any) -> None:
     """Serve models over gRPC.
 
-    Every option can also be set by an environment variable, or in the file that --config names.
+    Every option can also be set by an environment variable, --max-queue-tokens by
+    EDGERANK_MAX_QUEUE_TOKENS, or in the file that --config names. Where an option may be given
+    several times, its variable separates the values by white space.
+
     SIGTERM drains: calls in progress end, no others are taken. SIGHUP loads again the bundles that
     have changed.
     """

@@ -90,6 +90,7 @@ def _places_of_queries(pairs: Sequence[Pair]) -> dict[str, tuple[str, int | None
     """Return what errors call each distinct query: the one of all documents, or a pair's own."""
     places: dict[str, tuple[str, int | None]] = {}
     for pair in pairs:
-        is_own = pair.field == "pairs.document"
-        places.setdefault(pair.query, ("pairs.query", pair.index) if is_own else ("query", None))
+        if pair.query not in places:
+            is_own = pair.field == "pairs.document"
+            places[pair.query] = ("pairs.query", pair.index) if is_own else ("query", None)
     return places

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from edgerank.bundle import DEFAULT_BUNDLE
+from edgerank.manifest import MIN_LENGTH
 from edgerank.reranker import MAX_BATCH_TOKENS as RUNTIME_MAX_BATCH_TOKENS
 from edgerank.reranker import MIN_BATCH_TOKENS
 
 T_co = TypeVar("T_co", covariant=True)
 Kind = Literal["text", "integer", "number", "file", "switch"]
+VALUES = {"text": "", "integer": "N", "number": "SECONDS", "file": "FILE", "switch": ""}
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -28,13 +30,18 @@ class Setting(Generic[T_co]):
     help: str  # one or two sentences
     least: int | None = None  # of a number
     choices: tuple[str, ...] = ()  # of a text
-    metavar: str | None = None
+    value: str = ""  # what help calls the value, where its kind does not tell
     default_words: str | None = None  # for people, where the default itself does not tell
 
     @property
     def flag(self) -> str:
         """The flag of the command line."""
         return f"--{self.name}"
+
+    @property
+    def metavar(self) -> str:
+        """What help calls the value; empty for switches."""
+        return self.value or VALUES[self.kind]
 
     @property
     def negative_flag(self) -> str:
@@ -71,7 +78,7 @@ MODEL = Setting[tuple[str, ...]](
     (f"default={DEFAULT_BUNDLE}",),
     "Serve this bundle, under its directory's name unless another is given. Give the option once"
     " for each model; requests that name none get the first.",
-    metavar="[NAME=]BUNDLE",
+    value="[NAME=]BUNDLE",
     default_words="the model in the package",
 )
 CONFIG = Setting[Path | None](
@@ -86,7 +93,7 @@ LISTEN = Setting[tuple[str, ...]](
     "text",
     ("127.0.0.1:50051",),
     "Listen for gRPC here: HOST:PORT or unix:PATH. May be given several times.",
-    metavar="ADDRESS",
+    value="ADDRESS",
 )
 TLS_CERT = Setting[Path | None](
     "tls-cert",
@@ -125,7 +132,7 @@ METRICS = Setting[str | None](
     "text",
     None,
     "Serve metrics for Prometheus at this address.",
-    metavar="HOST:PORT",
+    value="HOST:PORT",
 )
 OTLP_ENDPOINT = Setting[str | None](
     "otlp-endpoint",
@@ -133,7 +140,7 @@ OTLP_ENDPOINT = Setting[str | None](
     None,
     "Send OpenTelemetry spans to this collector (OTLP over gRPC; needs edgerank[tracing]). The"
     " OTEL_ variables set the rest.",
-    metavar="URL",
+    value="URL",
 )
 THREADS = Setting[int | None](
     "threads",
@@ -149,7 +156,7 @@ PROVIDERS = Setting[tuple[str, ...]](
     (),
     "Choose the variant of a bundle by this execution provider of ONNX Runtime. May be given"
     " several times, the most wanted first.",
-    metavar="PROVIDER",
+    value="PROVIDER",
     default_words="the bundle's order",
 )
 MAX_LENGTH = Setting[int | None](
@@ -157,7 +164,7 @@ MAX_LENGTH = Setting[int | None](
     "integer",
     None,
     "Read at most this many tokens of a query and a document together.",
-    least=1,
+    least=MIN_LENGTH,
     default_words="the bundle's",
 )
 MAX_BATCH_TOKENS = Setting[int](
@@ -226,6 +233,7 @@ LOG_LEVEL = Setting[LogLevel](
     "info",
     "Log messages from this level on: debug, info, warning or error. Each call has a line at info.",
     choices=("debug", "info", "warning", "error"),
+    value="LEVEL",
 )
 
 SETTINGS: tuple[Setting[object], ...] = (  # in the order of the help and of the documentation
@@ -259,8 +267,7 @@ def markdown_table() -> str:
     """Return the settings as a table in Markdown."""
     lines = ["| flag | default | |", "|---|---|---|"]
     for setting in SETTINGS:
-        value = setting.metavar or ("FILE" if setting.kind == "file" else "")
-        flags = [f"{setting.flag} {value}".rstrip()]
+        flags = [f"{setting.flag} {setting.metavar}".rstrip()]
         if setting.default is True:
             flags.append(setting.negative_flag)
         flag = ", ".join(f"`{each}`" for each in flags)

@@ -38,19 +38,22 @@ class Runner:
     def __init__(self) -> None:
         self.begun = threading.Semaphore(0)
         self.let = threading.Semaphore(0)
+        self.is_free = False
         self.batches: list[set[int]] = []  # the scores of each micro-batch
 
     def steps(self, groups, output):
         for batch in pack(groups, max_tokens=MAX_TOKENS, causal=True):
             self.begun.release()
-            self.let.acquire()
+            if not self.is_free:
+                self.let.acquire()
             raw = batch.token_ids[batch.scored_rows].astype(np.float32)
             self.batches.append({int(score) for score in raw[batch.score_ids >= 0]})
             yield batch, raw if output.per == "sequence" else batch.token_ids.astype(np.float32)
 
     def free(self) -> None:
         """Hold nothing back any more."""
-        self.let.release(1_000_000)
+        self.is_free = True
+        self.let.release(8)  # more than there are threads that wait
 
 
 class Broken:
