@@ -13,7 +13,7 @@ from edgerank.cli.settings import read_settings
 from edgerank.errors import InputError
 from edgerank.serving import settings as table
 from edgerank.serving.addresses import host_and_port
-from edgerank.serving.settings import Setting
+from edgerank.serving.settings import SettingSpec
 
 if TYPE_CHECKING:
     from edgerank.serving.app import ServerSettings
@@ -45,7 +45,7 @@ def settings_options(command: Command) -> Command:
     return command
 
 
-def _type(setting: Setting[object]) -> click.ParamType[Any] | None:
+def _type(setting: SettingSpec[object]) -> click.ParamType[Any] | None:
     if setting.kind == "integer":
         return click.IntRange(setting.least)
     if setting.kind == "number":
@@ -62,7 +62,7 @@ class Values:
         """:param by_parameter: by the names that click gives to options"""
         self._by_parameter = by_parameter
 
-    def __getitem__(self, setting: Setting[T]) -> T:
+    def __getitem__(self, setting: SettingSpec[T]) -> T:
         return cast(T, self._by_parameter[setting.name.replace("-", "_")])
 
 

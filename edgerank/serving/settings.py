@@ -21,7 +21,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True)
-class Setting(Generic[T_co]):
+class SettingSpec(Generic[T_co]):
     """A setting; one that may be given several times is a tuple."""
 
     name: str  # of the flag without its dashes, and of the key in a file
@@ -72,7 +72,7 @@ class Setting(Generic[T_co]):
         return "" if self.default is None else f"{self.default}"
 
 
-MODEL = Setting[tuple[str, ...]](
+MODEL = SettingSpec[tuple[str, ...]](
     "model",
     "text",
     (f"default={DEFAULT_BUNDLE}",),
@@ -81,60 +81,60 @@ MODEL = Setting[tuple[str, ...]](
     value="[NAME=]BUNDLE",
     default_words="the model in the package",
 )
-CONFIG = Setting[Path | None](
+CONFIG = SettingSpec[Path | None](
     "config",
     "file",
     None,
     "Read the other settings from this TOML file, where they are called as the flags are. Flags and"
     " environment variables take precedence.",
 )
-LISTEN = Setting[tuple[str, ...]](
+LISTEN = SettingSpec[tuple[str, ...]](
     "listen",
     "text",
     ("127.0.0.1:50051",),
     "Listen for gRPC here: HOST:PORT or unix:PATH. May be given several times.",
     value="ADDRESS",
 )
-TLS_CERT = Setting[Path | None](
+TLS_CERT = SettingSpec[Path | None](
     "tls-cert",
     "file",
     None,
     "Prove who the server is with this certificate chain (PEM). The file is read again when it"
     " changes.",
 )
-TLS_KEY = Setting[Path | None](
+TLS_KEY = SettingSpec[Path | None](
     "tls-key",
     "file",
     None,
     "Use this private key (PEM) for the certificate. The file is read again when it changes.",
 )
-TLS_CLIENT_CA = Setting[Path | None](
+TLS_CLIENT_CA = SettingSpec[Path | None](
     "tls-client-ca",
     "file",
     None,
     "Accept only clients with a certificate that this authority (PEM) has signed.",
 )
-TOKENS = Setting[Path | None](
+TOKENS = SettingSpec[Path | None](
     "tokens",
     "file",
     None,
     "Accept only calls with a bearer token that is a line of this file. The file is read again when"
     " it changes.",
 )
-INSECURE = Setting[bool](
+INSECURE = SettingSpec[bool](
     "insecure",
     "switch",
     False,
     "Allow an address that other machines can reach without TLS and authentication.",
 )
-METRICS = Setting[str | None](
+METRICS = SettingSpec[str | None](
     "metrics",
     "text",
     None,
     "Serve metrics for Prometheus at this address.",
     value="HOST:PORT",
 )
-OTLP_ENDPOINT = Setting[str | None](
+OTLP_ENDPOINT = SettingSpec[str | None](
     "otlp-endpoint",
     "text",
     None,
@@ -142,7 +142,7 @@ OTLP_ENDPOINT = Setting[str | None](
     " OTEL_ variables set the rest.",
     value="URL",
 )
-THREADS = Setting[int | None](
+THREADS = SettingSpec[int | None](
     "threads",
     "integer",
     None,
@@ -150,7 +150,7 @@ THREADS = Setting[int | None](
     least=1,
     default_words="the physical cores",
 )
-PROVIDERS = Setting[tuple[str, ...]](
+PROVIDERS = SettingSpec[tuple[str, ...]](
     "providers",
     "text",
     (),
@@ -159,7 +159,7 @@ PROVIDERS = Setting[tuple[str, ...]](
     value="PROVIDER",
     default_words="the bundle's order",
 )
-MAX_LENGTH = Setting[int | None](
+MAX_LENGTH = SettingSpec[int | None](
     "max-length",
     "integer",
     None,
@@ -167,38 +167,38 @@ MAX_LENGTH = Setting[int | None](
     least=MIN_LENGTH,
     default_words="the bundle's",
 )
-MAX_BATCH_TOKENS = Setting[int](
+MAX_BATCH_TOKENS = SettingSpec[int](
     "max-batch-tokens",
     "integer",
     RUNTIME_MAX_BATCH_TOKENS,
     "Compute at most this many tokens at once, in one micro-batch. More take more memory.",
     least=MIN_BATCH_TOKENS,
 )
-MAX_DOCUMENTS = Setting[int](
+MAX_DOCUMENTS = SettingSpec[int](
     "max-documents",
     "integer",
     4096,
     "Refuse a request of more documents or pairs.",
     least=1,
 )
-MAX_DOCUMENT_BYTES = Setting[int](
+MAX_DOCUMENT_BYTES = SettingSpec[int](
     "max-document-bytes",
     "integer",
     1 << 18,
     "Refuse a document, query or instruction of more bytes of UTF-8.",
     least=1,
 )
-MAX_QUERY_TOKENS = Setting[int](
+MAX_QUERY_TOKENS = SettingSpec[int](
     "max-query-tokens",
     "integer",
     1024,
     "Refuse a query of more tokens, its instruction included.",
     least=1,
 )
-MAX_MESSAGE_BYTES = Setting[int](
+MAX_MESSAGE_BYTES = SettingSpec[int](
     "max-message-bytes", "integer", 1 << 26, "Refuse a message of more bytes.", least=1024
 )
-MAX_CALLS = Setting[int](
+MAX_CALLS = SettingSpec[int](
     "max-calls",
     "integer",
     1024,
@@ -206,7 +206,7 @@ MAX_CALLS = Setting[int](
     " that clients can fill.",
     least=1,
 )
-MAX_QUEUE_TOKENS = Setting[int](
+MAX_QUEUE_TOKENS = SettingSpec[int](
     "max-queue-tokens",
     "integer",
     1 << 19,
@@ -214,20 +214,20 @@ MAX_QUEUE_TOKENS = Setting[int](
     " compute in the longest time that is worth waiting.",
     least=1,
 )
-DRAIN = Setting[float](
+DRAIN = SettingSpec[float](
     "drain",
     "number",
     30.0,
     "Give calls in progress this many seconds to end after SIGTERM.",
     least=0,
 )
-WARMUP = Setting[bool](
+WARMUP = SettingSpec[bool](
     "warmup",
     "switch",
     True,
     "Score once with each model before serving.",
 )
-LOG_LEVEL = Setting[LogLevel](
+LOG_LEVEL = SettingSpec[LogLevel](
     "log-level",
     "text",
     "info",
@@ -236,7 +236,7 @@ LOG_LEVEL = Setting[LogLevel](
     value="LEVEL",
 )
 
-SETTINGS: tuple[Setting[object], ...] = (  # in the order of the help and of the documentation
+SETTINGS: tuple[SettingSpec[object], ...] = (  # in the order of the help and of the documentation
     MODEL,
     CONFIG,
     LISTEN,
