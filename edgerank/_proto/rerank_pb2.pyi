@@ -167,7 +167,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "source", "family", "precision", "max_length", "takes_instruction", "digest", "fidelity")
+    __slots__ = ("name", "source", "family", "precision", "max_length", "takes_instruction", "digest", "fidelity", "variant", "variant_reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +176,8 @@ class Model(_message.Message):
     TAKES_INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     source: str
     family: str
@@ -184,7 +186,9 @@ class Model(_message.Message):
     takes_instruction: bool
     digest: str
     fidelity: Fidelity
-    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., max_length: _Optional[int] = ..., takes_instruction: _Optional[bool] = ..., digest: _Optional[str] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ...) -> None: ...
+    variant: str
+    variant_reason: str
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., max_length: _Optional[int] = ..., takes_instruction: _Optional[bool] = ..., digest: _Optional[str] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., variant: _Optional[str] = ..., variant_reason: _Optional[str] = ...) -> None: ...
 
 class Fidelity(_message.Message):
     __slots__ = ("pairs", "spread", "mean_error", "p99_error", "max_error", "kendall_tau", "top10_overlap")

@@ -2,141 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli.extras import needs_extra
 from edgerank.cli.settings import read_settings
 from edgerank.errors import InputError
+from edgerank.serving import settings as table
+from edgerank.serving.addresses import host_and_port
+from edgerank.serving.settings import SettingSpec
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+if TYPE_CHECKING:
+    from edgerank.serving.app import ServerSettings
+    from edgerank.serving.certificates import CertificateFiles
+
+Command = Callable[..., Any]
+T = TypeVar("T")
 
 
-@click.command(context_settings={"auto_envvar_prefix": "EDGERANK", "show_default": True})
-@click.option(
-    "-m",
-    "--model",
-    "models",
-    multiple=True,
-    default=[f"default={DEFAULT_BUNDLE}"],
-    show_default="the one in the package",
-    metavar="[NAME=]BUNDLE",
-    envvar="EDGERANK_MODEL",
-    help="A bundle, called by its directory's name unless another is given. The first is the"
-    " default; give the option once for each. EDGERANK_MODEL separates several by white space.",
-)
-@click.option(
-    "--config",
-    type=FILE,
-    is_eager=True,
-    expose_value=False,
-    callback=read_settings,
-    help="These settings in TOML, by the flags' names; flags and the environment go before it.",
-)
-@click.option(
-    "--listen",
-    multiple=True,
-    default=["127.0.0.1:50051"],
-    metavar="ADDRESS",
-    help="HOST:PORT or unix:PATH; may be given several times.",
-)
-@click.option("--tls-cert", type=FILE, help="Certificate chain, PEM; read anew when it changes.")
-@click.option("--tls-key", type=FILE, help="Its key, PEM.")
-@click.option("--tls-client-ca", type=FILE, help="Ask clients for certificates signed by this CA.")
-@click.option("--tokens", type=FILE, help="Bearer tokens, one a line; read anew when it changes.")
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS and auth.")
-@click.option("--metrics", metavar="HOST:PORT", help="Answer Prometheus' scrapes there.")
-@click.option(
-    "--otlp-endpoint",
-    metavar="URL",
-    help="Send OpenTelemetry spans to the collector there (OTLP over gRPC).",
-)
-@click.option("--threads", type=click.IntRange(1), help="Of the engine; physical cores by default.")
-@click.option("--max-length", type=int, help="Tokens of query and document together.")
-@click.option("--max-documents", type=click.IntRange(1), default=4096, help="Of a request.")
-@click.option(
-    "--max-document-bytes",
-    type=click.IntRange(1),
-    default=1 << 18,
-    help="UTF-8 of a document, a query or an instruction.",
-)
-@click.option("--max-query-tokens", type=click.IntRange(1), default=1024)
-@click.option("--max-message-bytes", type=click.IntRange(1024), default=1 << 26)
-@click.option("--max-calls", type=click.IntRange(1), default=1024, help="At once.")
-@click.option(
-    "--max-queue-tokens",
-    type=click.IntRange(1),
-    default=1 << 19,
-    help="Waiting and in progress; beyond, calls are RESOURCE_EXHAUSTED.",
-)
-@click.option("--drain", type=click.FloatRange(0), default=30.0, help="Seconds after SIGTERM.")
-@click.option("--warmup/--no-warmup", default=True, help="Score once with a model before serving.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    help="Each call is a line at info.",
-)
-def serve(
-    models: tuple[str, ...],
-    listen: tuple[str, ...],
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_client_ca: Path | None,
-    tokens: Path | None,
-    insecure: bool,
-    metrics: str | None,
-    otlp_endpoint: str | None,
-    threads: int | None,
-    max_length: int | None,
-    max_documents: int,
-    max_document_bytes: int,
-    max_query_tokens: int,
-    max_message_bytes: int,
-    max_calls: int,
-    max_queue_tokens: int,
-    drain: float,
-    warmup: bool,
-    log_level: str,
-) -> None:
+def settings_options(command: Command) -> Command:
+    """Give a command an option for each setting of the table."""
+    for setting in reversed(table.SETTINGS):  # as decorators apply: the last one first
+        is_config = setting is table.CONFIG
+        command = click.option(
+            *(["-m"] if setting is table.MODEL else []),
+            f"{setting.flag}/{setting.negative_flag}" if setting.default is True else setting.flag,
+            type=_type(setting),
+            default=setting.default,
+            multiple=setting.is_repeatable,
+            is_flag=setting.kind == "switch",
+            envvar=setting.variable,
+            show_default=setting.default_words or True,
+            metavar=setting.metavar or None,
+            help=setting.help,
+            is_eager=is_config,
+            expose_value=not is_config,
+            callback=read_settings if is_config else None,
+        )(command)
+    return command
+
+
+def _type(setting: SettingSpec[object]) -> click.ParamType[Any] | None:
+    if setting.kind == "integer":
+        return click.IntRange(setting.least)
+    if setting.kind == "number":
+        return click.FloatRange(setting.least)
+    if setting.kind == "file":
+        return click.Path(path_type=Path, dir_okay=False)
+    return click.Choice(setting.choices) if setting.choices else None
+
+
+class Values:
+    """What the settings have been set to."""
+
+    def __init__(self, by_parameter: dict[str, Any]) -> None:
+        """:param by_parameter: by the names that click gives to options"""
+        self._by_parameter = by_parameter
+
+    def __getitem__(self, setting: SettingSpec[T]) -> T:
+        return cast(T, self._by_parameter[setting.name.replace("-", "_")])
+
+
+@click.command()
+@settings_options
+def serve(**by_parameter: Any) -> None:
     """Serve models over gRPC.
 
-    Every option can be set by the environment, --max-queue-tokens by EDGERANK_MAX_QUEUE_TOKENS, or
-    in the file that --config names.
-    SIGTERM drains, SIGHUP loads bundles anew that have changed.
+    Every option can also be set by an environment variable, --max-queue-tokens by
+    EDGERANK_MAX_QUEUE_TOKENS, or in the file that --config names. Where an option may be given
+    several times, its variable separates the values by white space.
+
+    SIGTERM drains: calls in progress end, no others are taken. SIGHUP loads again the bundles that
+    have changed.
     """
+    values = Values(by_parameter)
     with needs_extra("serving", "server"):
-        from edgerank.serving.app import ServerSettings
         from edgerank.serving.app import serve as run
-        from edgerank.serving.inference import Limits
-        from edgerank.serving.models import ModelSettings
-        from edgerank.serving.security import Tls
-    if otlp_endpoint is not None:
+        from edgerank.serving.grpc.door import GrpcDoor
+    if values[table.OTLP_ENDPOINT] is not None:
         with needs_extra("tracing", "tracing"):
-            import edgerank.serving.grpc.tracing  # noqa: F401
-    if (tls_cert is None) != (tls_key is None):
-        raise InputError("tls", "--tls-cert and --tls-key go together")
-    if tls_client_ca is not None and tls_cert is None:
-        raise InputError("tls", "--tls-client-ca needs --tls-cert and --tls-key")
-    run(
-        ServerSettings(
-            models=_named(models),
-            listen=listen,
-            tls=Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None,
-            tokens=tokens,
-            is_insecure=insecure,
-            metrics=None if metrics is None else _host_and_port(metrics),
-            otlp_endpoint=otlp_endpoint,
-            max_queue_tokens=max_queue_tokens,
-            drain_s=drain,
-            log_level=log_level,
-            limits=Limits(
-                max_documents, max_document_bytes, max_query_tokens, max_message_bytes, max_calls
-            ),
-            model_settings=ModelSettings(threads, max_length, warmup),
-        )
+            import edgerank.serving.grpc.tracing
+            import edgerank.serving.tracing  # noqa: F401
+    run(_server_settings(values), [GrpcDoor])
+
+
+def _server_settings(values: Values) -> ServerSettings:
+    from edgerank.serving.app import ServerSettings
+    from edgerank.serving.limits import Limits
+    from edgerank.serving.models import ModelSettings
+
+    return ServerSettings(
+        models=_named(values[table.MODEL]),
+        listen=values[table.LISTEN],
+        tls=_certificate_files(values),
+        tokens=values[table.TOKENS],
+        is_insecure=values[table.INSECURE],
+        metrics=_address(values[table.METRICS]),
+        otlp_endpoint=values[table.OTLP_ENDPOINT],
+        max_queue_tokens=values[table.MAX_QUEUE_TOKENS],
+        drain_s=values[table.DRAIN],
+        log_level=values[table.LOG_LEVEL],
+        limits=Limits(
+            max_documents=values[table.MAX_DOCUMENTS],
+            max_document_bytes=values[table.MAX_DOCUMENT_BYTES],
+            max_query_tokens=values[table.MAX_QUERY_TOKENS],
+            max_message_bytes=values[table.MAX_MESSAGE_BYTES],
+            max_calls=values[table.MAX_CALLS],
+        ),
+        model_settings=ModelSettings(
+            threads=values[table.THREADS],
+            providers=values[table.PROVIDERS],
+            max_length=values[table.MAX_LENGTH],
+            max_batch_tokens=values[table.MAX_BATCH_TOKENS],
+            warmup=values[table.WARMUP],
+        ),
     )
 
 
@@ -151,13 +133,29 @@ def _named(models: tuple[str, ...]) -> dict[str, Path]:
         bundle = Path(path if separator else model)
         name = name if separator else bundle.resolve().name
         if not name or name in named:
-            raise InputError("model", f"the name {name!r} is empty or given twice; use NAME=BUNDLE")
+            reason = f"the name {name!r} is empty or given twice; use NAME=BUNDLE"
+            raise InputError("model", reason)
         named[name] = bundle
     return named
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError("metrics", f"{address!r} is not HOST:PORT")
-    return host, int(port)
+def _certificate_files(values: Values) -> CertificateFiles | None:
+    from edgerank.serving.certificates import CertificateFiles
+
+    cert, key = values[table.TLS_CERT], values[table.TLS_KEY]
+    if (cert is None) != (key is None):
+        raise InputError("tls", "--tls-cert and --tls-key go together")
+    if cert is None or key is None:
+        if values[table.TLS_CLIENT_CA] is not None:
+            raise InputError("tls", "--tls-client-ca needs --tls-cert and --tls-key")
+        return None
+    return CertificateFiles(cert, key, values[table.TLS_CLIENT_CA])
+
+
+def _address(metrics: str | None) -> tuple[str, int] | None:
+    if metrics is None:
+        return None
+    try:
+        return host_and_port(metrics)
+    except ValueError as error:
+        raise InputError("metrics", str(error)) from None

@@ -1,19 +1,36 @@
-"""The call that is being answered: who makes it, until when, and what it came to."""
+"""Around every call of any transport: who makes it, until when, what it came to."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from math import inf
+
+from edgerank.serving.authentication import BearerTokens
+from edgerank.serving.errors import UNEXPECTED, NoRoom, Reason, reason_of
+from edgerank.serving.metrics import Metrics
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+BUSY_RETRY_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Call:
-    """One RPC; the last three are filled in as it is served, for the log."""
+    """One call; the last three are filled in as it is served, for the log."""
 
+    method: str
     request_id: str
     client: str  # whom fairness counts it for
-    deadline: float  # seconds of time.monotonic(), inf if there is none
+    deadline: float = inf  # seconds of time.monotonic()
     started: float = field(default_factory=time.monotonic)
     model: str = ""
     num_documents: int = 0
@@ -26,3 +43,87 @@ class Call:
 
 
 CALL: ContextVar[Call] = ContextVar("CALL")
+
+
+class CallFailed(Exception):
+    """A call that is answered with an error: the transport words it."""
+
+    def __init__(self, error: Exception, reason: Reason) -> None:
+        super().__init__(reason.name)
+        self.error = error
+        self.reason = reason
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether the client may be told what was wrong."""
+        return self.reason is not UNEXPECTED
+
+
+class Calls:
+    """Lets calls in, and logs and counts them; texts stay out of the log."""
+
+    def __init__(self, metrics: Metrics, tokens: BearerTokens | None, max_calls: int) -> None:
+        """Keep count of calls.
+
+        :param tokens: of which every call must carry one; None: none is asked for
+        :param max_calls: at once, over all transports
+        """
+        self._metrics = metrics
+        self._tokens = tokens
+        self._max_calls = max_calls
+        self._num_calls = 0
+
+    @contextmanager
+    def answering(self, call: Call, authorization: str | None) -> Iterator[Call]:
+        """Answer a call within: it is ``CALL`` there, and ends up in the log and the metrics.
+
+        :param authorization: the header of that name
+        :raises CallFailed: the caller may not call, or what it wraps: anything raised within
+        """
+        CALL.set(call)
+        self._num_calls += 1
+        try:
+            self._admit(call, authorization)
+            yield call
+        except (asyncio.CancelledError, GeneratorExit):
+            is_late = time.monotonic() >= call.deadline
+            self._finish(call, "DEADLINE_EXCEEDED" if is_late else "CANCELLED")
+            raise
+        except Exception as error:
+            failed = CallFailed(error, reason_of(error))
+            self._metrics.count_rejected(failed.reason.name)
+            if not failed.is_expected:
+                log.exception("a call failed", extra={"request_id": call.request_id})
+            self._finish(call, failed.reason.grpc_status)
+            raise failed from error
+        else:
+            self._finish(call, "OK")
+        finally:
+            self._num_calls -= 1
+
+    def _admit(self, call: Call, authorization: str | None) -> None:
+        if self._tokens is not None:
+            call.client = self._tokens.client_of(authorization)
+        if self._num_calls > self._max_calls:
+            raise NoRoom("there are too many calls at once", BUSY_RETRY_S)
+
+    def _finish(self, call: Call, status: str) -> None:
+        self._metrics.count_call(call.method, status, call.elapsed_s)
+        log.info(
+            "call",
+            extra={
+                "request_id": call.request_id,
+                "method": call.method,
+                "code": status,
+                "client": call.client,
+                "model": call.model,
+                "documents": call.num_documents,
+                "tokens": call.num_tokens,
+                "ms": round(call.elapsed_s * 1e3, 3),
+            },
+        )
+
+
+def request_id_of(given: str | None) -> str:
+    """Return a client's own id of a request if it is usable, a new one if not."""
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

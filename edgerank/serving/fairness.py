@@ -1,12 +1,12 @@
 """Whose micro-batch is next: the earliest deadline among those who have not had too much.
 
-Clients share the engine, and so do the requests of one client, by virtual time (WF2Q+). A peer's
-virtual time begins with the clock's when the peer comes, and grows by the tokens that are computed
-for it. The clock advances by the tokens computed for anyone over the number of peers: by what each
-peer's share is. A peer whose virtual time is not ahead of the clock has had no more than its share
-and may be next. So a long request takes turns with those that come later. Nor can a stream of new
-ones with earlier deadlines starve it: peers whose virtual time is far behind the clock go before
-all others.
+Clients share the engine, and so do the requests of one client, by virtual time (WF2Q+). Each is a
+flow. A flow's virtual time begins with the clock's when the flow comes, and grows by the tokens
+that are computed for it. The clock advances by the tokens computed for anyone over the number of
+flows: by what each one's share is. A flow whose virtual time is not ahead of the clock has had no
+more than its share and may be next. So a long request takes turns with those that come later. Nor
+can a stream of new ones with earlier deadlines starve it: flows whose virtual time is far behind
+the clock go before all others.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 
-class Peer(Protocol):
+class Flow(Protocol):
     """What shares the engine with others."""
 
     virtual_time: float  # tokens
 
 
-class Schedulable(Peer, Protocol):
+class Schedulable(Flow, Protocol):
     """What waits for the engine; the queue keeps its virtual time."""
 
     client: str
@@ -38,7 +38,7 @@ class Schedulable(Peer, Protocol):
         """Whether it fits a micro-batch as a whole."""
 
 
-P = TypeVar("P", bound=Peer)
+F = TypeVar("F", bound=Flow)
 W = TypeVar("W", bound=Schedulable)
 Urgency = tuple[float, int]  # deadline, then order of arrival: the least is the most urgent
 LineKey = tuple[Hashable, bool]  # batch key, and whether its items are small
@@ -48,21 +48,21 @@ MAX_LAG = 4096  # tokens behind the clock, from which on fairness goes before de
 
 @dataclass
 class VirtualClock:
-    """The virtual time of some peers, in tokens."""
+    """The virtual time of some flows, in tokens."""
 
     now: float = 0.0
 
-    def eligible(self, peers: Sequence[P]) -> list[P]:
+    def eligible(self, flows: Sequence[F]) -> list[F]:
         """Return those who may be next; idle time is skipped."""
-        least = min(peer.virtual_time for peer in peers)
+        least = min(flow.virtual_time for flow in flows)
         self.now = max(self.now, least)
         limit = self.now if least >= self.now - MAX_LAG else self.now - MAX_LAG
-        return [peer for peer in peers if peer.virtual_time <= limit]
+        return [flow for flow in flows if flow.virtual_time <= limit]
 
-    def charge(self, peer: Peer, num_tokens: int, num_peers: int) -> None:
-        """Count tokens computed for a peer, which is one of ``num_peers`` that have work."""
-        peer.virtual_time += num_tokens
-        self.now += num_tokens / num_peers
+    def charge(self, flow: Flow, num_tokens: int, num_flows: int) -> None:
+        """Count tokens computed for a flow, which is one of ``num_flows`` that have work."""
+        flow.virtual_time += num_tokens
+        self.now += num_tokens / num_flows
 
 
 @dataclass(eq=False)

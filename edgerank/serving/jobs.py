@@ -76,9 +76,10 @@ class Job:
     def add(self, batch: Batch, raw: Array) -> None:
         """Keep the results of a micro-batch whose score ids are the job's own."""
         self._gatherer.add(batch, raw)
-        self.results = self._gatherer.results
         self.tokens_left = max(0, self.tokens_left - len(batch.token_ids))
         self.scores_left -= int((batch.score_ids >= 0).sum())
+        if not self.scores_left:
+            self.results = self._gatherer.results
 
 
 def compute_next(job: Job) -> None:

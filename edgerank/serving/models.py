@@ -11,7 +11,14 @@ from edgerank.bundle import sha256_of
 from edgerank.errors import EdgerankError
 from edgerank.manifest import MANIFEST_NAME
 from edgerank.reranker import Reranker
-from edgerank.serving.errors import NotReady, UnknownModel
+from edgerank.serving.errors import NoSuchModel, NotReady
+from edgerank.serving.settings import (
+    MAX_BATCH_TOKENS,
+    MAX_LENGTH,
+    PROVIDERS,
+    THREADS,
+    WARMUP,
+)
 
 WARMUP_DOCUMENTS = ["Dune was written by Frank Herbert.", "Paris is the capital of France. " * 40]
 
@@ -22,19 +29,24 @@ log = logging.getLogger(__name__)
 class ModelSettings:
     """How bundles are opened."""
 
-    threads: int | None = None  # to compute with; the physical cores by default
-    max_length: int | None = None  # tokens; the bundle's default by default
-    warmup: bool = True  # score once before serving
+    threads: int | None = THREADS.default
+    providers: Sequence[str] = PROVIDERS.default  # empty: those of the bundle, in its order
+    max_length: int | None = MAX_LENGTH.default
+    max_batch_tokens: int = MAX_BATCH_TOKENS.default
+    warmup: bool = WARMUP.default
 
 
 @dataclass(frozen=True)
-class Model:
-    """A bundle, opened."""
+class LoadedModel:
+    """A bundle, opened under a name."""
 
     name: str
     reranker: Reranker
-    digest: str  # sha256 of its manifest
-    max_length: int  # tokens
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the bundle's manifest, hexadecimal."""
+        return self.reranker.bundle.digest
 
 
 class Models:
@@ -43,7 +55,7 @@ class Models:
     def __init__(self, paths: Mapping[str, Path], settings: ModelSettings) -> None:
         self._paths = paths
         self._settings = settings
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, LoadedModel] = {}
 
     def load(self) -> None:
         """Open all.
@@ -61,17 +73,17 @@ class Models:
                 if _digest(path) == self._models[name].digest:
                     continue
                 model = open_model(name, path, self._settings)
-            except EdgerankError:
-                log.exception("reload failed", extra={"model": name})
+            except EdgerankError as error:
+                log.error("reload failed", extra={"model": name, "reason": str(error)})
                 continue
             self._models = {**self._models, name: model}
             log.info("reloaded", extra={"model": name, "digest": model.digest})
 
-    def get(self, name: str) -> Model:
+    def get(self, name: str) -> LoadedModel:
         """Return a model, the first for the empty name.
 
         :raises NotReady: the models are still being loaded
-        :raises UnknownModel: there is none of that name
+        :raises NoSuchModel: there is none of that name
         """
         models = self._models
         if not models:
@@ -79,10 +91,10 @@ class Models:
         if not name:
             return next(iter(models.values()))
         if name not in models:
-            raise UnknownModel(f"no model has that name; there are: {', '.join(models)}")
+            raise NoSuchModel(f"no model has that name; there are: {', '.join(models)}")
         return models[name]
 
-    def all(self) -> Sequence[Model]:
+    def all(self) -> Sequence[LoadedModel]:
         """Return all models, the default one first.
 
         :raises NotReady: the models are still being loaded
@@ -91,16 +103,21 @@ class Models:
         return list(self._models.values())
 
 
-def open_model(name: str, path: Path, settings: ModelSettings) -> Model:
+def open_model(name: str, path: Path, settings: ModelSettings) -> LoadedModel:
     """Open a bundle and score with it once, if asked to.
 
     :raises EdgerankError: the bundle or a setting is unusable
     """
-    digest = _digest(path)  # before all else: a change from now on is one for the next reload
-    reranker = Reranker(path, threads=settings.threads, max_length=settings.max_length)
+    reranker = Reranker(
+        path,
+        threads=settings.threads,
+        providers=settings.providers or None,
+        max_length=settings.max_length,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
     if settings.warmup:
         reranker.score("who wrote dune?", WARMUP_DOCUMENTS)
-    return Model(name, reranker, digest, reranker.max_length)
+    return LoadedModel(name, reranker)
 
 
 def _digest(path: Path) -> str:

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from edgerank.serving.budget import Reservation, TokenBudget
-from edgerank.serving.errors import EngineFailed, Overloaded, TooLate
+from edgerank.serving.errors import EngineFailed, NoRoom, TooLate
 from edgerank.serving.fairness import FairQueue
 from edgerank.serving.jobs import (
     Computed,
@@ -84,14 +84,14 @@ class Scheduler:
         """Hold room in the queue for a request whose tokens are yet to be counted.
 
         :param num_tokens: an estimate
-        :raises Overloaded: the queue is full
+        :raises NoRoom: the queue is full
         """
         reservation = self._budget.reserve(num_tokens)
         if reservation is not None:
             return reservation
         most = self._budget.max_tokens
         if num_tokens > most:
-            raise Overloaded(
+            raise NoRoom(
                 f"the request has about {num_tokens} tokens and the queue takes {most};"
                 " send it in parts",
                 None,
@@ -99,7 +99,7 @@ class Scheduler:
         wait_s = UNKNOWN_RETRY_S
         if self._pace is not None:
             wait_s = (self._budget.held + num_tokens - most) * self._pace.mean
-        raise Overloaded("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
+        raise NoRoom("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
 
     def submit(self, job: Job, reservation: Reservation) -> Future[Computed]:
         """Queue a job; there is room for it, whatever the estimate was.

@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import edgerank
 from edgerank._proto import rerank_pb2 as pb
-from edgerank._proto import rerank_pb2_grpc
+from edgerank._proto import rerank_pb2_grpc, tei_pb2, tei_pb2_grpc
 from edgerank.bundle import read_bundle, write_manifest
 from edgerank.client import AsyncClient, Client, TlsFiles
 from edgerank.errors import InputError, ServerError
@@ -205,6 +205,8 @@ def test_models_are_listed_and_described(client, stub, bundles):
     assert [model.takes_instruction for model in models] == [True, False, False]
     described = stub.GetModel(pb.GetModelRequest(name=MODELS[1])).model
     assert (described.family, described.precision) == (models[1].family, "int8")
+    variant = edgerank.Reranker(bundles / MODELS[1]).variant
+    assert (described.variant, described.variant_reason) == (variant.name, variant.reason)
     assert described.max_length == read_bundle(bundles / MODELS[1]).manifest.max_length
     assert len(described.digest) == 64
     assert described.fidelity.pairs > 0
@@ -232,11 +234,23 @@ REFUSE = pb.Options(long_documents=pb.LONG_DOCUMENTS_REFUSE, model="cross-encode
             pb.RerankRequest(query=QUERY, documents=["a", "to read " * 150], options=REFUSE),
         ),
         (
-            "instruction",
+            "options.instruction",
             pb.RerankRequest(
                 query=QUERY,
                 documents=["a"],
                 options=pb.Options(instruction="be kind", model="cross-encoder.int8"),
+            ),
+        ),
+        (
+            "options.instruction",
+            pb.RerankRequest(
+                query=QUERY, documents=["a"], options=pb.Options(instruction="x" * 20_001)
+            ),
+        ),
+        (
+            "query",
+            pb.RerankRequest(
+                query=QUERY, documents=["a"], options=pb.Options(instruction="dune " * 41)
             ),
         ),
         (
@@ -255,10 +269,22 @@ def test_unusable_pairs_are_refused_by_the_name_of_their_field(stub):
     assert field_of(failure(stub.ScorePairs, pb.ScorePairsRequest(pairs=pairs))) == (
         "pairs[1].query"
     )
+    for blank in (" ", "\n", "dune " * 41, "x" * 20_001):
+        pairs[1].query = blank
+        assert field_of(failure(stub.ScorePairs, pb.ScorePairsRequest(pairs=pairs))) == (
+            "pairs[1].query"
+        )
     pairs[1] = pb.Pair(query=QUERY, document="x" * 20_001)
     assert field_of(failure(stub.ScorePairs, pb.ScorePairsRequest(pairs=pairs))) == (
         "pairs[1].document"
     )
+
+
+def stream(query: str, documents: list[str], **options: str) -> list[pb.RerankStreamRequest]:
+    """The requests of a stream."""
+    start = pb.RerankStreamStart(query=query, options=pb.Options(**options))
+    chunk = pb.DocumentChunk(documents=documents)
+    return [pb.RerankStreamRequest(start=start), pb.RerankStreamRequest(documents=chunk)]
 
 
 @pytest.mark.parametrize(
@@ -266,13 +292,55 @@ def test_unusable_pairs_are_refused_by_the_name_of_their_field(stub):
     [
         ("start", [pb.RerankStreamRequest(documents=pb.DocumentChunk(documents=["a"]))]),
         ("start.query", [pb.RerankStreamRequest(start=pb.RerankStreamStart(query=" "))]),
+        ("start.query", [pb.RerankStreamRequest(start=pb.RerankStreamStart())]),
         ("documents", [pb.RerankStreamRequest(start=pb.RerankStreamStart(query=QUERY))] * 2),
+        ("start.query", stream("dune " * 41, ["a"])),
+        ("options.instruction", stream(QUERY, ["a"], instruction="x" * 20_001)),
+        ("documents[1]", stream(QUERY, ["a", "x" * 20_001])),
     ],
 )
 def test_an_unusable_stream_is_refused_by_the_name_of_its_field(stub, field, requests):
     with pytest.raises(grpc.RpcError) as raised:
         list(stub.RerankStream(iter(requests), timeout=30))
     assert field_of(raised.value) == field
+
+
+def test_what_is_too_long_is_told_in_the_terms_of_the_request(stub, channel):
+    documents = ["a", "to read " * 150]
+    error = failure(stub.Rerank, pb.RerankRequest(query=QUERY, documents=documents, options=REFUSE))
+    values = "LONG_DOCUMENTS_TRUNCATE or LONG_DOCUMENTS_SPLIT"
+    assert error.details().endswith(f"shorten it, or set options.long_documents to {values}")
+    request = tei_pb2.RerankRequest(query=QUERY, texts=["a", "to read " * 2000])
+    error = failure(tei_pb2_grpc.RerankStub(channel).Rerank, request)
+    assert field_of(error) == "texts[1]"
+    assert error.details().endswith("shorten it, or set truncate")
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("query", tei_pb2.RerankRequest(query=" ", texts=["a"])),
+        ("texts", tei_pb2.RerankRequest(query=QUERY)),
+        ("texts", tei_pb2.RerankRequest(query=QUERY, texts=["a"] * 2001)),
+        ("texts[1]", tei_pb2.RerankRequest(query=QUERY, texts=["a", "x" * 20_001])),
+        (
+            "truncation_direction",
+            tei_pb2.RerankRequest(query=QUERY, texts=["a"], truncation_direction=1),
+        ),
+    ],
+)
+def test_an_unusable_request_of_tei_is_refused_by_the_name_of_its_field(channel, field, request_):
+    assert field_of(failure(tei_pb2_grpc.RerankStub(channel).Rerank, request_)) == field
+
+
+@pytest.mark.parametrize("query", ["", " \n\t"])
+def test_a_blank_query_is_refused_as_by_the_embedded_reranker(stub, bundles, query):
+    reranker = edgerank.Reranker(bundles / "qwen2.int8")
+    with pytest.raises(InputError) as raised:
+        reranker.score(query, ["a"])
+    error = failure(stub.Rerank, pb.RerankRequest(query=query, documents=["a"]))
+    assert field_of(error) == raised.value.path == "query"
+    assert error.details() == str(raised.value)
 
 
 @pytest.mark.parametrize("data", [b"\x0a\x02\xff\xfe", b"\xff\xff\xff", b"\x0a\x7f"])

@@ -1,40 +1,106 @@
-"""Parts of the server that need no server: statuses, the log, addresses, documented settings."""
+"""Parts of the server that need no server: statuses, errors, limits, the log, addresses."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
+from http import HTTPStatus
 
 import grpc
 import pytest
 
-from edgerank.cli.serve import serve
-from edgerank.errors import InputError
+from edgerank.documents import Pair
+from edgerank.errors import InputError, Remedy
 from edgerank.serving import errors
-from edgerank.serving.grpc.status import REASONS, status_of
-from edgerank.serving.inference import Limits
+from edgerank.serving.addresses import check_exposure, host_and_port, is_local
+from edgerank.serving.calls import CallFailed
+from edgerank.serving.errors import REASONS, UNEXPECTED, reason_of
+from edgerank.serving.grpc import tei
+from edgerank.serving.grpc.messages import STREAM_WORDING, WORDING
+from edgerank.serving.grpc.status import status_of
+from edgerank.serving.limits import Limits
 from edgerank.serving.logs import JsonFormatter
-from edgerank.serving.security import check_exposure, is_local
-from tests.support import ROOT
 
 
-def test_every_refusal_has_a_status_of_its_own():
+def test_every_refusal_has_a_status_of_grpc_and_of_http():
     refusals = {
         kind
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.Refused)
     }
     assert set(REASONS) == refusals - {errors.Refused} | {InputError}
-    codes = [code for code, _ in REASONS.values()]
-    assert len(set(codes)) == len(codes)
+    for distinct in ("name", "grpc_status", "http_status"):
+        assert len({getattr(reason, distinct) for reason in REASONS.values()}) == len(REASONS)
+    for reason in (*REASONS.values(), UNEXPECTED):
+        assert reason.grpc_status in grpc.StatusCode.__members__
+        assert HTTPStatus(reason.http_status) >= 400
 
 
 def test_nothing_is_said_of_an_unexpected_error():
-    status = status_of(RuntimeError("what the client wrote"))
+    error = RuntimeError("what the client wrote")
+    status = status_of(CallFailed(error, reason_of(error)), WORDING)
     assert (status.code, status.message) == (grpc.StatusCode.INTERNAL, "internal error")
     assert status.trailing_metadata == ()
+
+
+LONG = Remedy("long_documents", ("truncate", "split"))
+
+
+@pytest.mark.parametrize(
+    ("wording", "error", "message"),
+    [
+        (
+            WORDING,
+            InputError("instruction", "this family takes none"),
+            "options.instruction: this family takes none",
+        ),
+        (
+            WORDING,
+            InputError("documents", "it is long", 3, LONG),
+            "documents[3]: it is long, or set options.long_documents to LONG_DOCUMENTS_TRUNCATE"
+            " or LONG_DOCUMENTS_SPLIT",
+        ),
+        (WORDING, InputError("pairs.query", "it is blank", 1), "pairs[1].query: it is blank"),
+        (STREAM_WORDING, InputError("query", "it is blank"), "start.query: it is blank"),
+        (
+            STREAM_WORDING,
+            InputError("instruction", "this family takes none"),
+            "options.instruction: this family takes none",
+        ),
+        (
+            tei.WORDING,
+            InputError("documents", "it is long", 3, LONG),
+            "texts[3]: it is long, or set truncate",
+        ),
+        (tei.WORDING, InputError("query", "it is blank"), "query: it is blank"),
+    ],
+)
+def test_errors_are_in_the_terms_of_the_message(wording, error, message):
+    status = status_of(CallFailed(error, reason_of(error)), wording)
+    assert status.message == message
+
+
+def test_each_text_is_held_against_the_limits_by_its_name():
+    limits = Limits(max_documents=2, max_document_bytes=4, max_query_tokens=3)
+    documents = [Pair("q", "ab", 0), Pair("q", "ää", 1)]
+    pairs = [Pair("q", "ab", 0, "pairs.document"), Pair("r", "ab", 1, "pairs.document")]
+    assert limits.check_texts(documents, "abc").total == 1 + 2 + 4 + 3
+    limits.check_count("documents", 2)
+    limits.check_queries(pairs, {"q": 3, "r": 3})
+    for path, check in {
+        "documents": lambda: limits.check_count("documents", 3),
+        "documents[1]": lambda: limits.check_texts([documents[0], Pair("q", "äää", 1)], None),
+        "instruction": lambda: limits.check_texts(documents, "abcde"),
+        "query": lambda: limits.check_texts([Pair("abcde", "ab", 0)], None),
+        "pairs[1].document": lambda: limits.check_texts(
+            [pairs[0], Pair("q", "abcde", 1, "pairs.document")], None
+        ),
+        "pairs[1].query": lambda: limits.check_queries(pairs, {"q": 3, "r": 4}),
+    }.items():
+        with pytest.raises(InputError) as raised:
+            check()
+        assert raised.value.path == path
 
 
 def test_the_log_has_an_error_s_place_and_not_its_message():
@@ -68,46 +134,24 @@ def test_the_log_has_an_error_s_place_and_not_its_message():
 )
 def test_which_addresses_other_machines_reach(address, local):
     assert is_local(address) == local
-    settings = {"has_tls": True, "has_auth": False, "is_insecure": False}
+    settings = {"has_tls": True, "has_authentication": False, "is_insecure": False}
     if local:
         check_exposure([address], **settings)
     else:
         with pytest.raises(InputError, match="other machines"):
             check_exposure([address], **settings)
-    check_exposure([address], **{**settings, "has_auth": True})
-    check_exposure([address], has_tls=False, has_auth=False, is_insecure=True)
+    check_exposure([address], **{**settings, "has_authentication": True})
+    check_exposure([address], has_tls=False, has_authentication=False, is_insecure=True)
 
 
-@pytest.mark.parametrize("address", ["", "unix:", "localhost", ":80", "host:port", "host:65536"])
+@pytest.mark.parametrize(
+    "address", ["", "unix:", "localhost", ":80", "host:port", "host:65536", "host:²"]
+)
 def test_what_is_no_address(address):
     with pytest.raises(InputError, match="neither"):
         is_local(address)
 
 
-def test_the_docs_have_every_setting_and_its_default():
-    text = (ROOT / "docs/serving.md").read_text()
-    rows = dict(re.findall(r"^\| (`--.*?) \| `?(.*?)`? \|", text, re.MULTILINE))
-    documented = {
-        flag: default for cell, default in rows.items() for flag in re.findall(r"--[\w-]+", cell)
-    }
-    for option in serve.params:
-        for flag in [*option.opts, *option.secondary_opts]:
-            if flag == "-m":
-                continue
-            assert flag in documented
-            if isinstance(option.default, int | float) and not isinstance(option.default, bool):
-                assert documented[flag] == f"{option.default:g}" or (
-                    documented[flag] == str(option.default)
-                )
-
-
-def test_the_limits_in_the_proto_s_comments_are_the_defaults():
-    text = (ROOT / "proto/edgerank/v1/rerank.proto").read_text()
-    limits = Limits()
-    assert f"at most {limits.max_query_tokens} tokens" in text
-    assert f"At most {limits.max_documents}" in text
-    assert f"{limits.max_document_bytes >> 10} KiB of UTF-8" in text
-    assert f"over {limits.max_message_bytes >> 20} MiB" in text
-    defaults = {option.name: option.default for option in serve.params}
-    for name, value in vars(limits).items():
-        assert defaults[name] == value
+def test_a_host_keeps_its_brackets():
+    assert host_and_port("[::1]:80") == ("[::1]", 80)
+    assert host_and_port("localhost:0") == ("localhost", 0)

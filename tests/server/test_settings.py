@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import edgerank.serving.app
+from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli.serve import serve
 from edgerank.client import Client
-from edgerank.errors import InputError
+from edgerank.errors import InputError, ProviderError
 from edgerank.serving.app import ServerSettings
+from edgerank.serving.limits import Limits
+from edgerank.serving.models import ModelSettings, open_model
+from edgerank.serving.settings import MAX_MESSAGE_BYTES, SETTINGS, markdown_table
+from tests.support import ROOT
 from tests.support.cli import fail
 from tests.support.serving import ServerProcess
 
@@ -31,7 +38,9 @@ log-level = "error"
 def settings(monkeypatch, tmp_path):
     """What a server is told, by the text of a file, flags and the environment."""
     told: list[ServerSettings] = []
-    monkeypatch.setattr(edgerank.serving.app, "serve", told.append)
+    monkeypatch.setattr(
+        edgerank.serving.app, "serve", lambda settings, doors: told.append(settings)
+    )
 
     def read(text: str, *flags: str, **environment: str) -> ServerSettings:
         path = tmp_path / "edgerank.toml"
@@ -66,6 +75,8 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
         "metrics": "127.0.0.1:9090",
         "otlp-endpoint": "http://127.0.0.1:4317",
         "threads": 3,
+        "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        "max-batch-tokens": 1024,
         "max-length": 99,
         "max-documents": 98,
         "max-document-bytes": 97,
@@ -83,7 +94,65 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
     assert told.metrics == ("127.0.0.1", 9090)
     assert told.otlp_endpoint == values["otlp-endpoint"]
     assert told.limits.max_query_tokens == 96
-    assert told.model_settings.threads == 3
+    assert told.model_settings == ModelSettings(
+        threads=3,
+        providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
+        max_length=99,
+        max_batch_tokens=1024,
+        warmup=False,
+    )
+
+
+def test_every_setting_has_its_environment_variable_and_a_sentence_of_help(settings):
+    told = settings(
+        "",
+        EDGERANK_PROVIDERS="CUDAExecutionProvider CPUExecutionProvider",
+        EDGERANK_LISTEN="127.0.0.1:0 unix:socket",
+        EDGERANK_MAX_BATCH_TOKENS="64",
+        EDGERANK_WARMUP="0",
+    )
+    assert told.model_settings.providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert told.model_settings.max_batch_tokens == 64
+    assert not told.model_settings.warmup
+    assert told.listen == ("127.0.0.1:0", "unix:socket")
+    shown = " ".join(CliRunner().invoke(serve, ["--help"], terminal_width=400).output.split())
+    for setting in SETTINGS:
+        assert setting.help in shown
+        assert re.fullmatch(r"[A-Z].*\.", setting.help)
+
+
+def test_what_is_not_set_is_as_the_table_says(settings):
+    told = settings("")
+    assert told == ServerSettings({"default": DEFAULT_BUNDLE})
+    assert told.limits == Limits()
+    assert told.limits.max_message_bytes == MAX_MESSAGE_BYTES.default == 64 << 20
+
+
+def test_the_documentation_has_the_table_as_it_is():
+    documented = (ROOT / "docs/serving.md").read_text()
+    assert markdown_table() in documented, (
+        "put in what `python -m edgerank.serving.settings` prints"
+    )
+
+
+def test_the_limits_in_the_proto_s_comments_are_the_defaults():
+    text = (ROOT / "proto/edgerank/v1/rerank.proto").read_text()
+    limits = Limits()
+    assert set(re.findall(r"at most (\d+) tokens", text)) == {f"{limits.max_query_tokens}"}
+    assert set(re.findall(r"At most (\d+)[,.]", text)) == {f"{limits.max_documents}"}
+    assert set(re.findall(r"(\d+) KiB of UTF-8", text)) == {f"{limits.max_document_bytes >> 10}"}
+    assert set(re.findall(r"over (\d+) MiB", text)) == {f"{limits.max_message_bytes >> 20}"}
+
+
+def test_models_are_opened_with_the_variant_and_the_batches_asked_for(bundles):
+    asked = ModelSettings(providers=("CPUExecutionProvider",), max_batch_tokens=64, warmup=False)
+    model = open_model("small", bundles / "cross-encoder.int8", asked)
+    assert model.reranker.max_batch_tokens == 64
+    assert "providers asked for" in model.reranker.variant.reason
+    with pytest.raises(ProviderError, match="NoSuchProvider"):
+        open_model(
+            "small", bundles / "cross-encoder.int8", replace(asked, providers=("NoSuchProvider",))
+        )
 
 
 @pytest.mark.parametrize(
@@ -92,11 +161,11 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
         ("max-calls = 'many'", "max-calls: 'many' is not a valid integer"),
         ("max-calls = true", "max-calls: 'True' is not a valid integer"),
         ("max-calls = 0", "max-calls: 0 is not in the range"),
-        ("max-calls = [1, 2]", "max-calls takes one value"),
+        ("max-calls = [1, 2]", "max-calls: it takes one value"),
         ("warmup = 'perhaps'", "warmup: 'perhaps' is not a valid boolean"),
         ("[limits]\nmax-calls = 1", "limits is no setting"),
         ("max_calls = 1", "max_calls is no setting; there are: model, listen"),
-        ("model = [['a']]", "model must be a plain value"),
+        ("model = [['a']]", "model: it must be a plain value"),
         ("config = 'b.toml'", "config is no setting"),
         ("max-calls 1", "cannot be read as TOML"),
         ("max-calls = 1\xff", "cannot be read as TOML"),

@@ -1,1 +1,1 @@
-"""The gRPC door: ``edgerank.v1`` and ``tei.v1`` over the scheduler."""
+"""The gRPC transport: ``edgerank.v1`` and ``tei.v1``, health and reflection."""

@@ -1,13 +1,9 @@
-"""Around every call: who it is from, what goes wrong, and what is logged and counted of it."""
+"""gRPC's side of every call: metadata in, status out; ``serving.calls`` does the rest."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
@@ -16,16 +12,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from edgerank.errors import InputError
-from edgerank.serving.calls import CALL, Call
-from edgerank.serving.grpc.status import Status, is_expected, status_of
-from edgerank.serving.metrics import Metrics
-from edgerank.serving.security import Tokens
+from edgerank.serving.calls import Call, CallFailed, Calls, request_id_of
+from edgerank.serving.grpc.messages import WORDING
+from edgerank.serving.grpc.status import status_of
+from edgerank.serving.wording import Wording
 
 HEALTH = "/grpc.health."  # open to all: probes have no token
 REQUEST_ID_KEY = "x-request-id"
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-log = logging.getLogger(__name__)
 
 Context = Any  # grpc.aio.ServicerContext, which is generic only in its stubs
 
@@ -35,12 +28,12 @@ class _Malformed:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Authenticates, answers errors with statuses, logs and counts; texts stay out of the log."""
+    """Passes every call through ``Calls``, and aborts those that fail with a status."""
 
-    def __init__(self, metrics: Metrics, tokens: Tokens | None) -> None:
-        """:param tokens: those of which calls must carry one; none are asked for by default"""
-        self._metrics = metrics
-        self._tokens = tokens
+    def __init__(self, calls: Calls, wordings: Mapping[str, Wording]) -> None:
+        """:param wordings: of input errors, by method, where it is not ``messages.WORDING``"""
+        self._calls = calls
+        self._wordings = wordings
 
     async def intercept_service(
         self,
@@ -72,7 +65,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behave = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def answer(request: Any, context: Context) -> Any:
-            async with self._call(method, context):
+            async with self._answering(method, context):
                 return await behave(_checked(request, handler.request_streaming), context)
 
         return answer
@@ -81,64 +74,34 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behave = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._call(method, context):
+            async with self._answering(method, context):
                 async for response in behave(_checked(request, handler.request_streaming), context):
                     yield response
 
         return answer
 
     @asynccontextmanager
-    async def _call(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Set the call up, and abort it with the status of whatever is raised."""
+    async def _answering(self, method: str, context: Context) -> AsyncIterator[None]:
         metadata = {key: value for key, value in context.invocation_metadata() or ()}
-        request_id = str(metadata.get(REQUEST_ID_KEY, ""))
-        if not REQUEST_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
         remaining = context.time_remaining()
-        deadline = inf if remaining is None else time.monotonic() + remaining
-        call = Call(request_id, _peer(context), deadline)
-        CALL.set(call)
-        trailer = ((REQUEST_ID_KEY, request_id),)
+        call = Call(
+            method,
+            request_id_of(metadata.get(REQUEST_ID_KEY)),
+            _peer(context),
+            inf if remaining is None else time.monotonic() + remaining,
+        )
+        trailer = ((REQUEST_ID_KEY, call.request_id),)
         context.set_trailing_metadata(trailer)
         try:
-            if self._tokens is not None:
-                call.client = self._tokens.client_of(metadata.get("authorization"))
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            is_late = time.monotonic() >= deadline
-            self._finish(method, call, "DEADLINE_EXCEEDED" if is_late else "CANCELLED")
-            raise
-        except Exception as error:
-            status = status_of(error)
-            self._metrics.count_rejected(status.reason)
-            if not is_expected(error):
-                log.exception("a call failed", extra={"request_id": request_id})
-            self._finish(method, call, status.code.name)
-            await _abort(context, status, trailer)
-        else:
-            self._finish(method, call, "OK")
-
-    def _finish(self, method: str, call: Call, code: str) -> None:
-        self._metrics.count_call(method, code, call.elapsed_s)
-        log.info(
-            "call",
-            extra={
-                "request_id": call.request_id,
-                "method": method,
-                "code": code,
-                "client": call.client,
-                "model": call.model,
-                "documents": call.num_documents,
-                "tokens": call.num_tokens,
-                "ms": round(call.elapsed_s * 1e3, 3),
-            },
-        )
-
-
-async def _abort(context: Context, status: Status, trailer: tuple[tuple[str, str], ...]) -> None:
-    await context.abort(
-        status.code, status.message, trailing_metadata=(*trailer, *status.trailing_metadata)
-    )
+            with self._calls.answering(call, metadata.get("authorization")):
+                yield
+        except CallFailed as failed:
+            status = status_of(failed, self._wordings.get(method, WORDING))
+            await context.abort(
+                status.code,
+                status.message,
+                trailing_metadata=(*trailer, *status.trailing_metadata),
+            )
 
 
 def _peer(context: Context) -> str:

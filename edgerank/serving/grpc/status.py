@@ -1,4 +1,4 @@
-"""Errors as gRPC statuses with google.rpc details."""
+"""Failed calls as gRPC statuses with google.rpc details."""
 
 from __future__ import annotations
 
@@ -11,43 +11,27 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from edgerank.errors import InputError
-from edgerank.serving.errors import (
-    EngineFailed,
-    NotReady,
-    Overloaded,
-    Refused,
-    TooLate,
-    Unauthenticated,
-    UnknownModel,
-)
+from edgerank.serving.calls import CallFailed
+from edgerank.serving.errors import NoRoom
+from edgerank.serving.wording import Wording
 
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"  # -1: not again
 
-# of each error, its code and the reason that the metrics give
-REASONS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
-    InputError: (grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
-    Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "unauthenticated"),
-    NotReady: (grpc.StatusCode.UNAVAILABLE, "not_ready"),
-    UnknownModel: (grpc.StatusCode.NOT_FOUND, "unknown_model"),
-    Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
-    TooLate: (grpc.StatusCode.DEADLINE_EXCEEDED, "late"),
-    EngineFailed: (grpc.StatusCode.INTERNAL, "engine"),
-}
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a client is told, and why, in a word, for the metrics."""
+    """What a client is told."""
 
     code: grpc.StatusCode
     message: str
-    reason: str
     details: Sequence[Message] = ()
     pushback: tuple[tuple[str, str], ...] = ()  # what a retry policy waits for
 
     @property
-    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+    def trailing_metadata(self) -> Metadata:
         """The details as clients of google.rpc expect them."""
         if not self.details:
             return self.pushback
@@ -59,35 +43,32 @@ class Status:
         return ((DETAILS_KEY, status.SerializeToString()), *self.pushback)
 
 
-def status_of(error: Exception) -> Status:
-    """Say what a client is told of an error; of an unexpected one, nothing."""
-    known = REASONS.get(type(error))
-    if known is None:
-        return Status(grpc.StatusCode.INTERNAL, "internal error", "internal")
-    code, reason = known
-    return Status(code, str(error), reason, _details(error), _pushback(error))
+def status_of(failed: CallFailed, wording: Wording) -> Status:
+    """Say what a client is told of a failed call; of an unexpected error, nothing.
 
-
-def _details(error: Exception) -> list[Message]:
+    :param wording: of the method that was called
+    """
+    code = grpc.StatusCode[failed.reason.grpc_status]
+    error = failed.error
+    if not failed.is_expected:
+        return Status(code, "internal error")
     if isinstance(error, InputError):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.path, description=error.reason
-        )
-        return [error_details_pb2.BadRequest(field_violations=[violation])]
-    if isinstance(error, Overloaded) and error.retry_after_s is not None:
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-        return [error_details_pb2.RetryInfo(retry_delay=delay)]
-    return []
+        return _invalid(code, wording.path(error), wording.description(error))
+    if isinstance(error, NoRoom):
+        return _no_room(code, error)
+    return Status(code, str(error))
 
 
-def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
-    if not isinstance(error, Overloaded):
-        return ()
-    wait_s = error.retry_after_s
-    return ((PUSHBACK_KEY, "-1" if wait_s is None else str(int(wait_s * 1e3))),)
+def _invalid(code: grpc.StatusCode, field: str, description: str) -> Status:
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+    details = [error_details_pb2.BadRequest(field_violations=[violation])]
+    return Status(code, f"{field}: {description}", details)
 
 
-def is_expected(error: Exception) -> bool:
-    """Whether an error is the client's or the load's, not a fault to be looked into."""
-    return isinstance(error, InputError | Refused)
+def _no_room(code: grpc.StatusCode, error: NoRoom) -> Status:
+    if error.retry_after_s is None:
+        return Status(code, str(error), pushback=((PUSHBACK_KEY, "-1"),))
+    delay = duration_pb2.Duration()
+    delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+    details = [error_details_pb2.RetryInfo(retry_delay=delay)]
+    return Status(code, str(error), details, ((PUSHBACK_KEY, str(int(error.retry_after_s * 1e3))),))

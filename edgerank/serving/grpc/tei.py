@@ -7,11 +7,15 @@ from typing import Any
 
 from edgerank import __version__
 from edgerank._proto import tei_pb2 as pb
-from edgerank.documents import Pair
+from edgerank.documents import check_query
 from edgerank.errors import InputError
 from edgerank.ranking import top
 from edgerank.serving.calls import CALL
-from edgerank.serving.inference import NUM_TOKENIZERS, Inference, Options
+from edgerank.serving.grpc.messages import pairs_of
+from edgerank.serving.inference import NUM_TOKENIZERS, Inference, Scored, ScoringOptions
+from edgerank.serving.wording import Wording
+
+WORDING = Wording({"documents": "texts"}, lambda remedy: "set truncate")
 
 
 class InfoService:
@@ -32,7 +36,7 @@ class InfoService:
             model_dtype=model.reranker.variant.variant.precision,
             model_type=pb.MODEL_TYPE_RERANKER,
             max_concurrent_requests=limits.max_calls,
-            max_input_length=model.max_length,
+            max_input_length=model.reranker.max_length,
             max_batch_tokens=model.reranker.max_batch_tokens,
             max_client_batch_size=limits.max_documents,
             tokenization_workers=NUM_TOKENIZERS,
@@ -61,30 +65,27 @@ class RerankService:
             first = first or request
             texts.append(request.text)
             num_bytes += request.ByteSize()
-            if len(texts) > limits.max_documents or num_bytes > limits.max_message_bytes:
+            limits.check_count("documents", len(texts))
+            if num_bytes > limits.max_message_bytes:
                 raise InputError(
-                    "text",
-                    f"the limits are {limits.max_documents} texts and"
-                    f" {limits.max_message_bytes} bytes",
+                    "documents", f"all have over {limits.max_message_bytes} bytes, the limit"
                 )
         return await self._rank(first or pb.RerankStreamRequest(), texts)
 
     async def _rank(
         self, request: pb.RerankRequest | pb.RerankStreamRequest, texts: Sequence[str]
     ) -> pb.RerankResponse:
-        limit = self._inference.limits.max_documents
-        if not request.query.strip():
-            raise InputError("query", "it is empty")
-        if not 1 <= len(texts) <= limit:
-            raise InputError("texts", f"there are {len(texts)}; it must be from 1 to {limit}")
+        check_query(request.query)
+        if not texts:
+            raise InputError("documents", "there are none; at least one is needed")
+        self._inference.limits.check_count("documents", len(texts))
         if request.truncation_direction != pb.TRUNCATION_DIRECTION_RIGHT:
             raise InputError("truncation_direction", "texts are cut on the right only")
-        options = Options(
+        options = ScoringOptions(
             normalize=not request.raw_scores,
             long_documents="truncate" if request.truncate else "refuse",
         )
-        pairs = [Pair(request.query, text, index, "texts") for index, text in enumerate(texts)]
-        scored = await self._inference.score(pairs, options, "query")
+        scored = await self._inference.score(pairs_of(request.query, texts), options)
         return pb.RerankResponse(
             ranks=[
                 pb.Rank(
@@ -94,12 +95,16 @@ class RerankService:
                 )
                 for index in top(scored.scores, None)
             ],
-            metadata=pb.Metadata(
-                compute_chars=len(request.query) * len(texts) + sum(map(len, texts)),
-                compute_tokens=scored.num_tokens,
-                total_time_ns=int(CALL.get().elapsed_s * 1e9),
-                tokenization_time_ns=int(scored.tokenize_s * 1e9),
-                queue_time_ns=int(scored.queue_s * 1e9),
-                inference_time_ns=int(scored.inference_s * 1e9),
-            ),
+            metadata=_metadata_of(scored, request.query, texts),
         )
+
+
+def _metadata_of(scored: Scored, query: str, texts: Sequence[str]) -> pb.Metadata:
+    return pb.Metadata(
+        compute_chars=len(query) * len(texts) + sum(map(len, texts)),
+        compute_tokens=scored.num_tokens,
+        total_time_ns=int(CALL.get().elapsed_s * 1e9),
+        tokenization_time_ns=int(scored.tokenize_s * 1e9),
+        queue_time_ns=int(scored.queue_s * 1e9),
+        inference_time_ns=int(scored.inference_s * 1e9),
+    )

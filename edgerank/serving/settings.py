@@ -1,0 +1,282 @@
+"""The one table of the server's settings: flags, environment variables and keys of a file.
+
+``python -m edgerank.serving.settings`` prints it as the table of docs/serving.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from edgerank.bundle import DEFAULT_BUNDLE
+from edgerank.manifest import MIN_LENGTH
+from edgerank.reranker import MAX_BATCH_TOKENS as RUNTIME_MAX_BATCH_TOKENS
+from edgerank.reranker import MIN_BATCH_TOKENS
+
+T_co = TypeVar("T_co", covariant=True)
+Kind = Literal["text", "integer", "number", "file", "switch"]
+VALUES = {"text": "", "integer": "N", "number": "SECONDS", "file": "FILE", "switch": ""}
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class SettingSpec(Generic[T_co]):
+    """A setting; one that may be given several times is a tuple."""
+
+    name: str  # of the flag without its dashes, and of the key in a file
+    kind: Kind
+    default: T_co
+    help: str  # one or two sentences
+    least: int | None = None  # of a number
+    choices: tuple[str, ...] = ()  # of a text
+    value: str = ""  # what help calls the value, where its kind does not tell
+    default_words: str | None = None  # for people, where the default itself does not tell
+
+    @property
+    def flag(self) -> str:
+        """The flag of the command line."""
+        return f"--{self.name}"
+
+    @property
+    def metavar(self) -> str:
+        """What help calls the value; empty for switches."""
+        return self.value or VALUES[self.kind]
+
+    @property
+    def negative_flag(self) -> str:
+        """The flag that turns a switch off."""
+        return f"--no-{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"EDGERANK_{self.name.upper().replace('-', '_')}"
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be given several times; a variable separates values by white space."""
+        return isinstance(self.default, tuple)
+
+    @property
+    def shown_default(self) -> str:
+        """The default, for people; empty if there is none."""
+        if self.default_words is not None:
+            return self.default_words
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if isinstance(self.default, tuple):
+            return " ".join(self.default)
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return "" if self.default is None else f"{self.default}"
+
+
+MODEL = SettingSpec[tuple[str, ...]](
+    "model",
+    "text",
+    (f"default={DEFAULT_BUNDLE}",),
+    "Serve this bundle, under its directory's name unless another is given. Give the option once"
+    " for each model; requests that name none get the first.",
+    value="[NAME=]BUNDLE",
+    default_words="the model in the package",
+)
+CONFIG = SettingSpec[Path | None](
+    "config",
+    "file",
+    None,
+    "Read the other settings from this TOML file, where they are called as the flags are. Flags and"
+    " environment variables take precedence.",
+)
+LISTEN = SettingSpec[tuple[str, ...]](
+    "listen",
+    "text",
+    ("127.0.0.1:50051",),
+    "Listen for gRPC here: HOST:PORT or unix:PATH. May be given several times.",
+    value="ADDRESS",
+)
+TLS_CERT = SettingSpec[Path | None](
+    "tls-cert",
+    "file",
+    None,
+    "Prove who the server is with this certificate chain (PEM). The file is read again when it"
+    " changes.",
+)
+TLS_KEY = SettingSpec[Path | None](
+    "tls-key",
+    "file",
+    None,
+    "Use this private key (PEM) for the certificate. The file is read again when it changes.",
+)
+TLS_CLIENT_CA = SettingSpec[Path | None](
+    "tls-client-ca",
+    "file",
+    None,
+    "Accept only clients with a certificate that this authority (PEM) has signed.",
+)
+TOKENS = SettingSpec[Path | None](
+    "tokens",
+    "file",
+    None,
+    "Accept only calls with a bearer token that is a line of this file. The file is read again when"
+    " it changes.",
+)
+INSECURE = SettingSpec[bool](
+    "insecure",
+    "switch",
+    False,
+    "Allow an address that other machines can reach without TLS and authentication.",
+)
+METRICS = SettingSpec[str | None](
+    "metrics",
+    "text",
+    None,
+    "Serve metrics for Prometheus at this address.",
+    value="HOST:PORT",
+)
+OTLP_ENDPOINT = SettingSpec[str | None](
+    "otlp-endpoint",
+    "text",
+    None,
+    "Send OpenTelemetry spans to this collector (OTLP over gRPC; needs edgerank[tracing]). The"
+    " OTEL_ variables set the rest.",
+    value="URL",
+)
+THREADS = SettingSpec[int | None](
+    "threads",
+    "integer",
+    None,
+    "Compute with this many threads. All models share them.",
+    least=1,
+    default_words="the physical cores",
+)
+PROVIDERS = SettingSpec[tuple[str, ...]](
+    "providers",
+    "text",
+    (),
+    "Choose the variant of a bundle by this execution provider of ONNX Runtime. May be given"
+    " several times, the most wanted first.",
+    value="PROVIDER",
+    default_words="the bundle's order",
+)
+MAX_LENGTH = SettingSpec[int | None](
+    "max-length",
+    "integer",
+    None,
+    "Read at most this many tokens of a query and a document together.",
+    least=MIN_LENGTH,
+    default_words="the bundle's",
+)
+MAX_BATCH_TOKENS = SettingSpec[int](
+    "max-batch-tokens",
+    "integer",
+    RUNTIME_MAX_BATCH_TOKENS,
+    "Compute at most this many tokens at once, in one micro-batch. More take more memory.",
+    least=MIN_BATCH_TOKENS,
+)
+MAX_DOCUMENTS = SettingSpec[int](
+    "max-documents",
+    "integer",
+    4096,
+    "Refuse a request of more documents or pairs.",
+    least=1,
+)
+MAX_DOCUMENT_BYTES = SettingSpec[int](
+    "max-document-bytes",
+    "integer",
+    1 << 18,
+    "Refuse a document, query or instruction of more bytes of UTF-8.",
+    least=1,
+)
+MAX_QUERY_TOKENS = SettingSpec[int](
+    "max-query-tokens",
+    "integer",
+    1024,
+    "Refuse a query of more tokens, its instruction included.",
+    least=1,
+)
+MAX_MESSAGE_BYTES = SettingSpec[int](
+    "max-message-bytes", "integer", 1 << 26, "Refuse a message of more bytes.", least=1024
+)
+MAX_CALLS = SettingSpec[int](
+    "max-calls",
+    "integer",
+    1024,
+    "Answer at most this many calls at once. This times the bytes of a message bounds the memory"
+    " that clients can fill.",
+    least=1,
+)
+MAX_QUEUE_TOKENS = SettingSpec[int](
+    "max-queue-tokens",
+    "integer",
+    1 << 19,
+    "Refuse requests while this many tokens wait or are being computed. Set it to what the models"
+    " compute in the longest time that is worth waiting.",
+    least=1,
+)
+DRAIN = SettingSpec[float](
+    "drain",
+    "number",
+    30.0,
+    "Give calls in progress this many seconds to end after SIGTERM.",
+    least=0,
+)
+WARMUP = SettingSpec[bool](
+    "warmup",
+    "switch",
+    True,
+    "Score once with each model before serving.",
+)
+LOG_LEVEL = SettingSpec[LogLevel](
+    "log-level",
+    "text",
+    "info",
+    "Log messages from this level on: debug, info, warning or error. Each call has a line at info.",
+    choices=("debug", "info", "warning", "error"),
+    value="LEVEL",
+)
+
+SETTINGS: tuple[SettingSpec[object], ...] = (  # in the order of the help and of the documentation
+    MODEL,
+    CONFIG,
+    LISTEN,
+    TLS_CERT,
+    TLS_KEY,
+    TLS_CLIENT_CA,
+    TOKENS,
+    INSECURE,
+    METRICS,
+    OTLP_ENDPOINT,
+    THREADS,
+    PROVIDERS,
+    MAX_LENGTH,
+    MAX_BATCH_TOKENS,
+    MAX_DOCUMENTS,
+    MAX_DOCUMENT_BYTES,
+    MAX_QUERY_TOKENS,
+    MAX_MESSAGE_BYTES,
+    MAX_CALLS,
+    MAX_QUEUE_TOKENS,
+    DRAIN,
+    WARMUP,
+    LOG_LEVEL,
+)
+
+
+def markdown_table() -> str:
+    """Return the settings as a table in Markdown."""
+    lines = ["| flag | default | |", "|---|---|---|"]
+    for setting in SETTINGS:
+        flags = [f"{setting.flag} {setting.metavar}".rstrip()]
+        if setting.default is True:
+            flags.append(setting.negative_flag)
+        flag = ", ".join(f"`{each}`" for each in flags)
+        default = setting.shown_default
+        if default and setting.default_words is None and setting.kind == "text":
+            default = f"`{default}`"
+        lines.append(f"| {flag} | {default} | {setting.help} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")  # noqa: T201

@@ -1,0 +1,24 @@
+"""Where OpenTelemetry's spans are sent: those of calls, and below them those of ``inference``.
+
+Sampling, headers and the rest are OpenTelemetry's own settings, the ``OTEL_`` variables.
+"""
+
+from __future__ import annotations
+
+import os
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import set_tracer_provider
+
+
+def send_spans(endpoint: str) -> None:
+    """Send spans to a collector from now on, the last ones as the process ends.
+
+    :param endpoint: of OTLP over gRPC; TLS unless it begins with ``http://``
+    """
+    os.environ.setdefault("OTEL_SERVICE_NAME", "edgerank")
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    set_tracer_provider(provider)
