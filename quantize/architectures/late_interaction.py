@@ -30,6 +30,7 @@ from quantize.rounding.transforms import Rotation
 ARCHITECTURE = "BertForLateInteraction"  # in config.json; transformers has none like it
 FEATURES = ("cosine", "nearest", "exact")
 FEATURES_OUTPUT = "features"  # of the graph, beside its scores: what calibration reads
+VECTORS_OUTPUT = "token_vectors"  # likewise: each token's vector, float32 [T, H]
 FARTHEST = -1.0  # a cosine that none is below: of documents without a word
 
 
@@ -103,6 +104,7 @@ class LateInteraction(Bert):
         g.scope = "head"
         rows = inputs.shared.grid.query_rows
         vectors = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
+        g.output(VECTORS_OUTPUT, vectors, ["tokens", self.stream_width])
         load, vocabulary = self._checkpoint.tensor, self.config.vocab_size
         table = g.weight("token_weights", load("token_weights", vocabulary))
         ids = g.op("Gather", inputs.shared.token_ids, rows)  # [B, L]

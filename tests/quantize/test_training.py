@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from edgerank import Reranker
+from edgerank.engine import CPU_PROVIDER, Engine
+from edgerank.packing import EMPTY, Group, Tokens, pack
 from quantize import quantize
+from quantize.architectures.late_interaction import VECTORS_OUTPUT
 from quantize.errors import QuantizeError
 from quantize.training import mining, score_calibration, training
 from quantize.training.corpus import Record, extract, is_held_out
@@ -180,6 +184,31 @@ def features_of(checkpoint: Path, query: str, documents: list[str]) -> torch.Ten
     return model.features(texts[0], model.encode(texts[0], 0), texts[1], model.encode(texts[1], 1))[
         0
     ]
+
+
+@torch.inference_mode()
+def test_the_graph_puts_out_a_vector_for_each_token(checkpoint, late):
+    """Whether a text is in a pair or by itself."""
+    model, tokenize = load_model(checkpoint), TextTokenizer(load_tokenizer(checkpoint))
+    texts = tokenize([QUERY], 96), tokenize([TEXTS[0]], 96)
+    expected = [model.encode(texts[token_type], token_type)[0].numpy() for token_type in (0, 1)]
+    query, document = (
+        Tokens(part.ids[0].numpy(), np.full(part.ids.shape[1], token_type))
+        for token_type, part in enumerate(texts)
+    )
+    pair = Tokens(
+        *(np.concatenate(both) for both in zip(astuple(query), astuple(document), strict=True))
+    )
+    group = Group(EMPTY, [pair, query, document], range(3))
+    engine = Engine(late.bundle, threads=2, providers=[CPU_PROVIDER])
+    ((batch, (vectors,)),) = engine.trace(
+        pack([group], max_tokens=512, causal=False), [VECTORS_OUTPUT]
+    )
+    assert vectors.shape == (2 * len(pair), model.config.hidden_size)
+    wanted = [np.concatenate(expected), *expected]
+    for rows, place in zip(batch.query_rows, batch.score_ids, strict=True):
+        found = vectors[rows[: len(wanted[place])]]
+        np.testing.assert_allclose(found, wanted[place], atol=1e-5)
 
 
 @torch.inference_mode()
