@@ -33,7 +33,7 @@ NAMES = {
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_EXECUTED = re.compile(r"<!-- not executed: \S.* -->\s*\Z")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-SPAN = re.compile(r"`([^`\n]+)`")
+SPAN = re.compile(r"`([^`]+)`")
 PLACE = re.compile(r"(?:edgerank|quantize|benchmarks|tests|docs|proto|requirements)/[\w./-]*")
 MODULE = re.compile(r"(?:benchmarks|quantize)(?:\.[a-z_]+)+")
 GROUPS: dict[str, click.Group] = {"edgerank": cli, "quantize.training": training}
@@ -133,12 +133,13 @@ def test_links_lead_somewhere(page):
 
 def code_of(page: Path) -> Iterator[str]:
     """Yield a page's lines of shell and its spans of code."""
-    text = FENCED.sub("", page.read_text())
-    for line in text.replace("\\\n", " ").split("\n"):
+    prose: list[str] = []
+    for line in FENCED.sub("", page.read_text()).replace("\\\n", " ").split("\n"):
         if line.startswith("    "):
             yield line.strip()
         else:
-            yield from SPAN.findall(line)
+            prose.append(line)
+    yield from SPAN.findall(" ".join(prose))
 
 
 def words_of(code: str) -> list[str]:
