@@ -153,7 +153,7 @@ def unknown_in(code: str, targets: set[str]) -> Iterator[str]:
     """Yield what a line or a span of code names and is not there."""
     words = words_of(code)
     for before, after in pairwise([*words, ""]):
-        if before == "make" and words[0] == "make" and after not in targets:
+        if before == "make" and words[0] == "make" and after and after not in targets:
             yield after
         if before == "-m" and words[0].endswith("python") and not is_module(after):
             yield after
