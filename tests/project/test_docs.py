@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ import pytest
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli import cli
 from quantize.training.__main__ import cli as training
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.serving import ServerProcess
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +33,7 @@ NAMES = {
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_EXECUTED = re.compile(r"<!-- not executed: \S.* -->\s*\Z")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-SPAN = re.compile(r"`([^`\n]+)`")
+SPAN = re.compile(r"`([^`]+)`")
 PLACE = re.compile(r"(?:edgerank|quantize|benchmarks|tests|docs|proto|requirements)/[\w./-]*")
 MODULE = re.compile(r"(?:benchmarks|quantize)(?:\.[a-z_]+)+")
 GROUPS: dict[str, click.Group] = {"edgerank": cli, "quantize.training": training}
@@ -132,12 +133,13 @@ def test_links_lead_somewhere(page):
 
 def code_of(page: Path) -> Iterator[str]:
     """Yield a page's lines of shell and its spans of code."""
-    text = FENCED.sub("", page.read_text())
-    for line in text.replace("\\\n", " ").split("\n"):
+    prose: list[str] = []
+    for line in FENCED.sub("", page.read_text()).replace("\\\n", " ").split("\n"):
         if line.startswith("    "):
             yield line.strip()
         else:
-            yield from SPAN.findall(line)
+            prose.append(line)
+    yield from SPAN.findall(" ".join(prose))
 
 
 def words_of(code: str) -> list[str]:
@@ -147,33 +149,23 @@ def words_of(code: str) -> list[str]:
         return code.split()
 
 
-def flags_of(command: click.Command) -> set[str]:
-    flags = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
-    return {flag for flag in flags if flag.startswith("-")} | {"-h", "--help", "--version"}
-
-
 def unknown_in(code: str, targets: set[str]) -> Iterator[str]:
     """Yield what a line or a span of code names and is not there."""
     words = words_of(code)
-    if words[:1] == ["make"]:
-        yield from (word for word in words[1:2] if word not in targets)
-    for before, after in zip([*words, ""], [*words[1:], ""], strict=False):
-        is_module = before == "-m" and words[0].endswith("python")
-        if is_module and importlib.util.find_spec(after) is None:
+    for before, after in pairwise([*words, ""]):
+        if before == "make" and words[0] == "make" and after and after not in targets:
+            yield after
+        if before == "-m" and words[0].endswith("python") and not is_module(after):
             yield after
         if before in GROUPS and after and not after.startswith("-"):
             yield from unknown_in_command(GROUPS[before], words[words.index(before) + 1 :])
-    if words and words[0].startswith("-"):
-        known = set().union(*(flags_of(c) for group in GROUPS.values() for c in group_of(group)))
+    if code.startswith("-"):
+        known = {flag for g in GROUPS.values() for c in g.commands.values() for flag in flags_of(c)}
         yield from (word for word in words if word.startswith("-") and flag_of(word) not in known)
     if PLACE.fullmatch(code) and "NAME" not in code and not (ROOT / code).exists():
         yield code
-    if words and MODULE.fullmatch(words[0]) and importlib.util.find_spec(words[0]) is None:
+    if words and MODULE.fullmatch(words[0]) and not is_module(words[0]):
         yield words[0]
-
-
-def group_of(group: click.Group) -> list[click.Command]:
-    return list(group.commands.values())
 
 
 def unknown_in_command(group: click.Group, words: list[str]) -> Iterator[str]:
@@ -184,12 +176,25 @@ def unknown_in_command(group: click.Group, words: list[str]) -> Iterator[str]:
     for word in words[1:]:
         if word in ("|", "<", ">"):
             return
-        if word.startswith("-") and word != "-" and flag_of(word) not in flags_of(command):
+        if word.startswith("-") and flag_of(word) not in flags_of(command):
             yield f"{words[0]} {word}"
+
+
+def flags_of(command: click.Command) -> set[str]:
+    """The flags of a command, -h and --help among them."""
+    flags = [flag for option in command.params for flag in (*option.opts, *option.secondary_opts)]
+    return {"-h", "--help", *(flag for flag in flags if flag.startswith("-"))}
 
 
 def flag_of(word: str) -> str:
     return word.partition("=")[0].rstrip(",")
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # nor is what it would be in
+        return False
 
 
 @pages
