@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,8 @@ class Benchmarks(click.Group):
         return [name for _, name in catalogue.names()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for group, name in catalogue.names():
-            if name == cmd_name:
-                module = catalogue.load(group, name)
-                command = click.command(name, cls=Benchmark, help=module.__doc__)(module.measure)
-                command.params.append(JSON)
-                return command
-        return None
+        groups = {name: group for group, name in catalogue.names()}
+        return _command(groups[cmd_name], cmd_name) if cmd_name in groups else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for group, members in catalogue.GROUPS.items():
@@ -77,6 +73,14 @@ def main(ctx: click.Context) -> None:
     """Measure edgerank. Each benchmark answers one question; NAME --help says how."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+@cache  # click takes a function's options away when it makes a command of it
+def _command(group: str, name: str) -> click.Command:
+    module = catalogue.load(group, name)
+    command = click.command(name, cls=Benchmark, help=module.__doc__)(module.measure)
+    command.params.append(JSON)
+    return command
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from benchmarks.common.tokenization import byte_tokenizer, pair_tokenizer
 from edgerank.bundle import Bundle
 from quantize import quantize
 
-STEPS = ("rotate", "balance")  # of the recipe: what is rounded with feedback is as fast to run
+STEPS = ("rotate", "smooth")  # of the recipe: what is rounded with feedback is as fast to run
 TEXT = [
     {"query": query, "document": document, "id": document}
     for query in ("bread", "rain")

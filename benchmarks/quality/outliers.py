@@ -28,9 +28,9 @@ from quantize.measure.calibration import read_calibration
 RECIPES = {
     "int8 per token": (),
     "+ rotation": ("rotate",),
-    "+ smoothing": ("rotate", "balance"),
-    "+ GPTQ, the full recipe": ("rotate", "balance", "compensate"),
-    "full recipe without rotation": ("balance", "compensate"),
+    "+ smoothing": ("rotate", "smooth"),
+    "+ GPTQ, the full recipe": ("rotate", "smooth", "gptq"),
+    "full recipe without rotation": ("smooth", "gptq"),
 }
 KEPT = 4
 OUTLIER = 100  # times the other channels
