@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAIN
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit soak bench bench-full format clean
+.PHONY: help demo test test-unit soak bench bench-full figures format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,15 +29,19 @@ test-unit: $(UNIT)/.installed ## Run the tests that need no more than edgerank, 
 soak: $(DEV)/.installed ## Send a server 20,000 requests, nightly
 	$(DEV)/bin/pytest -m soak
 
-# make bench COLLECTION=DIR BENCH='--machine-price 0.08 --workloads A'
+# make bench COLLECTION=DIR BENCH='--machine-price 0.08 --workload A'
 COLLECTION_OPTION := $(if $(COLLECTION),--collection $(COLLECTION))
+results = --json benchmark-results/$1.json --plots benchmark-results
 bench: $(DEV)/.installed ## Compare with other engines: quick, decoders cut to 4 layers
-	$(DEV)/bin/python -m benchmarks.peers $(COLLECTION_OPTION) $(BENCH)
+	$(DEV)/bin/python -m benchmarks peers $(call results,peers) $(COLLECTION_OPTION) $(BENCH)
 
 bench-full: $(DEV)/.installed ## Compare with other engines: whole models, all settings; hours
-	$(DEV)/bin/python -m benchmarks.peers --full --layers 28 --restart --rounds 5 --seconds 600 --minutes 600 \
-		$(COLLECTION_OPTION) $(BENCH)
-	$(DEV)/bin/python -m benchmarks.peers.scaling $(COLLECTION_OPTION)
+	$(DEV)/bin/python -m benchmarks peers --full --layers 28 --restart --rounds 5 --seconds 600 --minutes 600 \
+		$(call results,peers-full) $(COLLECTION_OPTION) $(BENCH)
+	$(DEV)/bin/python -m benchmarks scaling $(call results,scaling) $(COLLECTION_OPTION)
+
+figures: $(DEV)/.installed ## Render docs/benchmarks.md from the records in benchmarks/records
+	$(DEV)/bin/python -m benchmarks.figures
 
 format: $(DEV)/.installed ## Format the code and fix what the linter can
 	$(DEV)/bin/ruff check --fix

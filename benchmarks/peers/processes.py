@@ -16,13 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
+from benchmarks.common.paths import ROOT
+from benchmarks.common.processes import peak_bytes
+from benchmarks.common.turns import WithdrawnError
 from benchmarks.peers.catalogue import Environment
 from benchmarks.peers.workers.worker import CANNOT_RUN
 from edgerank.cpu import CPU_TOPOLOGY
 
-ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
 TIMEOUT_S = 1800.0  # for one answer
 CONVERT_TIMEOUT_S = 7200.0
@@ -30,7 +33,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUF
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
-class PeerError(Exception):
+class PeerError(WithdrawnError):
     """A peer has no environment, cannot run a workload or broke off; the message says why."""
 
 
@@ -66,7 +69,7 @@ def make_environment(root: Path, environment: Environment) -> Path:
     python = directory / "bin/python"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
-    print(f"making the environment {environment.name}: {' '.join(options)}", file=sys.stderr)
+    click.echo(f"making the environment {environment.name}: {' '.join(options)}", err=True)
     shutil.rmtree(directory, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     for command in (
@@ -169,9 +172,7 @@ class Worker:
 
     def peak_bytes(self) -> int:
         """Return the most memory that the process has held."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        return peak_bytes(Path(f"/proc/{self._process.pid}/status").read_text())
 
     def close(self) -> None:
         self._process.kill()  # it has nothing to save

@@ -1,30 +1,29 @@
-"""How time grows: with threads, documents, their length, the query's length and callers.
+"""How does time grow with threads, documents, their length, the query's length and callers?
 
 Two geometries, MiniLM-L6 and mxbai-rerank-large-v2 with few layers; edgerank beside other systems
-of ``benchmarks.peers``, in turns. Writes scaling.json, scaling.md and a plot for each axis.
+of ``peers``, in turns, with one thread and with all.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import msgspec
+import click
 from tokenizers import Tokenizer
 
-from benchmarks.peers.__main__ import select
-from benchmarks.peers.catalogue import BASELINE
-from benchmarks.peers.machine import describe_machine
-from benchmarks.peers.measure import Options, enter, start, write_checkpoint
-from benchmarks.peers.processes import ROOT, PeerError
-from benchmarks.peers.report import save, table
-from benchmarks.peers.results import EVERYTHING, spread_of
-from benchmarks.peers.workloads import Job, Request, Texts, draw_texts, workloads
-from edgerank.cpu import physical_cores
+from benchmarks.common import options
+from benchmarks.common.record import Row, median
+from benchmarks.common.turns import Seconds, alternate
+from benchmarks.peers import plots
+from benchmarks.peers.catalogue import BASELINE, Peer, Setting
+from benchmarks.peers.comparison import Options, enter, select, start, write_checkpoint
+from benchmarks.peers.processes import PeerError, Worker
+from benchmarks.peers.results import EVERYTHING
+from benchmarks.peers.workloads import Job, Request, Texts, Workload, draw_texts, workloads
 
 TOKENS_OF_A_POINT = 8192  # where the length grows, the number of documents shrinks
 QUERY = 8  # tokens, where something else grows
@@ -47,25 +46,6 @@ class Axis:
     workload: str
     unit: str  # of amounts
     points: Callable[[Texts], list[Point]]
-
-
-class Curve(msgspec.Struct, frozen=True):
-    """A system along an axis."""
-
-    axis: str
-    unit: str
-    workload: str
-    layers: int
-    system: str
-    threads: int
-    x: list[int]
-    rates: list[list[float]]  # amounts/s at each x, a round each
-
-
-class Scaling(msgspec.Struct, frozen=True):
-    machine: dict[str, str]
-    curves: list[Curve]
-    missing: dict[str, str]  # reasons by system
 
 
 def documents(texts: Texts) -> list[Point]:
@@ -114,147 +94,113 @@ AXES = (
     Axis("tokens of a document", "A", "tokens", length_up_to(8192)),
     Axis("tokens of the query", "A", "documents", query_length),
 )
+PEERS = "sentence-transformers/onnx-int8", "mxbai-rerank/fp32"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers.scaling", description=__doc__.splitlines()[0]
+@click.option(
+    "--workload",
+    "wanted",
+    type=click.Choice(["C", "A"]),
+    multiple=True,
+    default=("C", "A"),
+    show_default=True,
+    help="May be given several times.",
+)
+@click.option(
+    "--peer",
+    "peers",
+    metavar="PEER[/SETTING]",
+    multiple=True,
+    default=PEERS,
+    show_default=True,
+    help="Beside edgerank; may be given several times.",
+)
+@options.layers(4)
+@options.threads
+@options.rounds(3)
+@options.peers
+def measure(
+    wanted: tuple[str, ...],
+    peers: tuple[str, ...],
+    layers: int,
+    threads: int,
+    rounds: int,
+    collection: Path | None,
+    environments: Path,
+    work: Path,
+    plots_directory: Path | None,
+) -> Iterator[Row]:
+    systems = select(peers, {BASELINE})
+    chosen = Options(
+        threads=threads,
+        rounds=rounds,
+        environments=environments.absolute(),
+        work=work.absolute(),
+        collection=collection,
     )
-    parser.add_argument(
-        "--peers", nargs="+", default=["sentence-transformers/onnx-int8", "mxbai-rerank/fp32"]
-    )
-    parser.add_argument("--workloads", nargs="+", default=["C", "A"], metavar="NAME")
-    parser.add_argument("--layers", type=int, default=4, help="of the decoder")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--collection", type=Path, help="texts in BEIR's layout; else generated")
-    peers = ROOT / ".venv" / "peers"
-    parser.add_argument("--environments", type=Path, default=peers)
-    parser.add_argument("--work", type=Path, default=peers / "models")
-    parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
-    arguments = parser.parse_args()
-    options = Options(
-        threads=physical_cores(),
-        rounds=arguments.rounds,
-        seconds=0,
-        minutes=0,
-        restart=False,
-        environments=arguments.environments.absolute(),
-        work=arguments.work.absolute(),
-        collection=arguments.collection,
-    )
-    scaling = Scaling(describe_machine(), [], {})
-    for name in arguments.workloads:
-        measure(name, arguments.layers, arguments.peers, options, scaling)
-        write(scaling, arguments.output)
+    for workload in workloads(layers):
+        if workload.name in wanted:
+            rows = scale(workload, systems, chosen)
+            if plots_directory is not None:
+                plots.draw_curves(rows, plots_directory)
+            yield from rows
 
 
-def measure(name: str, layers: int, peers: list[str], options: Options, scaling: Scaling) -> None:
-    """Add all curves of a workload, systems in turns; the number of threads is an axis too."""
-    (workload,) = (one for one in workloads(layers) if one.name == name)
+def scale(
+    workload: Workload, systems: Sequence[tuple[Peer, Setting]], options: Options
+) -> list[Row]:
+    """Measure a workload along all of its axes, systems in turns, with one thread and with all."""
     checkpoint = write_checkpoint(workload, options.work)
     texts = draw_texts(options.collection, Tokenizer.from_file(str(checkpoint / "tokenizer.json")))
-    axes = [(axis, axis.points(texts)) for axis in AXES if axis.workload == name]
+    axes = [(axis, axis.points(texts)) for axis in AXES if axis.workload == workload.name]
     warm_up = [Job("warm-up", (points[0].line,)) for _, points in axes]
+    label = f"{workload.name}: {workload.model}, {workload.layers} layers"
+    missing: dict[str, str] = {}
+    rows: list[Row] = []
     with ExitStack() as stack:
-        running = {}
+        running: dict[str, Worker] = {}
         for threads in dict.fromkeys((1, options.threads)):
-            chosen = [
-                system
-                for system in select(peers, {BASELINE}, full=False)
-                if workload.family in system[1].families
-            ]
-            for system in chosen:
-                entry = enter(workload, checkpoint, system, replace(options, threads=threads))
-                try:
-                    if EVERYTHING in entry.facts.reasons:
-                        raise PeerError(entry.facts.reasons[EVERYTHING])
-                    worker = start(entry, warm_up)
-                except PeerError as error:
-                    scaling.missing[entry.facts.name] = str(error)
+            for peer, setting in systems:
+                if workload.family not in setting.families:
                     continue
-                stack.callback(worker.close)
-                running[entry.facts.name, threads] = worker
+                name = f"{peer.name} {setting.name}, {threads} thread{'s' * (threads > 1)}"
+                entry = enter(
+                    workload, checkpoint, peer, setting, replace(options, threads=threads)
+                )
+                try:
+                    if EVERYTHING in entry.system.reasons:
+                        raise PeerError(entry.system.reasons[EVERYTHING])
+                    running[name] = start(entry, warm_up)
+                except PeerError as error:
+                    missing[name] = str(error)
+                else:
+                    stack.callback(running[name].close)
         for axis, points in axes:
-            rates = {key: [[] for _ in points] for key in running}
-            for number in range(options.rounds):
-                for place, point in enumerate(points):
-                    print(f"{name}: {axis.name} {point.x}, round {number + 1}", file=sys.stderr)
-                    for key, worker in running.items():
-                        answer = worker.score(point.line)
-                        rates[key][place].append(point.amount / answer.seconds)
-            scaling.curves.extend(
-                Curve(axis.name, axis.unit, name, workload.geometry.layers, *key,
-                      [point.x for point in points], rates[key])
-                for key in running
-            )  # fmt: skip
+            click.echo(f"{label}: {axis.name}", err=True)
+            for point, rates in along(points, running, options.rounds, missing):
+                labels = {"workload": label, axis.name: str(point.x)}
+                figures = {
+                    name: median(point.amount / seconds, f"{axis.unit}/s")
+                    for name, seconds in rates.items()
+                }
+                rows.append(Row(labels, figures))
+    reasons = missing.items()
+    return rows + [Row({"workload": label, "system": n, "not measured": r}) for n, r in reasons]
 
 
-def write(scaling: Scaling, directory: Path) -> None:
-    """Write what there is so far."""
-    save(directory / "scaling.json", msgspec.json.encode(scaling))
-    save(directory / "scaling.md", markdown(scaling).encode())
-    plot(scaling.curves, directory)
+def along(
+    points: Sequence[Point], running: Mapping[str, Worker], rounds: int, missing: dict[str, str]
+) -> Iterator[tuple[Point, dict[str, Seconds]]]:
+    """Measure the points of an axis: each with the seconds of the systems, [rounds] each."""
 
+    def turn(name: str, point: Point) -> float:
+        try:
+            return running[name].score(point.line).seconds
+        except PeerError as error:
+            missing[name] = str(error)
+            raise
 
-def markdown(scaling: Scaling) -> str:
-    parts = ["# How time grows", table(("machine", ""), list(scaling.machine.items()))]
-    for key, curves in grouped(scaling.curves).items():
-        workload, axis = key
-        first = curves[0]
-        rows = [
-            [curve.system, str(curve.threads)]
-            + [f"{spread_of(rates).median:.3g}" for rates in curve.rates]
-            for curve in curves
-        ]
-        columns = ["system", "threads", *map(str, first.x)]
-        parts += [
-            f"## {workload}, {first.layers} layers: {first.unit}/s by {axis}",
-            table(columns, rows),
-            f"![{axis}]({plot_name(key)})",
-        ]
-    if scaling.missing:
-        parts += ["Not measured:", table(("system", "reason"), list(scaling.missing.items()))]
-    return "\n\n".join(parts) + "\n"
-
-
-def plot(curves: Sequence[Curve], directory: Path) -> None:
-    """Draw each axis with all of its curves; bars are the quartiles of the rounds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    for key, group in grouped(curves).items():
-        figure, axis = pyplot.subplots(figsize=(7, 4.5))
-        for curve in group:
-            spreads = [spread_of(rates) for rates in curve.rates]
-            medians = [spread.median for spread in spreads]
-            errors = [
-                [spread.median - spread.low for spread in spreads],
-                [spread.high - spread.median for spread in spreads],
-            ]
-            style = "-" if curve.threads > 1 else "--"
-            label = f"{curve.system}, {curve.threads} threads"
-            axis.errorbar(curve.x, medians, errors, linestyle=style, marker=".", label=label)
-        first = group[0]
-        axis.set(xscale="log", xlabel=first.axis, ylabel=f"{first.unit}/s", ylim=(0, None))
-        axis.set_title(f"{first.workload}, {first.layers} layers")
-        axis.legend()
-        figure.tight_layout()
-        figure.savefig(directory / plot_name(key), dpi=120)
-        pyplot.close(figure)
-
-
-def grouped(curves: Sequence[Curve]) -> dict[tuple[str, str], list[Curve]]:
-    groups: dict[tuple[str, str], list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault((curve.workload, curve.axis), []).append(curve)
-    return groups
-
-
-def plot_name(key: tuple[str, str]) -> str:
-    return f"scaling-{'-'.join(key).replace(' ', '-')}.png"
-
-
-if __name__ == "__main__":
-    main()
+    turns = {(p.x, name): partial(turn, name, p) for p in points for name in running}
+    times = alternate(turns, rounds)
+    for point in points:
+        yield point, {name: times[point.x, name] for name in running if (point.x, name) in times}

@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks.checkpoints import MXBAI_LARGE_V2
+from benchmarks.common.checkpoints import (
+    MXBAI_BASE_V2,
+    MXBAI_LARGE_V2,
+    write_minilm,
+    write_mxbai_v1,
+    write_mxbai_v2,
+)
+from benchmarks.common.layers import Layer, decoder_layer
 from benchmarks.peers.catalogue import BERT, DEBERTA, DECODER
-from benchmarks.peers.models import MXBAI_BASE_V2, write_deberta, write_decoder, write_minilm
 from edgerank.evaluation import read_collection
 from quantize.measure.calibration import read_calibration
 
@@ -23,34 +29,9 @@ LONG_TOKENS = 4000
 # of cisi's documents of so many tokens: the deciles of their words
 WORDS = (27, 60, 76, 87, 100, 113, 125, 141, 155, 179, 224)
 
+NAMES = "ABCD"
+
 Request = dict[str, Any]  # "query": str, "documents": list[str]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The matrices of a layer, for counting operations."""
-
-    model: str  # whose geometry it is
-    layers: int
-    hidden: int
-    wide: int
-    key_value: int  # width of keys, and of values
-    is_gated: bool = False  # two matrices into the wide side
-
-    @property
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """Depth and width of a layer's products, by name."""
-        shapes = {"q": (self.hidden, self.hidden), "kv": (self.hidden, 2 * self.key_value)}
-        shapes |= {"o": (self.hidden, self.hidden), "up": (self.hidden, self.wide)}
-        if self.is_gated:
-            shapes["gate"] = (self.hidden, self.wide)
-        return shapes | {"down": (self.wide, self.hidden)}
-
-    def operations(self, tokens: int, scored: int) -> float:
-        """Multiplications and additions that scores need: the last layer's scored rows alone."""
-        sizes = {name: depth * width for name, (depth, width) in self.matrices.items()}
-        layer, keys = sum(sizes.values()), sizes["kv"]
-        return 2.0 * (tokens * ((self.layers - 1) * layer + keys) + scored * (layer - keys))
 
 
 @dataclass(frozen=True)
@@ -103,9 +84,11 @@ class Workload:
 
     name: str
     family: str
-    geometry: Geometry
-    weights: str  # what they are, for people
+    model: str  # whose geometry it is
+    layer: Layer
+    layers: int
     whole_layers: int  # of the real model
+    weights: str  # what they are, for people
     write: Callable[[Path], None]  # the checkpoint
     jobs: Jobs
 
@@ -162,39 +145,35 @@ def workloads(layers: int) -> tuple[Workload, ...]:
     """Return all workloads; decoders cut to so many layers at most."""
 
     def decoder(name: str, model: str, config: dict[str, Any], jobs: Jobs) -> Workload:
-        cut = {**config, "num_hidden_layers": min(layers, config["num_hidden_layers"])}
-        head = config["hidden_size"] // config["num_attention_heads"]
-        geometry = Geometry(
-            model,
-            cut["num_hidden_layers"],
-            config["hidden_size"],
-            config["intermediate_size"],
-            head * config["num_key_value_heads"],
-            is_gated=True,
-        )
-        write = partial(write_decoder, config=cut)
         whole = config["num_hidden_layers"]
-        return Workload(name, DECODER, geometry, "random", whole, write, jobs)
+        kept = min(layers, whole)
+        write = partial(write_mxbai_v2, config={**config, "num_hidden_layers": kept})
+        layer = decoder_layer(config)
+        return Workload(name, DECODER, model, layer, kept, whole, "random", write, jobs)
 
     return (
         decoder("A", "mxbai-rerank-large-v2", MXBAI_LARGE_V2, large_jobs),
         decoder("B", "mxbai-rerank-base-v2", MXBAI_BASE_V2, base_jobs),
         Workload(
-            "C",
-            BERT,
-            Geometry("ms-marco-MiniLM-L6", 6, 384, 1536, 384),
-            "all-MiniLM-L6-v2's real encoder under a random classifier",
-            6,
-            write_minilm,
-            small_jobs,
+            name="C",
+            family=BERT,
+            model="ms-marco-MiniLM-L6",
+            layer=Layer(384, 1536, 384),
+            layers=6,
+            whole_layers=6,
+            weights="all-MiniLM-L6-v2's real encoder under a random classifier",
+            write=write_minilm,
+            jobs=small_jobs,
         ),
         Workload(
-            "D",
-            DEBERTA,
-            Geometry("mxbai-rerank-base-v1", 12, 768, 3072, 768),
-            "random",
-            12,
-            write_deberta,
-            base_jobs,
+            name="D",
+            family=DEBERTA,
+            model="mxbai-rerank-base-v1",
+            layer=Layer(768, 3072, 768),
+            layers=12,
+            whole_layers=12,
+            weights="random",
+            write=write_mxbai_v1,
+            jobs=base_jobs,
         ),
     )

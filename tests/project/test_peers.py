@@ -1,22 +1,23 @@
-"""The peers' benchmark: its processes, its figures and its report, with a peer made for tests."""
+"""The peers' benchmarks: processes, figures and plots, with a peer made for tests."""
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
-import msgspec
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from benchmarks.engine import LAYER_WEIGHTS, bare_operations
-from benchmarks.peers import measure, processes, report, results, scaling
-from benchmarks.peers.__main__ import main as peers_main
+from benchmarks.__main__ import main
+from benchmarks.common.bare import Products
+from benchmarks.common.record import Row
+from benchmarks.peers import comparison, plots, processes, results, scaling
 from benchmarks.peers.catalogue import BASELINE, PEERS, REFERENCES, Environment
 from benchmarks.peers.processes import PeerError, Worker, convert
 from benchmarks.peers.workloads import DOCUMENT_TOKENS, Job, Texts, draw_texts, workloads
@@ -128,17 +129,12 @@ def test_an_environment_is_made_anew_when_what_its_files_want_has_changed(tmp_pa
 
 
 def timing(seconds: list[float], scores: list[list[float]] | None = None) -> results.Timing:
-    return results.Timing([[value] for value in seconds], scores or [[0.0]])
+    return results.Timing(np.array(seconds), seconds, scores or [[0.0]])
 
 
 def test_the_first_round_counts_only_where_there_are_few():
-    assert results.kept_seconds(timing([9, 1, 2])) == {1: 1, 2: 2}
-    assert results.kept_seconds(timing([9, 1])) == {0: 9, 1: 1}
-
-
-def test_ratios_are_of_the_same_rounds():
-    slow = results.ratios(timing([100, 4, 30]), timing([1, 2, 10, 1000]))
-    assert (slow.low, slow.median, slow.high, slow.samples) == (2.25, 2.5, 2.75, 2)
+    assert results.counted(np.array([9, 1, 2])).tolist() == [1, 2]
+    assert results.counted(np.array([9, 1])).tolist() == [9, 1]
 
 
 def test_agreement_is_of_each_query_apart():
@@ -148,22 +144,13 @@ def test_agreement_is_of_each_query_apart():
     swapped = results.agreement([[1.0, 3.5, 3.0], [30.0, 20.0, 10.0], [5.0]], reference)
     assert swapped.max_error == 1.5
     assert swapped.kendall_tau == pytest.approx((1 / 3 + 1) / 2)
-    assert swapped.spread == pytest.approx(np.std([1, 2, 3, 30, 20, 10, 5]))
-    assert math.isnan(results.agreement([[1.0]], [[2.0]]).kendall_tau)
+    assert results.agreement([[1.0]], [[2.0]]).kendall_tau is None
+    assert results.agreement([[1.0, 1.0]], [[2.0, 1.0]]).kendall_tau is None
 
 
 def test_price_of_a_thousand_documents():
     # 3600 documents an hour at 0.72 an hour: 0.0002 each
     assert results.usd_per_thousand(1.0, 0.72) == pytest.approx(0.2)
-
-
-def test_operations_are_those_of_the_engine_benchmark():
-    large = next(workload for workload in workloads(28) if workload.name == "A").geometry
-    assert sum(depth * width for depth, width in large.matrices.values()) == LAYER_WEIGHTS
-    assert bare_operations(large.matrices) == bare_operations()
-    # one token more: all layers but the last, and the last one's keys and values
-    more = large.operations(101, 4) - large.operations(100, 4)
-    assert more == 2 * (27 * LAYER_WEIGHTS + 1536 * 512)
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +179,9 @@ def test_the_catalogue_has_a_worker_for_each_peer_and_what_others_are_compared_w
         assert peer.absent or all(f == set(REFERENCES) for f in families), peer.name
 
 
-def recorded() -> results.Results:
+def outcome() -> results.Outcome:
     """A run that was never made, with round figures."""
-    job = results.Job(
+    job = results.Asked(
         "1 x 4",
         queries=1,
         documents=4,
@@ -204,69 +191,103 @@ def recorded() -> results.Results:
     )
     reference = [[4.0, 3.0, 2.0, 1.0]]
     systems = [
-        results.System("edgerank", "int8", "", jobs={job.name: timing([9, 1, 1, 1], reference)}),
+        results.System("edgerank", "int8", timings={job.name: timing([9, 1, 1, 1], reference)}),
         results.System(
             "torch",
             "fp32",
             "its default",
             versions={"torch": "2"},
             peak_bytes=int(2e9),
-            jobs={job.name: timing([9, 2, 4, 6], reference)},
+            timings={job.name: timing([9, 2, 4, 6], reference)},
         ),
-        results.System("absent", "q8", "", reasons={"1 x 4": "no compiler"}),
+        results.System("absent", "q8", reasons={"1 x 4": "no compiler"}),
     ]
-    workload = results.Workload(
-        "A", "some model", 2, 28, "random", "cisi", "torch fp32", "edgerank int8", [job], systems,
-    )  # fmt: skip
-    return results.Results({"CPU": "a|b"}, 2, [workload])
+    return results.Outcome(
+        "A", "some model", 2, 28, "random", "cisi", "torch fp32", "edgerank int8", [job], systems
+    )
 
 
-def test_a_report_follows_from_recorded_results(tmp_path):
-    run = msgspec.json.decode(msgspec.json.encode(recorded()), type=results.Results)
-    text = report.markdown(run, usd_per_hour=0.36)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    speed = next(row for row in rows if row[:1] == ["torch fp32"])
-    assert speed == ["torch fp32", "4 (3-5)", "1 (0.8-1.33)", "100", "5 / 8.55", "25%", "0", "1.0000", "3"]  # fmt: skip  # noqa: E501
-    assert ["absent q8", "1 x 4", "no compiler"] in rows
-    assert ["torch fp32", "0.10000", "12.50"] in rows
-    assert "2 layers of the real 28" in text
-    assert "a\\|b" in text
-    report.plot(run, tmp_path)
-    assert (tmp_path / "workload-A.png").stat().st_size > 1000
+def rows_with(rows: list[Row], label: str) -> list[Row]:
+    return [row for row in rows if label in row.labels]
+
+
+def test_rows_follow_from_what_was_measured():
+    rows = list(results.rows(outcome(), usd_per_hour=0.36))
+    fastest, torch = (row for row in rows if "documents/s" in row.figures)
+    assert fastest.labels["system"] == "edgerank int8"
+    assert torch.labels == {
+        "workload": "A: some model, 2 of 28 layers",
+        "call": "1 x 4",
+        "system": "torch fp32",
+    }
+    shown = {name: str(figure) for name, figure in torch.figures.items()}
+    assert shown == {
+        "of edgerank's time": "4 (3 to 5)",
+        "documents/s": "1 (0.833 to 1.5)",
+        "tokens/s": "100 (83.3 to 150)",
+        "p50": "5",
+        "p95": "8.55",
+        "of bare int8": "25 (16.7 to 25)",
+        "largest score error": "0",
+        "Kendall tau": "1",
+    }
+    (absent,) = rows_with(rows, "reason")
+    assert absent.labels["reason"] == "no compiler"
+    cost = next(
+        row for row in rows if "peak memory" in row.figures and row.labels["system"] == "torch fp32"
+    )
+    assert cost.figures["peak memory"].value == 2
+    assert cost.figures["1,000 documents, never idle"].value == pytest.approx(0.1)
+    (asked,) = rows_with(rows, "texts")
+    assert asked.figures["score spread"].value == pytest.approx(np.std([4, 3, 2, 1]))
+
+
+def test_a_call_has_a_plot_of_all_systems(tmp_path):
+    (path,) = plots.draw_speeds(list(results.rows(outcome(), 1.0)), tmp_path / "plots")
+    assert path.name == "A-some-model-2-of-28-layers-1-x-4.png"
+    assert path.stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workloads", "Z"], "invalid choice: 'Z'"),
-        (["--peers", "openvino", "nonsense"], "--peers: no nonsense; there are edgerank/int4"),
-        (["--report"], "results.json is not there"),
-        (["--workloads", "C", "--collection", "no-such"], "--collection: no-such/"),
+        (["--workload", "Z"], "'Z' is not one of 'A', 'B', 'C', 'D'"),
+        (["--peer", "openvino", "--peer", "nonsense"], "no nonsense; there are edgerank/int4"),
+        (["--workload", "C", "--collection", "no-such"], "no-such is absent"),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_a_line(
-    tmp_path, monkeypatch, capsys, arguments, message
-):
-    places = ["--output", str(tmp_path), "--work", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["peers", *places, *arguments])
-    with pytest.raises(SystemExit, match="2"):
-        peers_main()
-    assert message in capsys.readouterr().err.splitlines()[-1]
+def test_what_cannot_be_measured_is_told_in_a_line(tmp_path, arguments, message):
+    done = CliRunner().invoke(main, ["peers", "--work", str(tmp_path), *arguments])
+    assert done.exit_code != 0
+    assert message in done.stderr.splitlines()[-1]
 
 
-def test_a_scaling_report_has_a_table_and_a_plot_for_each_axis(tmp_path):
-    def curve(axis: str, threads: int) -> scaling.Curve:
-        return scaling.Curve(axis, "documents", "C", 6, "some", threads, [1, 10], [[2, 4, 6], [9]])
+def test_an_axis_has_a_plot_with_a_curve_for_each_system(tmp_path):
+    figure = scaling.median([2, 4, 6], "tokens/s")
+    rows = [
+        Row({"workload": "C: a model", axis: str(x)}, {"edgerank int8": figure})
+        for axis in ("documents", "callers")
+        for x in (1, 10)
+    ]
+    paths = plots.draw_curves([*rows, Row({"workload": "C", "system": "x"})], tmp_path)
+    assert [path.name for path in paths] == ["C-a-model-documents.png", "C-a-model-callers.png"]
+    assert all(path.stat().st_size > 1000 for path in paths)
 
-    run = scaling.Scaling(
-        {}, [curve("documents", 1), curve("callers", 1), curve("documents", 2)], {}
-    )
-    scaling.write(run, tmp_path)
-    text = (tmp_path / "scaling.md").read_text()
-    assert "| some | 1 | 4 | 9 |\n| some | 2 | 4 | 9 |" in text
-    plots = {"scaling-C-documents.png", "scaling-C-callers.png"}
-    assert {path.name for path in tmp_path.glob("*.png")} == plots
-    assert all(name in text for name in plots)
+
+def test_a_system_that_fails_along_an_axis_is_missing_there_and_told(fake):
+    workers = {name: started(fake, name) for name in ("fine", "error")}
+    points = [scaling.Point(n, ({**GO, "documents": ["a"] * n},), n) for n in (1, 2)]
+    missing: dict[str, str] = {}
+    try:
+        found = list(scaling.along(points, workers, 2, missing))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    assert missing == {"error": "ValueError: too long"}
+    assert [(point.x, list(seconds), len(seconds["fine"])) for point, seconds in found] == [
+        (1, ["fine"], 2),
+        (2, ["fine"], 2),
+    ]
 
 
 def test_scaling_asks_for_what_its_axes_say(texts):
@@ -285,23 +306,55 @@ def test_scaling_asks_for_what_its_axes_say(texts):
 
 def test_a_system_that_fails_at_one_job_still_does_the_others(fake, monkeypatch):
     convert(PYTHON, "fake_peer", fake, "error", fake / "work")
-    facts = results.System("fake", "error", "")
 
     def start() -> Worker:
         return Worker(PYTHON, "fake_peer", fake, "error", fake / "work", threads=1)
 
     fine = {"query": "q", "documents": ["a", "bb"]}
     jobs = [Job("bad", (({**GO, "documents": ["a"] * 20},),)), Job("good", ((fine,),))]
-    monkeypatch.setattr(measure, "bare", lambda *_: lambda: time.sleep(0.3))
-    monkeypatch.setattr(measure, "cut", lambda request: {**request, "query": "warm-up"})
-    entry = measure.Entry(start, facts)
-    absent = measure.Entry(start, results.System("absent", "", "", {results.EVERYTHING: "no hub"}))
-    options = measure.Options(1, 2, 60, 60, False, fake, fake, None)
-    rates = measure.run_rounds(workloads(2)[0], [entry, absent], jobs, options)
+    monkeypatch.setattr(comparison, "bare_products", lambda *_: Products(lambda: None, 1.0))
+    monkeypatch.setattr(comparison, "BARE_SECONDS", 0)
+    monkeypatch.setattr(comparison, "cut", lambda request: {**request, "query": "warm-up"})
+    entry = comparison.Entry(results.System("fake", "error"), start)
+    reasons = {results.EVERYTHING: "no hub"}
+    absent = comparison.Entry(results.System("absent", "", reasons=reasons), comparison._never)
+    options = comparison.Options(threads=1, environments=fake, work=fake, rounds=2)
+    rates = comparison.run_rounds(workloads(2)[0], [entry, absent], jobs, options)
     assert {name: len(values) for name, values in rates.items()} == {"bad": 2, "good": 2}
-    measured = measure.finished(entry)
-    assert measured.reasons == {"bad": "ValueError: too long"}
-    assert {name: len(job.seconds) for name, job in measured.jobs.items()} == {"good": 2}
-    assert measured.jobs["good"].scores == [[1, 2]]
-    assert measured.peak_bytes > 5e6
-    assert measure.finished(absent).jobs == {}
+    system = entry.system
+    assert system.reasons == {"bad": "ValueError: too long"}
+    assert {name: len(job.seconds) for name, job in system.timings.items()} == {"good": 2}
+    assert system.timings["good"].scores == [[1, 2]]
+    assert system.timings["good"].line_seconds == system.timings["good"].seconds.tolist()
+    assert system.peak_bytes > 5e6
+    assert absent.system.timings == {}
+
+
+def test_a_system_that_ends_while_it_starts_is_not_started_again(fake):
+    tries = []
+
+    def start() -> Worker:
+        tries.append(1)
+        raise PeerError("out of memory")
+
+    entry = comparison.Entry(results.System("fake", "big"), start)
+    jobs = [Job("one", ((GO,),)), Job("two", ((GO,),))]
+    with contextlib.ExitStack() as stack:
+        field = comparison.Field("A", jobs, stack, restart=False)
+        for job in jobs:
+            with pytest.raises(PeerError, match="out of memory"):
+                field.turn(entry, job)
+    assert len(tries) == 1
+    assert entry.system.reasons == {results.EVERYTHING: "out of memory"}
+
+
+def test_systems_are_chosen_by_peer_or_by_setting():
+    def names(*wanted: str, full: bool = False) -> list[str]:
+        chosen = comparison.select(wanted, {BASELINE}, full)
+        return [f"{peer.name}/{setting.name}" for peer, setting in chosen]
+
+    assert names("flashrank/int8") == ["edgerank/int8", "flashrank/int8"]
+    assert names("flashrank") == ["edgerank/int8", "flashrank/int8", "flashrank/fp32"]
+    assert set(names()) < set(names(full=True))
+    with pytest.raises(click.BadParameter, match="no nobody"):
+        names("nobody")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2ForCausalLM
 
-from benchmarks.checkpoints import OUTLIER_CHANNELS, write_planted
+from benchmarks.common.planted.decoder import OUTLIER_CHANNELS, write_planted
 from edgerank import Reranker
 from quantize import quantize
 from quantize.rounding.transforms import Rotation, channel_scales, outlier_channels

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from benchmarks.planted_deberta import write_planted
+from benchmarks.common.planted.deberta import write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
 from edgerank.engine import Engine

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from tokenizers import Tokenizer
 
-from benchmarks.planted_modernbert import OUTLIER_CHANNELS, write_planted
+from benchmarks.common.planted.modernbert import OUTLIER_CHANNELS, write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
 from edgerank.engine import Engine

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.published import DIGITS, differences, read_records, records_of
+from benchmarks.quality.published import DIGITS, differences, read_records, records_of
 from edgerank import Reranker
 from quantize import quantize
 from tests.support.shared import SHARED

@@ -1,0 +1,86 @@
+"""The machine that figures were measured on, and the versions of what was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from edgerank.cpu import physical_cores
+
+NOTEWORTHY = (
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "bf16", "sve"),
+)
+PACKAGES = ("onnxruntime", "numpy", "edgerank")
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """A computer and its software, as far as they matter to speed."""
+
+    cpu: str
+    stepping: str  # family, model, stepping: the same name may be of different chips
+    instruction_sets: list[str]
+    physical_cores: int  # given to the process
+    logical_cores: int
+    caches: dict[str, str]  # of the first core, by level
+    memory_gib: float
+    system: str
+    versions: dict[str, str]
+
+    def described(self) -> dict[str, str]:
+        """Return the properties by name, for people."""
+        return {
+            "CPU": self.cpu,
+            "family, model, stepping": self.stepping,
+            "instruction sets": ", ".join(self.instruction_sets) or "none noted",
+            "cores": f"{self.physical_cores} physical, {self.logical_cores} logical",
+            "caches": ", ".join(f"{level} {size}" for level, size in self.caches.items()),
+            "memory": f"{self.memory_gib:.0f} GiB",
+            "system": self.system,
+            "versions": ", ".join(f"{name} {number}" for name, number in self.versions.items()),
+        }
+
+
+def describe_machine() -> Machine:
+    """Describe this machine, from Linux's files where there are any."""
+    fields = _cpu_fields()
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    steppings = (fields.get(name, "?") for name in ("cpu family", "model", "stepping"))
+    return Machine(
+        cpu=fields.get("model name", platform.processor() or platform.machine()),
+        stepping=", ".join(steppings),
+        instruction_sets=[name for name in NOTEWORTHY if name in flags],
+        physical_cores=physical_cores(),
+        logical_cores=os.cpu_count() or 1,
+        caches=_caches(),
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        system=" ".join([platform.system(), platform.release(), *platform.libc_ver()]).strip(),
+        versions={
+            "Python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+    )
+
+
+def _cpu_fields() -> dict[str, str]:
+    """Read what the kernel says of the first core, by the kernel's names."""
+    path = Path("/proc/cpuinfo")
+    fields: dict[str, str] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields
+
+
+def _caches() -> dict[str, str]:
+    """Return the sizes of the first core's data caches, own or shared, by level."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (index / "type").read_text().strip() != "Instruction":
+            level = (index / "level").read_text().strip()
+            found[f"L{level}"] = (index / "size").read_text().strip()
+    return found

@@ -1,0 +1,83 @@
+"""Render docs/benchmarks.md from the committed records: ``make figures``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks import catalogue
+from benchmarks.common.machine import Machine
+from benchmarks.common.paths import RECORDS, ROOT
+from benchmarks.common.record import Record, read_record
+from benchmarks.common.tables import Table, markdown, tables
+
+PAGE = ROOT / "docs/benchmarks.md"
+INTRODUCTION = """\
+# Benchmarks
+
+<!-- Rendered from benchmarks/records by `make figures`: change the records, not this page. -->
+
+`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME --help` says how one
+measures; both run in the environment of `make test` (`.venv/dev/bin/python`). `--json FILE` writes
+a record, and this page shows those in `benchmarks/records/`. Candidates take turns, round by round;
+figures of several rounds are medians, with quartiles in brackets. A machine's rates change from
+hour to hour: compare figures of one command.
+"""
+
+
+@click.command()
+@click.argument("records", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=PAGE,
+    help="The page to write.  [default: docs/benchmarks.md]",
+)
+def main(records: tuple[Path, ...], output: Path) -> None:
+    """Render RECORDS, by default the committed ones, as a page of Markdown."""
+    paths = records or sorted(RECORDS.glob("*.json"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(render([read_record(path) for path in paths]))
+
+
+def render(records: Sequence[Record]) -> str:
+    """Write the page: all benchmarks by group, with the figures of their records."""
+    machines: list[Machine] = []
+    for record in records:
+        if record.machine not in machines:
+            machines.append(record.machine)
+    parts = [INTRODUCTION.rstrip(), *_machine_table(machines)]
+    for group, members in catalogue.GROUPS.items():
+        parts.append(f"## {group.capitalize()}: {catalogue.TITLES[group]}")
+        for name in members:
+            parts.append(f"### {name}\n\n{catalogue.question(group, name)}")
+            for record in records:
+                if record.benchmark == name:
+                    parts += _figures(record, machines.index(record.machine))
+    return "\n\n".join(parts) + "\n"
+
+
+def _machine_table(machines: Sequence[Machine]) -> list[str]:
+    """Return a section with a column for each machine, nothing where there is none."""
+    if not machines:
+        return []
+    columns = [machine.described() for machine in machines]
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    heads = ("", *(_machine_name(place) for place in range(len(machines))))
+    return ["## Machines", markdown(Table(heads, len(heads), tuple(rows)))]
+
+
+def _machine_name(place: int) -> str:
+    return f"machine {place + 1}"
+
+
+def _figures(record: Record, machine: int) -> list[str]:
+    commit = f", commit {record.commit}" if record.commit else ""
+    source = f"`{record.command}`\n\n{_machine_name(machine)}, {record.date}{commit}"
+    return [source, *(markdown(table) for table in tables(record.rows))]
+
+
+if __name__ == "__main__":
+    main()

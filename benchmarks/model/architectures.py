@@ -1,0 +1,69 @@
+"""How close does each architecture come to the machine's int8 matrix rate, at its real geometry?
+
+Random weights, two depths: the difference between their times is that of whole layers, without
+embedding, head and the last layer, which computes little. Rates are of the int8 products of those
+layers alone, over all the time that the layers take, attention and norms included; the bare rate of
+int8 matrix products is measured in the same rounds. NAMES are parts of models' names; all models by
+default.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+
+from benchmarks.common import options
+from benchmarks.common.bare import bare_products
+from benchmarks.common.engines import open_engine, random_documents, run_engine
+from benchmarks.common.random_models import Geometry, build_random, geometries
+from benchmarks.common.record import Row, median
+from benchmarks.common.turns import take_turns
+from edgerank.bundle import Bundle
+
+NUM_DOCUMENTS = 16
+
+
+@click.argument("names", nargs=-1)
+@options.rounds(7)
+@options.threads
+def measure(names: tuple[str, ...], rounds: int, threads: int) -> Iterator[Row]:
+    for geometry in geometries(names):
+        click.echo(geometry.model, err=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            yield measure_one(geometry, Path(scratch), rounds, threads)
+
+
+def measure_one(geometry: Geometry, work: Path, rounds: int, threads: int) -> Row:
+    """Build two depths of a geometry and time them in turns."""
+    products = bare_products(np.int8, threads)
+    documents = random_documents(np.random.default_rng(0), NUM_DOCUMENTS)
+    tokens = sum(map(len, documents))
+    runs, weights = {"bare": products.run}, {}
+    for name, depth in zip(("shallow", "deep"), geometry.depths, strict=True):
+        bundle = build_random(geometry, work, depth)
+        weights[name] = int8_weights(bundle)
+        runs[name] = run_engine(open_engine(bundle, threads), documents)
+    times = take_turns(runs, rounds)
+    seconds = times["deep"] - times["shallow"]
+    rates = 2 * (weights["deep"] - weights["shallow"]) * tokens / seconds
+    layers = geometry.depths[1] - geometry.depths[0]
+    figures = {
+        "a layer": median(tokens * layers / seconds, "tokens/s"),
+        "int8 products": median(rates / 1e9, "GOP/s"),
+        "of bare int8": median(rates / (products.operations / times["bare"]) * 100, "%"),
+    }
+    architecture = bundle.manifest.architecture
+    return Row({"geometry": geometry.model, "architecture": architecture}, figures)
+
+
+def int8_weights(bundle: Bundle) -> int:
+    """Count the weights that int8 products read."""
+    graph = onnx.load(bundle.model_path, load_external_data=False).graph
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    products = (node for node in graph.node if node.op_type == "MatMulIntegerToFloat")
+    return sum(sizes[node.input[1]] for node in products)

@@ -1,0 +1,93 @@
+"""What do outliers do to int8, and what does each step of the recipe do about them?
+
+The checkpoint is a small Qwen decoder, DeBERTa or ModernBERT encoder with random weights and
+planted outliers; the figures are against float32 on the held-out part of the built-in text. Beside
+them: ONNX Runtime's per-tensor dynamic quantization of the float32 graph, and the same model
+without outliers, whose figures say how well random weights take rounding at all. What the steps do
+shows here; what a trained model will get does not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+from scipy.stats import kendalltau
+
+from benchmarks.common.planted import deberta, decoder, modernbert
+from benchmarks.common.record import Figure, Row
+from benchmarks.quality.dynamic import write_dynamic
+from edgerank import Reranker
+from quantize import quantize
+from quantize.measure.calibration import read_calibration
+
+RECIPES = {
+    "int8 per token": (),
+    "+ rotation": ("rotate",),
+    "+ smoothing": ("rotate", "smooth"),
+    "+ GPTQ, the full recipe": ("rotate", "smooth", "gptq"),
+    "full recipe without rotation": ("smooth", "gptq"),
+}
+KEPT = 4
+OUTLIER = 100  # times the other channels
+WRITERS = {  # of planted checkpoints, and how massive their massive activations are
+    "qwen2": (decoder.write_planted, 8000),
+    "qwen3": (partial(decoder.write_planted, architecture="qwen3"), 8000),
+    "deberta": (deberta.write_planted, 30),
+    "modernbert": (modernbert.write_planted, 8000),
+}
+
+
+@click.argument("architecture", type=click.Choice(list(WRITERS)), default="qwen2")
+def measure(architecture: str) -> Iterator[Row]:
+    write, massive = WRITERS[architecture]
+    with tempfile.TemporaryDirectory() as scratch:
+        planted, plain = Path(scratch) / "planted", Path(scratch) / "plain"
+        write(planted / "checkpoint", outlier=OUTLIER, massive=massive)
+        write(plain / "checkpoint", outlier=1, massive=1)
+        for outliers, work in ((f"{OUTLIER} ×", planted), ("none", plain)):
+            labels = {"architecture": architecture, "outliers": outliers}
+            for name, figures in compare(work):
+                yield Row({**labels, "weights and activations": name}, figures)
+
+
+def compare(work: Path) -> Iterator[tuple[str, dict[str, Figure]]]:
+    """Quantize one checkpoint in all ways, and hold each against float32."""
+    checkpoint, target = work / "checkpoint", work / "int8"
+    quantize(checkpoint, work / "fp32", precision="fp32")
+    pairs = [(pair.query, pair.document) for pair in read_calibration(None).held_out]
+    reference = Reranker(work / "fp32").score_pairs(pairs)
+    yield "fp32", {"score spread": Figure(float(reference.std()))}
+
+    def figures(bundle: Path) -> dict[str, Figure]:
+        return errors(Reranker(bundle).score_pairs(pairs), reference, pairs)
+
+    write_dynamic(work / "fp32", work / "dynamic")
+    yield "ONNX Runtime dynamic, per tensor", figures(work / "dynamic")
+    for name, steps in RECIPES.items():
+        quantize(checkpoint, target, steps=steps)
+        yield name, figures(target)
+    quantize(checkpoint, target, keep_fp32=KEPT)
+    yield f"full recipe, {KEPT} matrices in float32", figures(target)
+
+
+def errors(
+    scores: np.ndarray, reference: np.ndarray, pairs: list[tuple[str, str]]
+) -> dict[str, Figure]:
+    """Compare scores with the reference's, and each query's ranking with its."""
+    differences = np.abs(scores - reference)
+    queries = np.array([query for query, _ in pairs])
+    taus = [
+        float(kendalltau(reference[queries == query], scores[queries == query]).statistic)
+        for query in dict.fromkeys(queries.tolist())
+    ]
+    return {
+        "mean error": Figure(float(differences.mean())),
+        "largest error": Figure(float(differences.max())),
+        "Kendall tau": Figure(float(np.mean(taus))),
+        "least Kendall tau": Figure(min(taus)),
+    }
