@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from tokenizers import Tokenizer
 
-from edgerank.bundle import Bundle
 from edgerank.documents import LongDocuments, Pair
 from edgerank.errors import InputError, Remedy
-from edgerank.manifest import Piece
+from edgerank.manifest import Piece, Prompt, Truncation
 from edgerank.packing import EMPTY, Ids, Tokens
-from edgerank.tokenization import open_tokenizer
 
 TextKind = Literal["query", "document"]
 
@@ -34,18 +33,20 @@ class Encoded:
 
 
 class PromptEncoder:
-    """A bundle's prompt and tokenizer; safe to share between threads."""
+    """A prompt and the tokenizer that it is for; safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, max_length: int) -> None:
-        """Load the tokenizer and tokenise the pieces that never change.
+    def __init__(
+        self, prompt: Prompt, truncation: Truncation, tokenizer: Tokenizer, max_length: int
+    ) -> None:
+        """Tokenise the pieces that never change.
 
-        :param max_length: tokens, as the bundle's truncation rule counts them
-        :raises BundleError: tokenizer.json cannot be read
+        :param tokenizer: as ``open_tokenizer`` opens it
+        :param max_length: tokens, as the truncation rule counts them
         """
-        self._prompt = bundle.manifest.prompt
-        self._truncation = bundle.manifest.truncation
+        self._prompt = prompt
+        self._truncation = truncation
+        self._tokenizer = tokenizer
         self._max_length = max_length
-        self._tokenizer = open_tokenizer(bundle.tokenizer_path)
         pieces = [piece for piece in self._prompt.query + self._prompt.document if _is_fixed(piece)]
         self._fixed = dict(zip(pieces, self._tokenize(p.text for p in pieces), strict=True))
 

@@ -32,6 +32,7 @@ from edgerank.prompt import Encoded, PromptEncoder, TextKind
 from edgerank.ranking import Hit, top
 from edgerank.rules import Prepared, Vectors, scoring_rule
 from edgerank.scoring import Scores
+from edgerank.tokenization import open_tokenizer
 from edgerank.variants import choose_variant, this_machine
 
 MAX_BATCH_TOKENS = (
@@ -89,7 +90,13 @@ class Reranker:
         check_integer("threads", threads, 1)
         self.variant = choose_variant(self.bundle, this_machine(), variant, providers)
         self._rule = scoring_rule(self.bundle.manifest.scoring)
-        self._prompt = PromptEncoder(self.bundle, self.max_length)
+        manifest = self.bundle.manifest
+        self._prompt = PromptEncoder(
+            manifest.prompt,
+            manifest.truncation,
+            open_tokenizer(self.bundle.tokenizer_path),
+            self.max_length,
+        )
         self._engine = Engine(
             self.bundle.graph_path(self.variant.variant),
             self._rule.outputs,

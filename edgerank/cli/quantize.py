@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 
@@ -25,10 +25,13 @@ from edgerank.manifest import PrecisionName
 )
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "int4", "fp32"]),
-    default="int8",
+    "precisions",
+    type=click.Choice(get_args(PrecisionName)),
+    default=["int8"],
     show_default=True,
-    help="How weights are stored. int4 is for machines short of memory.",
+    multiple=True,
+    help="How weights are stored. int4 is for machines short of memory. Given several times, each"
+    " precision becomes a variant of the bundle, the preferred one first.",
 )
 @click.option(
     "--calibrate",
@@ -53,23 +56,23 @@ from edgerank.manifest import PrecisionName
     "--template",
     metavar="FILE.json",
     type=click.Path(path_type=Path),
-    help="Ask a decoder with this template. Begin with what `edgerank families NAME` prints.",
+    help="Prompt a decoder by this template. Begin with what `edgerank families NAME` prints.",
 )
 @click.option(
     "--min-tau",
     type=click.FloatRange(-1, 1),
-    help="Refuse a bundle whose Kendall tau against the original is lower.",
+    help="Refuse a variant whose Kendall tau against the original is lower.",
 )
 @click.option(
     "--report",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Write report.json and report.html to this directory.",
+    help="Write a report of each variant to this directory, as JSON and as HTML.",
 )
 def quantize(
     checkpoint: str,
     bundle: Path,
-    precision: PrecisionName,
+    precisions: tuple[PrecisionName, ...],
     calibrate: Path | None,
     keep_fp32: str | None,
     family: str | None,
@@ -87,22 +90,23 @@ def quantize(
     made = run(
         checkpoint,
         bundle,
-        precision=precision,
+        precision=precisions,
         calibrate=calibrate,
-        keep_fp32=_kept(keep_fp32),
+        keep_fp32=_parse_keep_fp32(keep_fp32),
         min_tau=min_tau,
         family=family,
         template=template,
         report=report,
         show_progress=sys.stderr.isatty(),
     )
-    click.echo(f"{bundle}: {made.manifest.family}, {precision}, {made.size / 1e6:,.1f} MB")
+    names = ", ".join(variant.name for variant in made.manifest.variants)
+    click.echo(f"{bundle}: {made.manifest.family}, {names}, {made.size / 1e6:,.1f} MB")
     for variant in made.manifest.variants:
         for line in variant_lines(variant):
             click.echo(line)
 
 
-def _kept(option: str | None) -> Literal["auto"] | int | list[str]:
+def _parse_keep_fp32(option: str | None) -> Literal["auto"] | int | list[str]:
     if option is None:
         return []
     if option == "auto":

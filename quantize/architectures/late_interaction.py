@@ -126,7 +126,6 @@ class LateInteraction(Bert):
         logits = g.op("MatMul", together, g.weight("head.weight", row[:, None]))
         logits = g.op("Add", logits, g.weight("head.bias", load("head.bias", 1)))
         g.output("scores", g.op("Squeeze", logits, g.constant([1])), ["scored"])
-        g.output("token_vectors", vectors, ["tokens", "width"])
         g.output(FEATURES_OUTPUT, together, ["scored", len(FEATURES)])
 
     def _cosine(self, g: Graph, inputs: PairInputs, grid: str) -> str:

@@ -1,4 +1,4 @@
-"""How a tokenizer lays out texts, read off its own post-processor."""
+"""A checkpoint's tokenizer, and how it lays out texts, read off its own post-processor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from edgerank.errors import BundleError
 from edgerank.manifest import Piece
+from edgerank.tokenization import open_tokenizer
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.sidecars import TokenizerSettings
 from quantize.errors import QuantizeError
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Load a checkpoint's tokenizer.json, to be used without truncation and padding.
+
+    :raises QuantizeError: it cannot be read
+    """
+    try:
+        return open_tokenizer(directory / "tokenizer.json")
+    except BundleError as error:
+        raise QuantizeError(str(error)) from error
 
 
 def joined(checkpoint: Checkpoint, tokenizer: Tokenizer, *texts: str) -> tuple[Piece, ...]:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import msgspec
 from tokenizers import Tokenizer
 
+from edgerank.errors import InputError
 from edgerank.manifest import Prompt, Scoring, Truncation
 from quantize.architectures.decoder import Decoder
 from quantize.architectures.late_interaction import LateInteraction
@@ -42,12 +43,21 @@ class ModelSpec:
     truncation: Truncation
     scoring: Scoring
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return False
+
 
 @dataclass(frozen=True)
 class RecognizedModel(ModelSpec):
     """A checkpoint of an architecture that is written layer by layer."""
 
     model: LayeredModel[Any]
+
+    @property
+    def is_causal(self) -> bool:
+        return self.model.cache_width > 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ def recognize(
 
     :param name: the name of the family in ``FAMILIES``, if it is known
     :param template: to prompt a decoder by instead of its family's
+    :raises InputError: there is no family of that name
     :raises QuantizeError: no family fits, or the checkpoint lacks what its family needs
     """
     config = checkpoint.config_as(_ArchitectureConfig)
@@ -119,7 +130,7 @@ def _find_family(
     """Return the first family that fits, or the one of that name if it does."""
     names = [family.name for family in FAMILIES]
     if name is not None and name not in names:
-        raise QuantizeError(f"family {name!r} is unknown; choose {', '.join(names)}")
+        raise InputError("family", f"{name!r} is unknown; choose {', '.join(names)}")
     for family in FAMILIES:
         if name is None:
             backbones = family.backbones

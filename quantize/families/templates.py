@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from edgerank.errors import InputError
 from edgerank.manifest import Activation, Piece, Positive, Prompt
-from quantize.errors import QuantizeError
 
 SYSTEM = "<|im_start|>system\n"
 USER = "<|im_end|>\n<|im_start|>user\n"
@@ -118,11 +118,11 @@ def write_template(template: Template) -> str:
 def read_template(path: Path) -> Template:
     """Read a template's JSON.
 
-    :raises QuantizeError: it cannot be read, or is not a template
+    :raises InputError: it cannot be read, or is not a template
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Template)
     except OSError as error:
-        raise QuantizeError(f"{path}: {error.strerror or error}") from error
+        raise InputError(str(path), error.strerror or str(error)) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise QuantizeError(f"{path}: not a template: {error}") from error
+        raise InputError(str(path), f"not a template: {error}") from error

@@ -1,8 +1,8 @@
-"""What a precision costs: a bundle's scores against those of the original model in float32."""
+"""What a precision costs: a graph's scores against those of the original model in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
-from edgerank.cpu import physical_cores
-from edgerank.engine import Engine
-from edgerank.manifest import CPU_PROVIDER, Compared, Fidelity
+from edgerank.manifest import Compared, Fidelity
 from edgerank.packing import Batch
+from edgerank.session import Session
 from quantize.architectures.layered_model import LayeredModel
-from quantize.measure.calibration import Calibration, Draft, TextPair, batches_of
-from quantize.measure.layerwise import LayerRun, Layerwise
+from quantize.graph.builder import Graph
+from quantize.measure.calibration import TextPair
+from quantize.measure.layerwise import LayerwiseRunner, Streams
+from quantize.measure.preparation import PackedCalibration, PackedPairs
 from quantize.rounding.rounding import Floats
 
 WORST = 5  # documents that are named
@@ -31,54 +32,67 @@ class Reference:
     """What the original model makes of the held-out pairs."""
 
     text: str  # where the pairs came from
-    pairs: Sequence[TextPair]
-    scores: Floats  # [len(pairs)]
-    batches: Sequence[Batch]  # the first of those that they were run in
-    streams: Sequence[Sequence[Floats]]  # after each layer, for these micro-batches
+    held_out: PackedPairs
+    scores: Floats  # [number of pairs]
+    streams: Sequence[Streams] = ()  # after each layer, for the first micro-batches, if observed
+
+
+@dataclass(frozen=True)
+class WrittenGraph:
+    """A graph, and how the original's streams are found in it."""
+
+    graph: Graph
+    streams: Sequence[str] = ()  # names of the values after each layer
+    align: Callable[[Floats], Floats] = lambda stream: stream  # an original stream to the graph's
 
 
 def run_reference(
-    draft: Draft, model: LayeredModel[Any], texts: Calibration, scratch: Path, bar: tqdm
+    model: LayeredModel[Any], text: PackedCalibration, scratch: Path, bar: tqdm
 ) -> Reference:
-    """Score the held-out pairs layer by layer in float32, by the original ``model``."""
-    streams: list[Sequence[Floats]] = []
-
-    def keep(step: LayerRun) -> None:
-        streams.append(step.after[:TRACED_BATCHES])
-
-    engine = Layerwise(model, scratch, bar, keep)
-    batches = batches_of(draft, engine, texts.held_out)[:TRACED_BATCHES]
-    scores = draft.score(engine, texts.held_out)
-    return Reference(texts.name, texts.held_out, scores, batches, streams)
-
-
-def compare(
-    draft: Draft, streams: Sequence[str], model: LayeredModel[Any], reference: Reference
-) -> tuple[Fidelity, Floats]:
-    """Measure a bundle; return its fidelity and the scores that it was measured by.
-
-    :param draft: one that has its graph, which also puts out its ``streams``, one after each layer
-    :param model: the model as it was written, to align the original's streams with
-    """
-    engine = open_engine(draft, draft.graph_path)
-    scores = draft.score(engine, reference.pairs)
-    layers = list(_layer_errors(engine, streams, model, reference))
-    return measure(reference, scores, layers), scores
+    """Score the held-out pairs layer by layer in float32."""
+    runner, held_out = LayerwiseRunner(model, scratch, bar), text.held_out
+    traced: list[Streams] = []
+    after: Streams = []
+    for run in runner.run_layers(held_out.batches):
+        after = run.after
+        traced.append(after[:TRACED_BATCHES])
+    results = runner.run_head(held_out.batches, after, held_out.prepared.output.name)
+    return Reference(text.name, held_out, held_out.scores(results), traced)
 
 
-def open_engine(draft: Draft, graph: Path) -> Engine:
-    """Open an engine on a graph of the draft's model, as the runtime does by default."""
-    outputs = draft.rule.outputs
-    return Engine(graph, outputs, threads=physical_cores(), providers=[CPU_PROVIDER])
+def score_graph(path: Path, pairs: PackedPairs) -> Floats:
+    """Score pairs by a graph: float32 [number of pairs]."""
+    session = Session(path)
+    scores = pairs.scores(_run(session, pairs))
+    session.close()
+    return scores
 
 
-def measure(reference: Reference, scores: Floats, layers: Sequence[float]) -> Fidelity:
+def measure_graph(written: WrittenGraph, reference: Reference) -> tuple[Fidelity, Floats]:
+    """Measure a graph; return its fidelity and the scores that it was measured by."""
+    graph, streams = written.graph, written.streams
+    graph.save(extra_outputs=streams)
+    session = Session(graph.path)
+    scores = reference.held_out.scores(_run(session, reference.held_out))
+    layers = list(_layer_errors(session, written, reference)) if streams else []
+    session.close()
+    graph.save()
+    return compare(reference, scores, layers), scores
+
+
+def _run(session: Session, pairs: PackedPairs) -> Iterator[tuple[Batch, Floats]]:
+    for batch, (raw,) in session.run(pairs.batches, [pairs.prepared.output.name]):
+        yield batch, raw
+
+
+def compare(reference: Reference, scores: Floats, layers: Sequence[float]) -> Fidelity:
     """Compare scores with those of the original.
 
     :param layers: the relative error of the stream after each layer, where it was followed
     """
+    pairs = reference.held_out.pairs
     errors = np.abs(scores - reference.scores)
-    by_query = list(_by_query(reference.pairs))
+    by_query = list(_by_query(pairs))
     taus = [_kendall_tau(reference.scores[rows], scores[rows]) for rows in by_query]
     overlaps = [_overlap(reference.scores[rows], scores[rows]) for rows in by_query]
     query_of = {int(row): query for query, rows in enumerate(by_query) for row in rows}
@@ -96,7 +110,7 @@ def measure(reference: Reference, scores: Floats, layers: Sequence[float]) -> Fi
         min_top10_overlap=min(overlaps),
         worst=tuple(
             Compared(
-                reference.pairs[row].id,
+                pairs[row].id,
                 query_of[int(row)],
                 float(reference.scores[row]),
                 float(scores[row]),
@@ -107,14 +121,13 @@ def measure(reference: Reference, scores: Floats, layers: Sequence[float]) -> Fi
     )
 
 
-def _layer_errors(
-    engine: Engine, streams: Sequence[str], model: LayeredModel[Any], reference: Reference
-) -> Iterator[float]:
+def _layer_errors(session: Session, written: WrittenGraph, reference: Reference) -> Iterator[float]:
     """Yield, after each layer, the rms error of the stream over the rms of the stream."""
-    noise, signal = np.zeros(len(streams)), np.zeros(len(streams))
-    for number, (_, results) in enumerate(engine.run(reference.batches, streams)):
+    noise, signal = np.zeros(len(written.streams)), np.zeros(len(written.streams))
+    traced = reference.held_out.batches[:TRACED_BATCHES]
+    for number, (_, results) in enumerate(session.run(traced, written.streams)):
         for index, result in enumerate(results):
-            original = model.aligned(reference.streams[index][number])
+            original = written.align(reference.streams[index][number])
             noise[index] += np.square(result - original, dtype=np.float64).sum()
             signal[index] += np.square(original, dtype=np.float64).sum()
     yield from np.sqrt(noise / signal).tolist()

@@ -1,4 +1,4 @@
-"""A model run layer by layer, with one layer in memory.
+"""A model run layer by layer in float32, with one layer in memory.
 
 Each part is written as a graph of its own, run over all micro-batches and deleted, so that a
 checkpoint of any size can be observed, and be the reference, on the machine that quantizes it.
@@ -6,7 +6,7 @@ checkpoint of any size can be observed, and be the reference, on the machine tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ import numpy as np
 from onnx import TensorProto
 from tqdm import tqdm
 
-from edgerank.cpu import physical_cores
-from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
 from edgerank.session import Session
 from quantize.architectures.layered_model import Layer, LayeredModel
@@ -41,60 +39,63 @@ class LayerRun:
     matrices: Sequence[str]  # their names, likewise
 
 
-class Layerwise:
-    """Runs a model in float32, with one layer in memory."""
+class LayerwiseRunner:
+    """Runs a model layer by layer."""
 
-    def __init__(
-        self,
-        model: LayeredModel[Any],
-        scratch: Path,
-        bar: tqdm,
-        on_step: Callable[[LayerRun], object] = lambda step: None,
-    ) -> None:
+    def __init__(self, model: LayeredModel[Any], scratch: Path, bar: tqdm) -> None:
         """Prepare to run.
 
         :param scratch: a directory for graphs
         :param bar: advances by one a layer
-        :param on_step: told of each layer by ``run``
         """
-        self.is_causal = model.cache_width > 0
-        self._model, self._scratch, self._bar, self._on_step = model, scratch, bar, on_step
+        self._model, self._scratch, self._bar = model, scratch, bar
 
-    def run(
-        self, batches: Iterable[Batch], outputs: Sequence[str]
-    ) -> Iterator[tuple[Batch, list[Floats]]]:
-        """Run micro-batches, as ``Engine.run`` does."""
-        batches = list(batches)
-        streams: Streams = []
-        for step in self.steps(batches):
-            self._on_step(step)
-            streams = step.after
+    def run_layers(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[LayerRun]:
+        """Run the embedding, then layer after layer.
 
-        def write(g: Graph, inputs: Any, x: str) -> None:
-            self._model.finish(g, Float32(), inputs, x)
-
-        for batch, results in zip(batches, self._stage(write, batches, streams), strict=True):
-            yield batch, [results[output] for output in outputs]
-
-    def steps(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[LayerRun]:
-        """Run layer after layer."""
+        :param observe: whether to keep what each layer's matrices read
+        """
         streams = self._embed(batches)
         for index in range(self._model.num_layers):
             layer = self._model.layer(index)
             observed = Observed()
             precision = observed if observe else Float32()
-            parts: dict[str, list[Floats]] = {}
-            for result in self._layer(layer, precision, batches, streams):
-                for name, part in result.items():
-                    parts.setdefault(name, []).append(part)
-            after = parts.pop(NEXT_STREAM)
+            arrays: dict[str, list[Floats]] = {}
+            for result in self._run_layer(layer, precision, batches, streams):
+                for name, array in result.items():
+                    arrays.setdefault(name, []).append(array)
+            after = arrays.pop(NEXT_STREAM)
             rows = {
-                name.removeprefix(OBSERVED): np.concatenate(parts.pop(name)) for name in list(parts)
+                name.removeprefix(OBSERVED): np.concatenate(arrays.pop(name))
+                for name in list(arrays)
             }
             self._bar.update()
             yield LayerRun(index, layer, streams, after, rows, observed.matrices)
             streams = after
             del layer, rows  # before the next layer's take their place
+
+    def run_layer(
+        self,
+        layer: Layer[Any],
+        precision: Precision,
+        batches: Sequence[Batch],
+        before: Streams,
+    ) -> list[Floats]:
+        """Run a layer in some precision from the streams before it to those after it."""
+        results = self._run_layer(layer, precision, batches, before)
+        return [result[NEXT_STREAM] for result in results]
+
+    def run_head(
+        self, batches: Sequence[Batch], streams: Streams, output: str
+    ) -> Iterator[tuple[Batch, Floats]]:
+        """Run the head on the streams after the last layer; yield one output of the graph."""
+
+        def write(g: Graph, inputs: Any, x: str) -> None:
+            self._model.finish(g, Float32(), inputs, x)
+
+        results = self._run_stage(write, batches, streams)
+        for batch, result in zip(batches, results, strict=True):
+            yield batch, result[output]
 
     def _embed(self, batches: Sequence[Batch]) -> list[Floats]:
         """Run the embedding with a table of the tokens that occur alone."""
@@ -108,25 +109,22 @@ class Layerwise:
             g.output(NEXT_STREAM, stream, ["tokens", "width"])
 
         nothing = np.zeros((0, self._model.stream_width), np.float32)
-        results = self._stage(write, renumbered, [nothing] * len(batches))
+        results = self._run_stage(write, renumbered, [nothing] * len(batches))
         return [result[NEXT_STREAM] for result in results]
 
-    def try_layer(
-        self, layer: Layer[Any], precision: Precision, batches: Sequence[Batch], before: Streams
-    ) -> list[Floats]:
-        """Run a layer in some precision from the streams before it to those after it."""
-        results = self._layer(layer, precision, batches, before)
-        return [result[NEXT_STREAM] for result in results]
-
-    def _layer(
-        self, layer: Layer[Any], precision: Precision, batches: Sequence[Batch], before: Streams
+    def _run_layer(
+        self,
+        layer: Layer[Any],
+        precision: Precision,
+        batches: Sequence[Batch],
+        before: Streams,
     ) -> Iterator[dict[str, Floats]]:
         def write(g: Graph, inputs: Any, x: str) -> None:
             g.output(NEXT_STREAM, layer.write(g, precision, inputs, x), ["tokens", "width"])
 
-        return self._stage(write, batches, before)
+        return self._run_stage(write, batches, before)
 
-    def _stage(
+    def _run_stage(
         self,
         write: Callable[[Graph, Any, str], None],
         batches: Sequence[Batch],
@@ -139,7 +137,7 @@ class Layerwise:
             x = g.input(STREAM, TensorProto.FLOAT, ["tokens", self._model.stream_width])
             write(g, inputs, x)
             g.save()
-            session = Session(g.path, threads=physical_cores(), providers=[CPU_PROVIDER])
+            session = Session(g.path)
         finally:
             g.close()
         g.data_path.unlink()  # it stays mapped as long as the session lives
@@ -147,5 +145,5 @@ class Layerwise:
         extra_feeds = ({STREAM: stream} for stream in streams)
         for _, results in session.run(batches, names, extra_feeds):
             # copies: an array of ONNX Runtime's keeps all of the session's memory alive
-            yield {name: part.copy() for name, part in zip(names, results, strict=True)}
+            yield {name: array.copy() for name, array in zip(names, results, strict=True)}
             del results

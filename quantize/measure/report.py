@@ -1,16 +1,17 @@
-"""A bundle's fidelity as files: report.json for programs, report.html with plots for people."""
+"""A variant's fidelity as files: JSON for programs, HTML with plots for people."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgerank.manifest import Fidelity, Kept, Source
+from edgerank.errors import InputError
+from edgerank.files import write_atomically
+from edgerank.manifest import Fidelity, Kept, PrecisionName, Source
 from quantize.errors import QuantizeError
 from quantize.rounding.sensitivity import Sensitivity
 
@@ -22,7 +23,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 class ScoredPair(msgspec.Struct, frozen=True):
-    """A pair, and its score in the original and in the bundle."""
+    """A pair, and its score in the original and in the variant."""
 
     query: str
     document: str  # its id
@@ -31,11 +32,11 @@ class ScoredPair(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The content of report.json."""
+    """The content of the JSON."""
 
     source: Source
     family: str
-    precision: str
+    precision: PrecisionName
     recipe: str
     fidelity: Fidelity
     kept: Kept | None
@@ -46,10 +47,11 @@ class Report(msgspec.Struct, frozen=True):
 def check_report(directory: Path) -> None:
     """Find out before the work whether its report can be drawn and written.
 
-    :raises QuantizeError: a library is missing, or a file has the directory's name
+    :raises InputError: a file has the directory's name
+    :raises QuantizeError: a library is missing
     """
     if directory.exists() and not directory.is_dir():
-        raise QuantizeError(f"report: {directory} is not a directory; choose another name")
+        raise InputError("report", f"{directory} is not a directory; choose another name")
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -60,18 +62,16 @@ def check_report(directory: Path) -> None:
 
 
 def write_report(directory: Path, report: Report) -> None:
-    """Write report.json and report.html; the page needs no other file and no network.
+    """Write report.PRECISION.json and .html; the page needs no other file and no network.
 
     :raises QuantizeError: the directory cannot be written
     """
     encoded = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    contents = {"report.json": encoded, "report.html": _page(report).encode()}
+    contents = {"json": encoded, "html": _page(report).encode()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            temporary = directory / f".{name}"
-            temporary.write_bytes(content)
-            os.replace(temporary, directory / name)
+        for extension, content in contents.items():
+            write_atomically(directory / f"report.{report.precision}.{extension}", content)
     except OSError as error:
         raise QuantizeError(f"{directory}: cannot write the report: {error.strerror}") from error
 

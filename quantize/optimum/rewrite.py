@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgerank.manifest import CPU_PROVIDER
+from edgerank.session import open_session
 from quantize.architectures.bert_layer import LEAST_GELU
 from quantize.errors import QuantizeError
-from quantize.graph.builder import INLINE_BYTES, Graph, reads
+from quantize.graph.builder import Graph, reads
 from quantize.graph.precision import MatmulInput, Precision, Rows, scaled
 from quantize.rounding.rounding import Floats
 
@@ -94,19 +93,9 @@ def fold(path: Path, scratch: Path) -> ExportedGraph:
         if node.op_type in ("Transpose", "Identity", "Cast") and node.input[0] in parameters:
             parameters[node.output[0]] = parameters[node.input[0]]
     folded = scratch / "folded.onnx"
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(folded)
-    key = "session.optimized_model_external_initializers"
-    options.add_session_config_entry(f"{key}_file_name", f"{folded.name}.data")
-    options.add_session_config_entry(f"{key}_min_size_in_bytes", str(INLINE_BYTES))
     try:
         # a fused Gemm would read a reshaped copy of what several matrices read
-        disabled = ["MatMulAddFusion"]
-        ort.InferenceSession(
-            str(path), options, providers=[CPU_PROVIDER], disabled_optimizers=disabled
-        )
+        open_session(path, save_to=folded, without=["MatMulAddFusion"])
     except Exception as error:  # onnxruntime's own errors share no base class
         raise QuantizeError(f"{path}: ONNX Runtime cannot load the export: {error}") from error
     graph = onnx.load(folded, load_external_data=False).graph

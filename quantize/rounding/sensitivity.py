@@ -10,7 +10,7 @@ import numpy as np
 
 from edgerank.packing import Batch
 from quantize.graph.precision import Int8
-from quantize.measure.layerwise import Layerwise
+from quantize.measure.layerwise import LayerwiseRunner
 
 KeepFp32 = Literal["auto"] | int | Sequence[str]  # how many, or patterns of names
 
@@ -26,19 +26,19 @@ class Sensitivity:
 
 
 def measure_sensitivities(
-    engine: Layerwise, batches: Sequence[Batch], precision: type[Int8]
+    runner: LayerwiseRunner, batches: Sequence[Batch], precision: type[Int8]
 ) -> list[Sensitivity]:
     """Round one matrix at a time; the largest error first."""
     found = []
-    for step in engine.steps(batches, observe=True):
-        layer, _ = step.layer.smoothed(step.rows)
-        power = sum(np.square(after, dtype=np.float64).sum() for after in step.after)
-        for matrix in step.matrices:
-            others = [other for other in step.matrices if other != matrix]
-            rounded = engine.try_layer(layer, precision(keep=others), batches, step.before)
+    for run in runner.run_layers(batches, observe=True):
+        layer, _ = run.layer.smoothed(run.rows)
+        power = sum(np.square(after, dtype=np.float64).sum() for after in run.after)
+        for matrix in run.matrices:
+            others = [other for other in run.matrices if other != matrix]
+            rounded = runner.run_layer(layer, precision(keep=others), batches, run.before)
             noise = sum(
                 np.square(one - other, dtype=np.float64).sum()
-                for one, other in zip(rounded, step.after, strict=True)
+                for one, other in zip(rounded, run.after, strict=True)
             )
             found.append(Sensitivity(matrix, float(noise / power)))
     return sorted(found, key=lambda sensitivity: -sensitivity.error)

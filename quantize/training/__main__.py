@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from edgerank.cpu import physical_cores
 from edgerank.errors import EdgerankError
-from quantize.errors import QuantizeError
+from edgerank.files import read_jsonl
 
 SOURCES = Path(__file__).with_name("sources.jsonl")
 PATH = click.Path(path_type=Path)
@@ -46,8 +46,7 @@ def extract(root: Path, records: Path, sources: Path) -> None:
     from quantize.training import corpus, mining
 
     found: list[corpus.Record] = []
-    for line in sources.read_bytes().splitlines():
-        source = msgspec.json.decode(line, type=TextSource)
+    for _, source in read_jsonl(sources, TextSource):
         before = len(found)
         found += corpus.extract(source.kind, source.name, root / source.path, source.limit)
         click.echo(f"{len(found) - before:6} {source.name}")
@@ -192,9 +191,10 @@ def calibrate(
 
     The features are those of CHECKPOINT in int8.
     """
+    from quantize.checkpoint.tokenization import load_tokenizer
     from quantize.pipeline import quantize
     from quantize.training import mining, score_calibration
-    from quantize.training.model import load_late_interaction, load_tokenizer, save_model
+    from quantize.training.model import load_late_interaction, save_model
 
     texts, chosen = mining.read_records(records), mining.read_candidates(lists)
     model, tokenizer = load_late_interaction(checkpoint), load_tokenizer(checkpoint)
@@ -223,7 +223,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (EdgerankError, QuantizeError, OSError) as error:
+    except (EdgerankError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
 

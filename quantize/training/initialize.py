@@ -22,6 +22,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from quantize.architectures.late_interaction import LexicalConfig
 from quantize.checkpoint.files import open_checkpoint
+from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training.model import BertForLateInteraction
 
@@ -82,7 +83,7 @@ def _reduced(
     opened = open_checkpoint(checkpoint)
     if opened.config.get("architectures") != ["BertModel"]:
         raise QuantizeError(f"{checkpoint}: not an embedding model of BERT's architecture")
-    tokenizer = Tokenizer.from_file(str(opened.tokenizer_path))
+    tokenizer = load_tokenizer(checkpoint)
     tensors = load_file(checkpoint / "model.safetensors")
     if num_words is not None:
         tokenizer, kept = prune(tokenizer, texts, num_words)
@@ -120,8 +121,6 @@ def document_frequencies(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Co
     """Count how many texts have each token; return that with the mean length in tokens."""
     frequencies: Counter[int] = Counter()
     total = 0
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
         frequencies.update(set(encoding.ids))
         total += len(encoding.ids)

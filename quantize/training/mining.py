@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerank.files import read_jsonl, write_atomically
 from edgerank.reranker import Reranker
 from quantize.errors import QuantizeError
 from quantize.training.corpus import Record
@@ -33,20 +34,24 @@ class Candidates(msgspec.Struct, frozen=True):
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read what ``write_lines`` wrote of records."""
-    return _read_lines(path, Record)
+    """Read what ``write_lines`` wrote of records.
+
+    :raises InputError: it cannot be read, or is something else
+    """
+    return [record for _, record in read_jsonl(path, Record)]
 
 
 def read_candidates(path: Path) -> list[Candidates]:
-    """Read what ``write_lines`` wrote of candidates."""
-    return _read_lines(path, Candidates)
+    """Read what ``write_lines`` wrote of candidates.
+
+    :raises InputError: it cannot be read, or is something else
+    """
+    return [found for _, found in read_jsonl(path, Candidates)]
 
 
 def write_lines(path: Path, items: Sequence[Any]) -> None:
-    """Write JSON Lines, under a temporary name until they are complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in items))
-    partial.rename(path)
+    """Write JSON Lines."""
+    write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
 
 
 def mine(
@@ -102,13 +107,3 @@ def embed(embedder: Reranker, texts: Sequence[str]) -> NDArray[np.float32]:
 def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     count = min(count, scores.shape[1])
     return np.argpartition(-scores, count - 1, axis=1)[:, :count]
-
-
-def _read_lines(path: Path, kind: Any) -> list[Any]:
-    try:
-        lines = path.read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=kind) for line in lines]
-    except OSError as error:
-        raise QuantizeError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise QuantizeError(f"{path}: {error}") from error

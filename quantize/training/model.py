@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,13 @@ from typing import TypeAlias
 
 import msgspec
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+from edgerank.files import write_atomically
 from quantize.architectures.late_interaction import ARCHITECTURE, FARTHEST, FEATURES, LexicalConfig
 from quantize.errors import QuantizeError
 from quantize.graph.blocks import TINY
@@ -161,17 +160,6 @@ def load_late_interaction(directory: Path) -> BertForLateInteraction:
     return model
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """Load a checkpoint's tokenizer.
-
-    :raises QuantizeError: it cannot be read
-    """
-    try:
-        return Tokenizer.from_file(str(directory / "tokenizer.json"))
-    except Exception as error:  # the library raises bare Exception
-        raise QuantizeError(f"{directory / 'tokenizer.json'}: {error}") from error
-
-
 def save_model(model: Trained, tokenizer: Tokenizer, directory: Path) -> None:
     """Write config.json, tokenizer.json and model.safetensors; each replaces another at once."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -184,14 +172,13 @@ def save_model(model: Trained, tokenizer: Tokenizer, directory: Path) -> None:
     config = {**own, **{name: getattr(model.config, name) for name in CONFIG_NAMES}}
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _replace(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-    _replace(directory / "tokenizer.json", tokenizer.to_str().encode())
+    content = json.dumps(config, indent=2) + "\n"
+    write_atomically(directory / "config.json", content.encode())
+    write_atomically(directory / "tokenizer.json", tokenizer.to_str().encode())
     settings = {"model_max_length": min(MAX_LENGTH, model.config.max_position_embeddings)}
-    _replace(directory / "tokenizer_config.json", json.dumps(settings).encode())
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        saved = Path(scratch) / "model.safetensors"
-        save_file({name: value.contiguous() for name, value in tensors.items()}, saved)
-        saved.replace(directory / saved.name)
+    write_atomically(directory / "tokenizer_config.json", json.dumps(settings).encode())
+    stored = {name: value.contiguous() for name, value in tensors.items()}
+    write_atomically(directory / "model.safetensors", save(stored))
 
 
 CROSS_ENCODER = "BertForSequenceClassification"
@@ -217,9 +204,3 @@ def _renamed(tensors: Mapping[str, Tensor], prefix: str, *, add: bool) -> dict[s
     if add:
         return {n if n.startswith(own) else prefix + n: t for n, t in tensors.items()}
     return {n.removeprefix(prefix): t for n, t in tensors.items()}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

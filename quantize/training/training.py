@@ -16,11 +16,13 @@ from random import Random
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
+from edgerank.files import write_atomically
+from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training.corpus import Record
 from quantize.training.mining import Candidates
@@ -31,7 +33,6 @@ from quantize.training.model import (
     Trained,
     load_late_interaction,
     load_model,
-    load_tokenizer,
     save_model,
 )
 
@@ -274,11 +275,10 @@ def _save_state(
     done: int,
 ) -> None:
     """Keep what the checkpoint itself does not: the optimizer's moments and the step."""
-    partial = target / f"{STATE}.partial"
     tensors = dict(_moments(trained, optimizer))
     tensors |= {f"value {name}": p.detach() for name, p in trained.items()}
-    save_file(tensors, partial, {"settings": json.dumps(asdict(settings)), "done": str(done)})
-    partial.replace(target / STATE)
+    metadata = {"settings": json.dumps(asdict(settings)), "done": str(done)}
+    write_atomically(target / STATE, save(tensors, metadata))
 
 
 def _resume(

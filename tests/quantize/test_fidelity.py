@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from edgerank import Reranker
-from edgerank.bundle import read_bundle
+from edgerank import InputError, Reranker
 from quantize import quantize
 from quantize.errors import QuantizeError
 from quantize.measure.calibration import CANDIDATES, DEFAULT_NAME, read_calibration
+from tests.support.bundles import only_variant
 
 MATRICES = 3 * 5  # of the tiny encoders: layers times query, key_value, output and two more
 
@@ -41,7 +41,7 @@ def measured(tmp_path_factory, cross_encoder):
 
 @pytest.fixture(scope="module")
 def report(measured):
-    return json.loads((measured / "report/report.json").read_bytes())
+    return json.loads((measured / "report/report.int8.json").read_bytes())
 
 
 def brute_force_tau(first, second) -> float:
@@ -76,7 +76,7 @@ def test_the_scores_are_those_of_the_bundle_and_of_the_reference_implementation(
 
 
 def test_the_figures_follow_from_the_scores(measured, report):
-    fidelity = read_bundle(measured / "bundle").manifest.fidelity
+    fidelity = only_variant(measured / "bundle").fidelity
     assert json.loads(msgspec.json.encode(fidelity)) == report["fidelity"]
     reference, scores = (
         np.array([pair[key] for pair in report["pairs"]]) for key in ("reference", "score")
@@ -109,13 +109,13 @@ def test_it_is_measured_on_queries_that_nothing_was_tuned_to(report):
 
 
 def test_the_report_needs_no_other_file_and_no_network(measured):
-    page = (measured / "report/report.html").read_text()
+    page = (measured / "report/report.int8.html").read_text()
     assert page.count("<svg") == 3
     assert not re.search(r"(src|href)=\"(?!#)", page)
     assert "<script" not in page
     assert sorted(path.name for path in (measured / "report").iterdir()) == [
-        "report.html",
-        "report.json",
+        "report.int8.html",
+        "report.int8.json",
     ]
 
 
@@ -123,9 +123,9 @@ def test_the_report_needs_no_other_file_and_no_network(measured):
 def test_a_bundle_without_rounded_matrices_has_next_to_no_error(request, tmp_path, name):
     checkpoint = request.getfixturevalue(name)
     quantize(checkpoint, tmp_path / "bundle", keep_fp32=["*layers.*"], steps=("rotate", "smooth"))
-    fidelity = read_bundle(tmp_path / "bundle").manifest.fidelity
+    fidelity = only_variant(tmp_path / "bundle").fidelity
     quantize(checkpoint, tmp_path / "bundle")
-    rounded = read_bundle(tmp_path / "bundle").manifest.fidelity
+    rounded = only_variant(tmp_path / "bundle").fidelity
     assert max(fidelity.layers) < 0.02  # what is left is the embedding's
     assert rounded.layers[-1] > 1.5 * fidelity.layers[-1]
     assert len(rounded.layers) == 3
@@ -149,20 +149,20 @@ def test_named_matrices_stay_in_float32_and_the_trade_is_told(cross_encoder, tmp
         "layers.1.dense",
         *(f"layers.{index}.query" for index in range(3)),
     }
-    manifest = read_bundle(tmp_path / "bundle").manifest
-    assert manifest.kept.matrices == ("layers.[01].dense", "*.query")
-    assert manifest.kept.added_bytes > 0
+    variant = only_variant(tmp_path / "bundle")
+    assert variant.kept.matrices == ("layers.[01].dense", "*.query")
+    assert variant.kept.added_bytes > 0
     quantize(cross_encoder, tmp_path / "without")
-    without = read_bundle(tmp_path / "without").manifest.fidelity
-    assert manifest.kept.mean_error_without == without.mean_error
-    assert manifest.kept.kendall_tau_without == without.kendall_tau
-    assert manifest.fidelity.layers[0] < without.layers[0]
+    without = only_variant(tmp_path / "without").fidelity
+    assert variant.kept.mean_error_without == without.mean_error
+    assert variant.kept.kendall_tau_without == without.kendall_tau
+    assert variant.fidelity.layers[0] < without.layers[0]
 
 
 def test_the_matrices_that_lose_most_are_found(cross_encoder, tmp_path):
     quantize(cross_encoder, tmp_path / "bundle", keep_fp32=2, report=tmp_path / "report")
-    kept = read_bundle(tmp_path / "bundle").manifest.kept
-    report = json.loads((tmp_path / "report/report.json").read_bytes())
+    kept = only_variant(tmp_path / "bundle").kept
+    report = json.loads((tmp_path / "report/report.int8.json").read_bytes())
     found = report["sensitivities"]
     assert [entry["matrix"] for entry in found[:2]] == [*kept.matrices]
     assert float_matrices(tmp_path / "bundle") == {*kept.matrices}
@@ -176,7 +176,7 @@ def test_auto_keeps_the_matrix_that_stands_out_and_none_if_none_does(tmp_path, c
     from safetensors.numpy import load_file, save_file
 
     quantize(cross_encoder, tmp_path / "bundle", keep_fp32="auto")
-    assert read_bundle(tmp_path / "bundle").manifest.kept.matrices == ()
+    assert only_variant(tmp_path / "bundle").kept.matrices == ()
 
     spoilt = tmp_path / "spoilt"
     spoilt.mkdir()
@@ -189,26 +189,26 @@ def test_auto_keeps_the_matrix_that_stands_out_and_none_if_none_does(tmp_path, c
     tensors["bert.encoder.layer.1.intermediate.dense.bias"][7] = 0
     save_file(tensors, spoilt / "model.safetensors", {"format": "pt"})
     quantize(spoilt, tmp_path / "bundle", keep_fp32="auto")
-    assert read_bundle(tmp_path / "bundle").manifest.kept.matrices == ("layers.1.dense",)
+    assert only_variant(tmp_path / "bundle").kept.matrices == ("layers.1.dense",)
 
 
 def test_the_embedding_can_be_kept_too(cross_encoder, tmp_path):
     quantize(cross_encoder, tmp_path / "bundle", keep_fp32=["embeddings.word"])
-    manifest = read_bundle(tmp_path / "bundle").manifest
-    assert manifest.kept.added_bytes > 0
+    variant = only_variant(tmp_path / "bundle")
+    assert variant.kept.added_bytes > 0
     graph = onnx.load(tmp_path / "bundle/model.int8.onnx", load_external_data=False).graph
     assert "GatherBlockQuantized" not in {node.op_type for node in graph.node}
 
 
 @pytest.mark.parametrize("option", [{"keep_fp32": 1}, {"min_tau": 0.5}, {"report": "report"}])
 def test_what_needs_a_measurement_is_refused_for_float32(cross_encoder, tmp_path, option):
-    with pytest.raises(QuantizeError, match="'fp32' is the original and is not measured"):
+    with pytest.raises(InputError, match="'fp32' is the original and is not measured"):
         quantize(cross_encoder, tmp_path / "bundle", precision="fp32", **option)
     assert not any(tmp_path.iterdir())
 
 
 def test_a_pattern_that_matches_nothing_is_named(cross_encoder, tmp_path):
-    with pytest.raises(QuantizeError, match=r"'layers\.9\.\*'.*layers\.0\.dense"):
+    with pytest.raises(InputError, match=r"'layers\.9\.\*'.*layers\.0\.dense"):
         quantize(cross_encoder, tmp_path / "bundle", keep_fp32=["layers.9.*"])
     assert not (tmp_path / "bundle").exists()
 
@@ -220,7 +220,7 @@ def test_a_bundle_below_the_threshold_is_refused_with_the_figures(cross_encoder,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
     quantize(cross_encoder, tmp_path / "bundle", min_tau=0.5)
-    assert read_bundle(tmp_path / "bundle").manifest.fidelity.kendall_tau >= 0.5
+    assert only_variant(tmp_path / "bundle").fidelity.kendall_tau >= 0.5
 
 
 @pytest.mark.parametrize("name", ["qwen2", "cross_encoder", "embedding"])
@@ -228,15 +228,15 @@ def test_int4_is_smaller_and_its_error_within_bounds(request, tmp_path, name):
     checkpoint = request.getfixturevalue(name)
     int4 = quantize(checkpoint, tmp_path / "int4", precision="int4")
     int8 = quantize(checkpoint, tmp_path / "int8")
-    fidelity, finer = int4.manifest.fidelity, int8.manifest.fidelity
+    fidelity, finer = (only_variant(made.directory).fidelity for made in (int4, int8))
     assert int4.size < int8.size
     assert finer.mean_error < fidelity.mean_error < fidelity.spread
 
 
 def test_own_text_changes_the_weights(measured, cross_encoder, tmp_path):
     quantize(cross_encoder, tmp_path / "bundle")
-    assert read_bundle(tmp_path / "bundle").manifest.fidelity.text == DEFAULT_NAME
-    assert read_bundle(measured / "bundle").manifest.fidelity.text == "text.jsonl"
+    assert only_variant(tmp_path / "bundle").fidelity.text == DEFAULT_NAME
+    assert only_variant(measured / "bundle").fidelity.text == "text.jsonl"
     assert (tmp_path / "bundle/model.int8.onnx.data").read_bytes() != (
         measured / "bundle/model.int8.onnx.data"
     ).read_bytes()
@@ -259,18 +259,22 @@ def test_the_built_in_text_is_whole():
     [
         (b"", "0 queries; at least 2"),
         (b'{"query": "a", "document": "b"}', "1 queries; at least 2"),
-        (b'{"query": "a", "document": "b"}\n{"query": 1, "document": "b"}', "line 2: expected"),
-        (b'{"query": "a"}', "line 1: expected.*document"),
-        (b'\n{"query": "a", ', "line 2: expected"),
-        (b'{"query": "\xff", "document": "b"}', "line 1: expected"),
+        (
+            b'{"query": "a", "document": "b"}\n{"query": 1, "document": "b"}',
+            "line 2: Expected",
+        ),
+        (b'{"query": "a"}', "line 1: .*document"),
+        (b'\n{"query": "a", ', "line 2: "),
+        (b'{"query": "\xff", "document": "b"}', "line 1: "),
+        (b'{"query": " ", "document": "b"}', "line 1: the query is blank"),
     ],
 )
 def test_unusable_text_is_refused_by_line(cross_encoder, tmp_path, content, message):
     path = tmp_path / "text.jsonl"
     path.write_bytes(content)
-    with pytest.raises(QuantizeError, match=f"{re.escape(str(path))}.*{message}"):
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}.*{message}"):
         quantize(cross_encoder, tmp_path / "bundle", calibrate=path)
-    with pytest.raises(QuantizeError, match=r"absent\.jsonl: No such file"):
+    with pytest.raises(InputError, match=r"absent\.jsonl: No such file"):
         quantize(cross_encoder, tmp_path / "bundle", calibrate=tmp_path / "absent.jsonl")
     assert not (tmp_path / "bundle").exists()
 
@@ -278,11 +282,11 @@ def test_unusable_text_is_refused_by_line(cross_encoder, tmp_path, content, mess
 def test_pairs_of_one_document_a_query_are_measured_too(cross_encoder, tmp_path):
     text = write_pairs(tmp_path / "text.jsonl", queries=40, documents=1)
     quantize(cross_encoder, tmp_path / "bundle", calibrate=text)
-    assert read_bundle(tmp_path / "bundle").manifest.fidelity.pairs == 10 * 10
+    assert only_variant(tmp_path / "bundle").fidelity.pairs == 10 * 10
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(qwen2, tmp_path):
     (tmp_path / "report").write_text("kept")
-    with pytest.raises(QuantizeError, match=r"report: .* is not a directory"):
+    with pytest.raises(InputError, match=r"report: .* is not a directory"):
         quantize(qwen2, tmp_path / "bundle", report=tmp_path / "report")
     assert [path.name for path in tmp_path.iterdir()] == ["report"]

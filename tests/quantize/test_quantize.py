@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from edgerank import EdgerankError, Reranker
+from edgerank import EdgerankError, InputError, Reranker
 from edgerank.bundle import read_bundle, verify_bundle
 from quantize import QuantizeError, quantize
 from tests.support import ROOT
@@ -84,13 +84,18 @@ def unchanged(directory: Path) -> Iterator[None]:
 
 
 def assert_refused(
-    checkpoint: Path | str, match: str, tmp_path: Path, output: str = "bundle", **options: Any
+    checkpoint: Path | str,
+    match: str,
+    tmp_path: Path,
+    output: str = "bundle",
+    error: type[Exception] = QuantizeError,
+    **options: Any,
 ) -> None:
     """Quantize into a directory that holds something else already."""
     parent = tmp_path / "output"
     parent.mkdir(exist_ok=True)
     (parent / "neighbour").write_text("kept")
-    with unchanged(tmp_path), pytest.raises(QuantizeError, match=match):
+    with unchanged(tmp_path), pytest.raises(error, match=match):
         quantize(checkpoint, parent / output, **options)
 
 
@@ -411,10 +416,19 @@ def test_a_tokenizers_maximum_length_that_makes_no_sense_is_refused(
     assert_refused(pair_encoder, re.escape(str(pair_encoder)), tmp_path)
 
 
-@pytest.mark.parametrize("precision", ["int2", "", "INT8", None])
+@pytest.mark.parametrize("precision", ["int2", "", "INT8", None, ["int8", "int2"]], ids=str)
 def test_an_unknown_precision_is_named_beside_the_known_ones(decoder, tmp_path, precision):
-    match = f"{re.escape(repr(precision))}.*int8.*fp32"
-    assert_refused(decoder, match, tmp_path, precision=precision)
+    match = r"precision: '(int2||INT8|None)' is unknown; choose int8, int4, fp32"
+    assert_refused(decoder, match, tmp_path, error=InputError, precision=precision)
+
+
+def test_precisions_are_named_once_each_and_steps_must_be_known(decoder, tmp_path):
+    for options, match in (
+        ({"precision": ("int8", "fp32", "int8")}, "precision: 'int8' is named twice"),
+        ({"precision": ()}, "precision: none is named"),
+        ({"steps": ["smooth", "polish"]}, "steps: 'polish' is unknown; choose rotate, smooth, gp"),
+    ):
+        assert_refused(decoder, match, tmp_path, error=InputError, **options)
 
 
 def test_a_missing_directory_is_named(tmp_path):

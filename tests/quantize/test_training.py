@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from edgerank import Reranker
-from edgerank.engine import CPU_PROVIDER, Engine
-from edgerank.packing import EMPTY, Group, Tokens, pack
+from edgerank.engine import gather
+from edgerank.errors import InputError
+from edgerank.packing import EMPTY, Group, Tokens
+from edgerank.rules import TOKEN_VECTORS
 from quantize import quantize
-from quantize.architectures.late_interaction import VECTORS_OUTPUT
+from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training import mining, score_calibration, training
 from quantize.training.corpus import Record, extract, is_held_out
@@ -26,7 +27,7 @@ from quantize.training.initialize import (
     initialize_late_interaction,
     prune,
 )
-from quantize.training.model import TextTokenizer, load_model, load_tokenizer, save_model
+from quantize.training.model import TextTokenizer, load_model, save_model
 from quantize.training.text import manual_sections, sections
 
 QUERY = "what is the capital of France?"
@@ -197,18 +198,13 @@ def test_the_graph_puts_out_a_vector_for_each_token(checkpoint, late):
         for token_type, part in enumerate(texts)
     )
     pair = Tokens(
-        *(np.concatenate(both) for both in zip(astuple(query), astuple(document), strict=True))
+        np.concatenate([query.ids, document.ids]), np.concatenate([query.types, document.types])
     )
     group = Group(EMPTY, [pair, query, document], range(3))
-    engine = Engine(late.bundle, threads=2, providers=[CPU_PROVIDER])
-    ((batch, (vectors,)),) = engine.trace(
-        pack([group], max_tokens=512, causal=False), [VECTORS_OUTPUT]
-    )
-    assert vectors.shape == (2 * len(pair), model.config.hidden_size)
-    wanted = [np.concatenate(expected), *expected]
-    for rows, place in zip(batch.query_rows, batch.score_ids, strict=True):
-        found = vectors[rows[: len(wanted[place])]]
-        np.testing.assert_allclose(found, wanted[place], atol=1e-5)
+    vectors = gather(late.steps([group], TOKEN_VECTORS), TOKEN_VECTORS, 3)
+    for found, wanted in zip(vectors, (np.concatenate(expected), *expected), strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -236,7 +232,7 @@ def test_words_in_common_count_as_in_bm25(checkpoint):
 
 
 def test_a_score_is_a_probability_and_depends_on_its_pair_alone(late):
-    pairs = [(query, text) for query in (QUERY, "dune", "") for text in [*TEXTS, ""]]
+    pairs = [(query, text) for query in (QUERY, "dune", "?") for text in [*TEXTS, ""]]
     together = late.score_pairs(pairs)
     assert (together >= 0).all() and (together <= 1).all()
     alone = [late.score(query, [text])[0] for query, text in pairs]
@@ -364,7 +360,7 @@ def test_negatives_come_from_other_pages(embedding, tmp_path):
     mining.write_lines(tmp_path / "lists", lists)
     assert mining.read_candidates(tmp_path / "lists") == lists
     (tmp_path / "lists").write_bytes(b"{}\n")
-    with pytest.raises(QuantizeError, match="lists"):
+    with pytest.raises(InputError, match="lists: line 1"):
         mining.read_candidates(tmp_path / "lists")
 
 

@@ -22,9 +22,9 @@ from edgerank.bundle import read_bundle
 from edgerank.engine import Engine
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
-from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
 from quantize.graph.relative_positions import log_buckets
+from tests.support.bundles import only_variant, prompt_encoder
 from tests.support.checkpoints import save_deberta, wordpiece_tokenizer
 from tests.support.shared import shared
 
@@ -131,7 +131,7 @@ def test_text_scores_as_in_sentence_transformers(spoken):
 
 def test_text_becomes_the_tokens_of_the_fast_tokenizer(spoken):
     tokenizer = AutoTokenizer.from_pretrained(spoken / "checkpoint")
-    encoder = PromptEncoder(read_bundle(spoken / "fp32"), max_length=512)
+    encoder = prompt_encoder(read_bundle(spoken / "fp32"), max_length=512)
     pairs = tokenizer([QUERY] * len(DOCUMENTS), DOCUMENTS, truncation="longest_first")
     encoded = encoder.encode(QUERY, dict.fromkeys(DOCUMENTS, "document"))
     assert [tokens.ids.tolist() for tokens in encoded.sequences] == pairs["input_ids"]
@@ -149,7 +149,9 @@ def test_each_step_leaves_the_scores_alone(checkpoint, bundle, tmp_path, steps):
 def test_int8_ranks_as_float32_beside_outliers(tmp_path):
     write_planted(tmp_path / "checkpoint", outlier=100, massive=30)
     full, plain = (
-        quantize(tmp_path / "checkpoint", tmp_path / "bundle", steps=steps).manifest.fidelity
+        only_variant(
+            quantize(tmp_path / "checkpoint", tmp_path / "bundle", steps=steps).directory
+        ).fidelity
         for steps in (None, ())
     )
     assert full.kendall_tau >= 0.98
@@ -158,7 +160,7 @@ def test_int8_ranks_as_float32_beside_outliers(tmp_path):
 
 
 def test_int8_of_a_checkpoint_without_outliers_stays_close(checkpoint, tmp_path):
-    fidelity = quantize(checkpoint, tmp_path / "int8").manifest.fidelity
+    fidelity = only_variant(quantize(checkpoint, tmp_path / "int8").directory).fidelity
     assert fidelity.mean_error < 0.1 * fidelity.spread
     assert max(fidelity.layers) < 0.03
 

@@ -28,7 +28,7 @@ from transformers import (
 
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
-from edgerank.cli.inspect import fidelity_lines
+from edgerank.cli.inspect import variant_lines
 from edgerank.manifest import CPU_PROVIDER, Piece
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.session import Session
@@ -39,6 +39,7 @@ from quantize.graph.builder import OPSET
 from quantize.graph.precision import Float32, Int8
 from quantize.optimum.export import EXPORT_OPSET, export
 from quantize.optimum.rewrite import CHANGED_OPERATORS, fold, write_rewritten
+from tests.support.bundles import only_variant
 from tests.support.checkpoints import save_model, wordpiece_tokenizer
 
 TOLERANCE = 1e-4
@@ -153,18 +154,15 @@ def test_float32_scores_as_sentence_transformers_does(made, name, max_batch_toke
 
 @pytest.mark.parametrize("name", NAMES)
 def test_int8_stays_near_float32(made, name):
-    fidelity = read_bundle(made / f"{name}.int8").manifest.fidelity
+    fidelity = only_variant(made / f"{name}.int8").fidelity
     assert fidelity.mean_error < INT8_BOUND * fidelity.spread
     assert fidelity.layers == ()
-    assert not any(line.startswith("layers") for line in fidelity_lines_of(made / f"{name}.int8"))
+    lines = variant_lines(only_variant(made / f"{name}.int8"))
+    assert not any(line.startswith("layers") for line in lines)
     exact, rounded = (
         Reranker(made / f"{name}.{precision}").score_pairs(PAIRS) for precision in ("fp32", "int8")
     )
     assert 0 < np.abs(rounded - exact).mean() < INT8_BOUND * exact.std()
-
-
-def fidelity_lines_of(bundle: Path) -> list[str]:
-    return fidelity_lines(read_bundle(bundle).manifest)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -243,8 +241,7 @@ def test_operators_mean_the_same_in_our_opset(tmp_path, made):
 
 def test_named_matrices_stay_in_float32(tmp_path, made):
     quantize(made / "distilbert", tmp_path / "bundle", keep_fp32=["*.ffn.*", "*.word_embeddings"])
-    manifest = read_bundle(tmp_path / "bundle").manifest
-    assert manifest.kept.added_bytes > 0
+    assert only_variant(tmp_path / "bundle").kept.added_bytes > 0
     counts = operators(tmp_path / "bundle" / "model.int8.onnx")
     assert counts["MatMulIntegerToFloat"] == 4 * LAYERS + 1
     assert counts["GatherBlockQuantized"] == 0

@@ -20,9 +20,9 @@ from edgerank.bundle import read_bundle
 from edgerank.engine import Engine
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
-from edgerank.prompt import PromptEncoder
 from quantize import quantize
 from quantize.errors import QuantizeError
+from tests.support.bundles import only_variant, prompt_encoder
 from tests.support.checkpoints import (
     ModernBertForSequenceClassification,
     ModernBertModel,
@@ -197,7 +197,7 @@ def test_the_real_tokenizer_gives_the_ids_and_scores_of_the_reference(tmp_path):
     reference = CrossEncoder(str(tmp_path / "checkpoint"), device="cpu")
     quantize(tmp_path / "checkpoint", tmp_path / "bundle", precision="fp32")
 
-    encoder = PromptEncoder(read_bundle(tmp_path / "bundle"), 256)
+    encoder = prompt_encoder(read_bundle(tmp_path / "bundle"), 256)
     encoded = encoder.encode(QUERY, {text: text for text in DOCUMENTS})
     pairs = [(QUERY, text) for text in DOCUMENTS]
     expected = reference.tokenizer(*zip(*pairs, strict=True), truncation="longest_first")
@@ -224,7 +224,7 @@ def test_each_step_leaves_the_scores_alone(checkpoints, tmp_path, name, steps):
 
 @pytest.mark.parametrize("name", ["cls", "embedding-mean"])
 def test_int8_is_close(checkpoints, tmp_path, name):
-    fidelity = quantize(checkpoints / name, tmp_path / "int8").manifest.fidelity
+    fidelity = only_variant(quantize(checkpoints / name, tmp_path / "int8").directory).fidelity
     assert fidelity.mean_error < 0.1 * fidelity.spread
 
 
@@ -240,7 +240,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_recipe_undoes_what_outliers_do(planted):
-    plain, full = (read_bundle(planted / name).manifest.fidelity for name in ("plain", "full"))
+    plain, full = (only_variant(planted / name).fidelity for name in ("plain", "full"))
     assert full.kendall_tau > 0.98
     assert plain.kendall_tau < 0.8
     assert full.mean_error < plain.mean_error / 8

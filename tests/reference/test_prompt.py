@@ -13,8 +13,8 @@ from mxbai_rerank import MxbaiRerankV2
 from tokenizers import Tokenizer
 
 from edgerank.bundle import read_bundle
-from edgerank.prompt import PromptEncoder
 from quantize import quantize
+from tests.support.bundles import prompt_encoder
 from tests.support.checkpoints import bpe_tokenizer, save_qwen2
 from tests.support.shared import shared
 
@@ -62,7 +62,7 @@ def test_mxbai_token_ids_are_those_of_its_package(
     expected = reference.prepare_inputs(
         [query] * len(documents), documents, instruction=instruction
     )
-    encoded = PromptEncoder(bundle, max_length).encode(
+    encoded = prompt_encoder(bundle, max_length).encode(
         query, {text: "document" for text in documents}, instruction
     )
     assert encoded.owners == list(range(len(documents)))
@@ -98,7 +98,7 @@ def test_pairs_are_cut_as_the_tokenizers_library_does(
     reference = Tokenizer.from_file(str(cross_encoder / "tokenizer.json"))
     reference.no_padding()
     reference.enable_truncation(max_length, strategy="longest_first")
-    encoder = PromptEncoder(read_bundle(bundles / "cross-encoder.fp32"), max_length)
+    encoder = prompt_encoder(read_bundle(bundles / "cross-encoder.fp32"), max_length)
     encoded = encoder.encode(query, {text: "document" for text in documents})
     for sequence, document in zip(encoded.sequences, documents, strict=True):
         expected = reference.encode(query, document)
@@ -114,7 +114,7 @@ def test_embedded_texts_are_cut_as_the_tokenizers_library_does(
     reference = Tokenizer.from_file(str(embedding / "tokenizer.json"))
     reference.no_padding()
     reference.enable_truncation(24)
-    encoder = PromptEncoder(read_bundle(bundles / "embedding.fp32"), 24)
+    encoder = prompt_encoder(read_bundle(bundles / "embedding.fp32"), 24)
     encoded = encoder.encode(query, {text: "document" for text in documents})
     assert encoded.query.ids.tolist() == reference.encode(query).ids
     for sequence, document in zip(encoded.sequences, documents, strict=True):
@@ -126,7 +126,7 @@ def test_published_token_ids_of_bert_come_out(tmp_path, embedding):
     real = shared("tokenizers/bert-base-uncased/tokenizer.json")
     bundle = quantize(embedding, tmp_path / "bundle", precision="fp32")
     (tmp_path / "bundle" / "tokenizer.json").write_bytes(real.read_bytes())
-    encoder = PromptEncoder(bundle, 128)
+    encoder = prompt_encoder(bundle, 128)
     cases = [case for case in published["Xenova/bert-base-uncased"] if not case.get("text_pair")]
     assert len(cases) > 5
     for case in cases:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from edgerank.bundle import Bundle
+    from edgerank.manifest import Variant
+    from edgerank.prompt import PromptEncoder
 
 PRECISIONS = ("fp32", "int8")
 
@@ -72,3 +78,20 @@ def bundles(
                 quantize(checkpoint, target, precision=precision)
 
     return made_once(tmp_path_factory, "bundles", make)
+
+
+def prompt_encoder(bundle: Bundle, max_length: int) -> PromptEncoder:
+    """Open the prompt of a bundle."""
+    from edgerank.prompt import PromptEncoder
+    from edgerank.tokenization import open_tokenizer
+
+    manifest, tokenizer = bundle.manifest, open_tokenizer(bundle.tokenizer_path)
+    return PromptEncoder(manifest.prompt, manifest.truncation, tokenizer, max_length)
+
+
+def only_variant(directory: Path) -> Variant:
+    """Return what a bundle's manifest says of its only variant."""
+    from edgerank.bundle import read_bundle
+
+    (variant,) = read_bundle(directory).manifest.variants
+    return variant
