@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
+MAX_BATCH_TOKENS = 512  # default: products at full speed, and what lies between them in the caches
+MIN_BATCH_TOKENS = 16
 UNSCORED = -1
 MAX_GRID_CELLS = 1 << 20  # query slots x key slots of a micro-batch: bounds attention's memory
 MIN_CHUNK = 64  # tokens; chunks shrink as their past grows, but not below this

@@ -27,18 +27,13 @@ from edgerank.documents import (
 from edgerank.engine import Array, Engine, Output, gather
 from edgerank.errors import InputError
 from edgerank.manifest import CPU_PROVIDER
-from edgerank.packing import Batch, Group, pack
+from edgerank.packing import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, Batch, Group, pack
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
 from edgerank.ranking import Hit, top
 from edgerank.rules import Prepared, Vectors, scoring_rule
 from edgerank.scoring import Scores
 from edgerank.tokenization import open_tokenizer
 from edgerank.variants import choose_variant, this_machine
-
-MAX_BATCH_TOKENS = (
-    512  # enough to keep matrix products at full speed, small enough to stay in cache
-)
-MIN_BATCH_TOKENS = 16
 
 R = TypeVar("R")
 

@@ -10,7 +10,6 @@ import click
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli.ranking import ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
-from edgerank.reranker import Reranker
 
 
 @click.command()
@@ -54,6 +53,8 @@ def rerank(
     DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
     with "text" and, where wanted, "title", "id" and other fields.
     """
+    from edgerank.reranker import Reranker  # onnxruntime takes a while to load
+
     lines = list(read_documents(documents))
     reranker = Reranker(model, max_length=max_length, threads=threads)
     hits = reranker.rank(

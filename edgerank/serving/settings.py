@@ -11,8 +11,8 @@ from typing import Generic, Literal, TypeVar
 
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.manifest import MIN_LENGTH
-from edgerank.reranker import MAX_BATCH_TOKENS as RUNTIME_MAX_BATCH_TOKENS
-from edgerank.reranker import MIN_BATCH_TOKENS
+from edgerank.packing import MAX_BATCH_TOKENS as RUNTIME_MAX_BATCH_TOKENS
+from edgerank.packing import MIN_BATCH_TOKENS
 
 T_co = TypeVar("T_co", covariant=True)
 Kind = Literal["text", "integer", "number", "file", "switch"]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from edgerank.documents import validate_pairs
 from edgerank.engine import gather
-from edgerank.packing import Batch, pack
+from edgerank.packing import MAX_BATCH_TOKENS, Batch, pack
 from edgerank.prompt import PromptEncoder
-from edgerank.reranker import MAX_BATCH_TOKENS
 from edgerank.rules import Prepared, ScoringRule
 from edgerank.scoring import Scores
 from quantize.measure.calibration import Calibration, TextPair, thinned
