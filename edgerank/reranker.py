@@ -29,11 +29,10 @@ from edgerank.errors import InputError
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, Batch, Group, pack
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
-from edgerank.ranking import Hit, top
+from edgerank.ranking import Hit, Scores, top
 from edgerank.rules import Prepared, Vectors, scoring_rule
-from edgerank.scoring import Scores
 from edgerank.tokenization import open_tokenizer
-from edgerank.variants import choose_variant, this_machine
+from edgerank.variants import choose_variant, machine_capabilities
 
 R = TypeVar("R")
 
@@ -83,7 +82,7 @@ class Reranker:
             raise InputError("providers", f"expected a list of names, got the string {providers!r}")
         threads = physical_cores() if threads is None else threads
         check_integer("threads", threads, 1)
-        self.variant = choose_variant(self.bundle, this_machine(), variant, providers)
+        self.variant = choose_variant(self.bundle, machine_capabilities(), variant, providers)
         self._rule = scoring_rule(self.bundle.manifest.scoring)
         manifest = self.bundle.manifest
         self._prompt = PromptEncoder(

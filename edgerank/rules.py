@@ -19,10 +19,10 @@ from edgerank.engine import Output, Results
 from edgerank.manifest import Scoring
 from edgerank.packing import EMPTY, Group, Tokens
 from edgerank.prompt import Encoded
+from edgerank.ranking import Scores
 from edgerank.scoring import (
     ACTIVATIONS,
     Function,
-    Scores,
     best_of_each,
     cosines,
     identity,

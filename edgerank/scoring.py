@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgerank.manifest import Activation
+from edgerank.ranking import Scores
 
-Scores = NDArray[np.float32]
 Function = Callable[[Scores], Scores]  # elementwise
 
 

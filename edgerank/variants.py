@@ -17,8 +17,8 @@ NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")  # one entry a GPU, where the dri
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What this machine has that a variant may need."""
+class Capabilities:
+    """What a machine has that a variant may need."""
 
     providers: tuple[str, ...]  # of the installed onnxruntime
     instruction_sets: frozenset[str]
@@ -41,9 +41,9 @@ class ChosenVariant:
         return f"{self.variant.name} on {self.variant.provider}: {self.reason}"
 
 
-def this_machine() -> Machine:
-    """Look at the machine."""
-    return Machine(
+def machine_capabilities() -> Capabilities:
+    """Look at this machine."""
+    return Capabilities(
         providers=tuple(ort.get_available_providers()),
         instruction_sets=instruction_sets(),
         libraries=frozenset(),
@@ -53,7 +53,7 @@ def this_machine() -> Machine:
 
 def choose_variant(
     bundle: Bundle,
-    machine: Machine,
+    machine: Capabilities,
     name: str | None = None,
     providers: Sequence[str] | None = None,
 ) -> ChosenVariant:
@@ -103,7 +103,7 @@ def _candidates(
     yield from wanted
 
 
-def _missing(variant: Variant, machine: Machine) -> Iterator[str]:
+def _missing(variant: Variant, machine: Capabilities) -> Iterator[str]:
     """Name what a variant needs and the machine lacks."""
     needs = variant.needs
     if variant.provider not in machine.providers:

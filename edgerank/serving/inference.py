@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from opentelemetry.trace import Span, get_tracer
 
 from edgerank.documents import LongDocuments, Pair
+from edgerank.ranking import Scores
 from edgerank.rules import Prepared
-from edgerank.scoring import Scores
 from edgerank.serving.calls import CALL
 from edgerank.serving.errors import TooLate
 from edgerank.serving.jobs import Computed, Job

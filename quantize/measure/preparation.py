@@ -9,8 +9,8 @@ from edgerank.documents import validate_pairs
 from edgerank.engine import gather
 from edgerank.packing import MAX_BATCH_TOKENS, Batch, pack
 from edgerank.prompt import PromptEncoder
+from edgerank.ranking import Scores
 from edgerank.rules import Prepared, ScoringRule
-from edgerank.scoring import Scores
 from quantize.measure.calibration import Calibration, TextPair, thinned
 from quantize.rounding.rounding import Floats
 

@@ -11,11 +11,11 @@ from edgerank import InputError, ProviderError, Reranker
 from edgerank.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from edgerank.cpu import instruction_sets
 from edgerank.manifest import CPU_PROVIDER, Needs
-from edgerank.variants import Machine, choose_variant, this_machine
+from edgerank.variants import Capabilities, choose_variant, machine_capabilities
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
-PLAIN = Machine((CPU_PROVIDER,), frozenset({"avx2"}), frozenset(), has_gpu=False)
-RICH = Machine(
+PLAIN = Capabilities((CPU_PROVIDER,), frozenset({"avx2"}), frozenset(), has_gpu=False)
+RICH = Capabilities(
     (CUDA_PROVIDER, CPU_PROVIDER),
     frozenset({"avx2", "avx512_vnni"}),
     frozenset({"edgerank.kernels"}),
@@ -81,7 +81,7 @@ def test_a_machine_that_can_run_no_variant_is_told_what_each_needs(bundle):
 
 
 def test_this_machine_has_the_cpu_s_flags_and_onnx_runtimes_providers():
-    machine = this_machine()
+    machine = machine_capabilities()
     assert CPU_PROVIDER in machine.providers
     assert machine.instruction_sets == instruction_sets()
 
