@@ -7,9 +7,12 @@ DEV := .venv/dev
 UNIT := .venv/unit
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 
+# Processes of pytest-xdist: each stays on one core, and a file's tests in one process.
+TEST_PROCESSES ?= 2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit soak bench bench-full figures format clean
+.PHONY: help demo test test-unit coverage soak bench bench-full figures format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -21,10 +24,16 @@ test: $(DEV)/.installed ## Lint, check the types and run the tests
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/mypy
-	$(DEV)/bin/pytest
+	$(DEV)/bin/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-unit: $(UNIT)/.installed ## Run the tests that need no more than edgerank, pytest and hypothesis
 	$(UNIT)/bin/python -m pytest tests/unit
+
+coverage: $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
+	$(DEV)/bin/coverage erase
+	$(DEV)/bin/coverage run -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(DEV)/bin/coverage combine --quiet
+	$(DEV)/bin/coverage report
 
 soak: $(DEV)/.installed ## Send a server 20,000 requests, nightly
 	$(DEV)/bin/pytest -m soak
@@ -48,7 +57,7 @@ format: $(DEV)/.installed ## Format the code and fix what the linter can
 	$(DEV)/bin/ruff format
 
 clean: ## Remove the environments, caches and build outputs
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist
 	find edgerank quantize tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is built anew when what it installs has changed, and only then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -53,6 +54,8 @@ class ServerProcess:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if "COVERAGE_PROCESS_CONFIG" in os.environ and self.process.poll() is None:
+            self.terminate()  # or what it ran is not told
         self.process.kill()
         self.process.wait()
         self._reader.join()

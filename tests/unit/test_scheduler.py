@@ -415,7 +415,7 @@ def test_closing_serves_what_is_queued(runner):
     futures = [submit(scheduler, job(runner, range(20), length=30)) for _ in range(5)]
     runner.free()
     scheduler.close()
-    assert [future.result(0).raw.tolist() for future in futures] == [[*range(20)]] * 5
+    assert [future.result(0).results.tolist() for future in futures] == [[*range(20)]] * 5
 
 
 @dataclass(eq=False)
