@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -80,6 +81,21 @@ def read_documents(path: str) -> Iterator[Line]:
             raise InputError(name, f"line {number}: {error}") from error
 
 
+@contextmanager
+def named_documents(lines: Sequence[Line]) -> Iterator[None]:
+    """Let errors within call a document by its id instead of its place in the list.
+
+    :raises InputError: as raised within
+    """
+    try:
+        yield
+    except InputError as error:
+        if error.field != "documents" or error.index is None:
+            raise
+        name = f"document {lines[error.index].id}"
+        raise InputError(name, error.reason, remedy=error.remedy) from error
+
+
 def show(ranked: list[tuple[float, Line]], as_json: bool) -> None:
     """Print scores and their lines, as a table or as JSON."""
     if as_json:
@@ -94,7 +110,7 @@ def _parse(name: str, number: int, line: bytes) -> Line:
     record.pop("metadata", None)
     ids = [record.pop(key, None) for key in ("id", "_id")]
     known = next((each for each in ids if each is not None), number)
-    if not isinstance(known, str | int):
+    if not isinstance(known, str | int) or isinstance(known, bool):
         raise InputError(name, f"line {number}: the id must be a string or a number")
     if not record:
         raise InputError(name, f'line {number}: the document has no "text"')
@@ -114,7 +130,7 @@ def _print_table(ranked: list[tuple[float, Line]]) -> None:
     for name in ("rank", "score"):
         table.add_column(name, no_wrap=True)
     table.add_column("id", overflow="fold")  # whole, however narrow the terminal
-    table.add_column("document", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("document", no_wrap=True, overflow="ellipsis", min_width=20, ratio=1)
     for rank, (score, line) in enumerate(ranked, 1):
         table.add_row(
             str(rank), f"{score:.4f}", Text(_in_one_line(line.id)), Text(_in_one_line(line.text))

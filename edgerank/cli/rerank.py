@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgerank.bundle import DEFAULT_BUNDLE
-from edgerank.cli.ranking import ranking_options, read_documents, show
+from edgerank.cli.ranking import named_documents, ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
 
 
@@ -57,13 +57,14 @@ def rerank(
 
     lines = list(read_documents(documents))
     reranker = Reranker(model, max_length=max_length, threads=threads)
-    hits = reranker.rank(
-        query,
-        [line.text for line in lines],
-        top_k=top_k,
-        instruction=instruction,
-        normalize=normalize,
-        long_documents=long_documents,
-        show_progress=sys.stderr.isatty(),
-    )
+    with named_documents(lines):
+        hits = reranker.rank(
+            query,
+            [line.text for line in lines],
+            top_k=top_k,
+            instruction=instruction,
+            normalize=normalize,
+            long_documents=long_documents,
+            show_progress=sys.stderr.isatty(),
+        )
     show([(hit.score, lines[hit.index]) for hit in hits], as_json)

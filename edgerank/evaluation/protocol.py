@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgerank.bundle import read_bundle
+from edgerank.errors import InputError
 from edgerank.evaluation.collection import Collection, read_collection
 from edgerank.evaluation.first_stage import bm25, read_candidates
 from edgerank.evaluation.measures import NDCG, evaluate, randomisation_test, recall_at
@@ -68,7 +69,7 @@ def evaluate_bundles(
     :raises BundleError: a bundle is missing or broken
     """
     for bundle in bundles:  # before hours have gone into the bundles ahead of a broken one
-        read_bundle(bundle).manifest.length(max_length)
+        _check_length(bundle, max_length)
     judged = read_collection(collection, split)
     directory = None if runs is None else Path(runs)
     if directory is not None:
@@ -99,6 +100,13 @@ def evaluate_bundles(
         found.append(run)
     recall = recall_at(num_candidates, judged.qrels, candidates)
     return Evaluation(judged.name, split, len(judged.queries), num_candidates, recall, found)
+
+
+def _check_length(bundle: str | os.PathLike[str], max_length: int | None) -> None:
+    try:
+        read_bundle(bundle).manifest.length(max_length)
+    except InputError as error:
+        raise InputError(error.field, f"{error.reason} for {bundle}") from error
 
 
 def _candidates(

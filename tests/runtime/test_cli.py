@@ -46,7 +46,7 @@ def test_a_checkpoint_becomes_a_bundle_that_is_inspected_verified_and_reranks(qw
     for name, file in manifest["files"].items():
         assert name in described
         assert file["sha256"] in described
-    assert manifest["recipe"] in described
+    assert manifest["variants"][0]["recipe"] in described
 
     intact = succeed("verify", bundle)
     assert all(name in intact for name in manifest["files"])
@@ -93,12 +93,12 @@ def test_jsonl_gives_ids_and_titles(model):
     lines = [
         b'\xef\xbb\xbf{"_id": "beir", "title": "Capital", "text": "Paris"}',
         b"",
-        b'{"id": 7, "text": "Dune", "year": 1965}',
+        b'{"id": 7, "text": "Dune", "year": "1965", "metadata": {}}',
         b'{"text": "without an id"}\r',
         b'{"id": "own", "_id": "other", "title": "", "text": "both"}',
         b'{"id": 0, "text": "zero"}',
     ]
-    texts = ["Capital\nParis", "Dune", "without an id", "both", "zero"]
+    texts = ["Capital\nParis", "Dune\nyear: 1965", "without an id", "both", "zero"]
     printed = succeed("rerank", QUERY, "--json", "-m", model, stdin=b"\n".join(lines))
     assert json.loads(printed) == ranked(model, texts, ["beir", "7", "4", "own", "0"])
 
@@ -308,3 +308,32 @@ def test_families_are_listed_and_a_template_is_a_beginning(qwen2, tmp_path):
     assert "no template; those with one: zerank," in fail("families", "embedding")
     refused = fail("quantize", qwen2, "-o", made, "--family", "embedding")
     assert "not supported by family embedding" in refused
+
+
+def test_a_closed_stdin_is_one_line(model):
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m edgerank rerank q -m {model} <&-"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "edgerank: error: stdin: it is closed; name a file, or pipe the documents in\n"
+    )
+
+
+def test_errors_name_the_documents_and_the_flags_of_the_command_line(model):
+    lines = b'{"id": "short", "text": "a"}\n{"id": "long", "text": "' + b"word " * 900 + b'"}'
+    options = ["--long-documents", "refuse", "-m", model]
+    line = fail("rerank", QUERY, *options, stdin=lines)
+    assert "document long: it has" in line
+    assert line.rstrip().endswith("or use --long-documents truncate or split")
+    assert "--instruction: " in fail("rerank", QUERY, "-m", model, "--instruction", "x", stdin=b"a")
+    assert "QUERY: it is blank" in fail("rerank", " ", "-m", model, stdin=b"a")
+
+
+def test_the_table_shows_an_id_whole_however_long(model):
+    name = "an-id-" * 30
+    line = json.dumps({"id": name, "text": "1965"}).encode()
+    assert name in re.sub("[^a-z-]", "", succeed("rerank", QUERY, "-m", model, stdin=line))

@@ -524,7 +524,7 @@ def test_a_run_of_another_bundle_is_replaced_with_one_line_on_stderr(models, dir
         (["MODEL", "COLLECTION", "--first-stage", "COLLECTION"], "directory"),
         (["MODEL", "COLLECTION", "--candidates", "0"], "--candidates.*0"),
         (["MODEL", "COLLECTION", "--threads", "0"], "--threads.*0"),
-        (["MODEL", "COLLECTION", "--max-length", "9999"], "max_length: 9999.*cross-encoder"),
+        (["MODEL", "COLLECTION", "--max-length", "9999"], "max-length: 9999.*cross-encoder"),
         (["MODEL", "COLLECTION", "--runs", __file__], "test_evaluation"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",

@@ -249,8 +249,8 @@ def num_scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 def test_identical_documents_are_scored_once_and_alike(reranker, num_scored):
-    documents = ["Paris", "Dune", "Paris", {"text": "Paris"}, "text: Paris", "Dune"]
-    reranker.score(QUERY, ["Paris", "Dune", "text: Paris"])
+    documents = ["Paris", "Dune", "Paris", {"year": "1965"}, "year: 1965", {"text": "Dune"}]
+    reranker.score(QUERY, ["Paris", "Dune", "year: 1965"])
     expected = num_scored()
     assert expected in (3, 4)  # an embedding model also runs the query
     scores = reranker.score(QUERY, documents)
@@ -280,7 +280,7 @@ def test_shuffled_documents_get_their_own_scores(reranker):
 
 
 def test_pairs_score_as_each_query_with_its_documents(reranker):
-    queries = [QUERY, "who wrote Dune?", ""]
+    queries = [QUERY, "who wrote Dune?"]
     pairs = [(query, document) for document in DOCUMENTS for query in queries]
     pairs.append((QUERY, {"title": "Dune", "text": "by Frank Herbert"}))
     expected = [reranker.score(query, [document])[0] for query, document in pairs]

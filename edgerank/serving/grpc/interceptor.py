@@ -15,7 +15,7 @@ from edgerank.errors import InputError
 from edgerank.serving.calls import Call, CallFailed, Calls, request_id_of
 from edgerank.serving.grpc.messages import WORDING
 from edgerank.serving.grpc.status import status_of
-from edgerank.serving.wording import Wording
+from edgerank.wording import Wording
 
 HEALTH = "/grpc.health."  # open to all: probes have no token
 REQUEST_ID_KEY = "x-request-id"

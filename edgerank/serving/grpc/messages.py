@@ -11,7 +11,7 @@ from edgerank.manifest import Fidelity
 from edgerank.serving.calls import CALL
 from edgerank.serving.inference import Scored, ScoringOptions
 from edgerank.serving.models import LoadedModel
-from edgerank.serving.wording import Wording
+from edgerank.wording import Wording
 
 LONG_DOCUMENTS: dict[int, LongDocuments | None] = {
     pb.LONG_DOCUMENTS_UNSPECIFIED: None,

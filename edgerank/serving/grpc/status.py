@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from edgerank.errors import InputError
 from edgerank.serving.calls import CallFailed
 from edgerank.serving.errors import NoRoom
-from edgerank.serving.wording import Wording
+from edgerank.wording import Wording
 
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"  # -1: not again

@@ -13,7 +13,7 @@ from edgerank.ranking import top
 from edgerank.serving.calls import CALL
 from edgerank.serving.grpc.messages import pairs_of
 from edgerank.serving.inference import NUM_TOKENIZERS, Inference, Scored, ScoringOptions
-from edgerank.serving.wording import Wording
+from edgerank.wording import Wording
 
 WORDING = Wording({"documents": "texts"}, lambda remedy: "set truncate")
 

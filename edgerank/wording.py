@@ -1,4 +1,4 @@
-"""Input errors in the terms of a transport: they are raised in those of Python."""
+"""Input errors in the terms of whoever asks: they are raised in those of Python."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edgerank.errors import InputError, Remedy
 
 @dataclass(frozen=True)
 class Wording:
-    """What a kind of request calls the fields and options of ``Reranker``'s methods."""
+    """What a request, or a command line, calls the parameters of ``Reranker``'s methods."""
 
     fields: Mapping[str, str]  # by the path in Python; those that are called the same are absent
-    advise: Callable[[Remedy], str]  # what a client can do, to go on after "or"
+    advise: Callable[[Remedy], str]  # what the caller can do, to go on after "or"
 
     def path(self, error: InputError) -> str:
         """Name the field that is unusable, with its index."""
