@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgerank import Reranker
+from tests.support import ROOT
 from tests.support.cli import edgerank, environment, fail, succeed
 
 QUERY = "what is the capital of France?"
