@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.support.imports import loaded_by, packages
 
 
@@ -12,7 +10,6 @@ def test_grpc_is_loaded_with_the_first_client_and_no_sooner():
     assert "grpc" in packages(loaded_by("import edgerank; edgerank.Client, edgerank.AsyncClient"))
 
 
-@pytest.mark.xfail(reason="edgerank/__init__.py still imports the reranker")
 def test_a_client_loads_no_engine_and_no_tokenizer():
     loaded = packages(loaded_by("from edgerank import Client; Client('127.0.0.1:1').close()"))
     assert "grpc" in loaded
