@@ -81,7 +81,7 @@ async def offer(
         start = time.perf_counter()
         try:
             client = clients[number % len(clients)]
-            await client.score(query, documents, timeout_s=DEADLINE_S)
+            await client.score(query, documents, timeout=DEADLINE_S)
             if window.has_now():
                 answered.append(time.perf_counter() - start)
         except ServerError as error:

@@ -106,12 +106,10 @@ def read_address(log: Iterable[str]) -> str:
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[list[AsyncClient]]:
     """Connect clients that do not try again, and let the server warm up."""
-    clients = [
-        AsyncClient(address, max_attempts=1, timeout_s=TIMEOUT_S) for _ in range(NUM_CLIENTS)
-    ]
+    clients = [AsyncClient(address, max_attempts=1, timeout=TIMEOUT_S) for _ in range(NUM_CLIENTS)]
     try:
         await clients[0].score(*Requests().draw(FEW))
         yield clients
     finally:
         for client in clients:
-            await client.close()
+            await client.aclose()

@@ -75,8 +75,8 @@ def client(
         from edgerank.client import Client, TlsFiles
     lines = list(read_documents(documents))
     files = TlsFiles(tls_ca, tls_cert, tls_key) if tls or tls_ca or tls_cert or tls_key else None
-    with Client(server, tls=files, token=_token(token_file), timeout_s=timeout) as connection:
-        hits = connection.rank(
+    with Client(server, tls=files, token=_token(token_file), timeout=timeout) as connection:
+        ranking = connection.rank(
             query,
             [line.text for line in lines],
             top_k=top_k,
@@ -85,7 +85,7 @@ def client(
             long_documents=long_documents,
             model=model,
         )
-    show([(hit.score, lines[hit.index]) for hit in hits], as_json)
+    show([(hit.score, lines[hit.index]) for hit in ranking], as_json)
 
 
 def _token(file: Path | None) -> str | None:

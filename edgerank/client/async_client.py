@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-import grpc
 import grpc.aio
-import numpy as np
 
-from edgerank._proto import rerank_pb2 as pb
-from edgerank._proto import rerank_pb2_grpc
-from edgerank.client.messages import (
+from edgerank.client.connection import (
     MAX_ATTEMPTS,
-    ServedModel,
+    TIMEOUT_S,
+    Connection,
     TlsFiles,
-    channel_options,
-    credentials,
-    error_of,
-    hits_of,
-    in_order,
-    metadata,
-    options_of,
-    pairs_request,
-    rerank_request,
-    served_model,
-    stream_requests,
+    closed_error,
 )
+from edgerank.client.failures import request_id_of
+from edgerank.client.messages import (
+    CHUNK,
+    Exchange,
+    R,
+    models_exchange,
+    options_of,
+    pairs_exchange,
+    rank_exchange,
+    score_exchange,
+    stream_chunk,
+    stream_scores,
+    stream_start,
+)
+from edgerank.client.results import Ranking, ScoreArray, ServedModel
 from edgerank.documents import Document, LongDocuments, as_documents
-from edgerank.ranking import Hit, Scores
+
+T = TypeVar("T")
 
 
 class AsyncClient:
-    """``Client`` for asyncio; cancelling a call's task gives the call up on the server too.
+    """``Client`` for asyncio, in one event loop.
+
+    Documents and pairs may come from async iterables too. Cancelling a call's task gives the call
+    up on the server too.
 
     async with AsyncClient("localhost:50051") as client:
-        hits = await client.rank("who wrote dune?", documents, top_k=5)
+        for hit in await client.rank("who wrote dune?", documents, top_k=5):
+            print(hit.score, hit.index, hit.document)
     """
 
     def __init__(
@@ -45,24 +53,18 @@ class AsyncClient:
         *,
         tls: TlsFiles | None = None,
         token: str | None = None,
-        timeout_s: float = 60.0,
+        timeout: float = TIMEOUT_S,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         """Prepare a connection; parameters and errors are those of ``Client``."""
-        options = channel_options(max_attempts)
-        self._channel = (
-            grpc.aio.insecure_channel(target, options)
-            if tls is None
-            else grpc.aio.secure_channel(target, credentials(tls), options)
+        self._connection = Connection(
+            grpc.aio, target, tls=tls, token=token, timeout=timeout, max_attempts=max_attempts
         )
-        self._stub: Any = rerank_pb2_grpc.RerankerStub(self._channel)
-        self._metadata = metadata(token)
-        self._timeout_s = timeout_s
 
     async def rank(
         self,
         query: str,
-        documents: Iterable[Document],
+        documents: Iterable[Document] | AsyncIterable[Document],
         *,
         top_k: int | None = None,
         return_documents: bool = True,
@@ -70,82 +72,75 @@ class AsyncClient:
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> list[Hit]:
+        timeout: float | None = None,
+    ) -> Ranking:
         """Rank documents; parameters and errors are those of ``Client.rank``."""
-        documents = list(as_documents(documents))
         options = options_of(model, instruction, normalize, long_documents)
-        request = rerank_request(query, documents, top_k, options)
-        response = await self._call(self._stub.Rerank, request, timeout_s)
-        return hits_of(response, documents if return_documents else None)
+        items = await collect(documents)
+        exchange = rank_exchange(query, items, options, top_k, return_documents)
+        return await self._exchange(exchange, timeout)
 
     async def score(
         self,
         query: str,
-        documents: Iterable[Document],
+        documents: Iterable[Document] | AsyncIterable[Document],
         *,
         instruction: str | None = None,
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Scores:
+        timeout: float | None = None,
+    ) -> ScoreArray:
         """Score documents against a query: float32 [len(documents)], in input order."""
         options = options_of(model, instruction, normalize, long_documents)
-        request = rerank_request(query, documents, None, options)
-        return in_order(await self._call(self._stub.Rerank, request, timeout_s))
+        exchange = score_exchange(query, await collect(documents), options)
+        return await self._exchange(exchange, timeout)
 
     async def score_pairs(
         self,
-        pairs: Iterable[tuple[str, Document]],
+        pairs: Iterable[tuple[str, Document]] | AsyncIterable[tuple[str, Document]],
         *,
         instruction: str | None = None,
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Scores:
+        timeout: float | None = None,
+    ) -> ScoreArray:
         """Score (query, document) pairs: float32 [len(pairs)], in input order."""
         options = options_of(model, instruction, normalize, long_documents)
-        request = pairs_request(pairs, options)
-        response = await self._call(self._stub.ScorePairs, request, timeout_s)
-        return np.array(response.scores, np.float32)
+        return await self._exchange(pairs_exchange(await collect(pairs), options), timeout)
 
-    async def score_stream(
+    def score_stream(
         self,
         query: str,
-        documents: Iterable[str],
+        documents: Iterable[Document] | AsyncIterable[Document],
         *,
         instruction: str | None = None,
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> AsyncIterator[tuple[int, float]]:
-        """Yield (index, score) as documents are scored, in any order; any number of documents."""
-        options = options_of(model, instruction, normalize, long_documents)
-        call = self._stub.RerankStream(
-            stream_requests(query, documents, options),
-            timeout=self._timeout_s if timeout_s is None else timeout_s,
-            metadata=self._metadata,
-        )
-        try:
-            async for response in call:
-                for result in response.results:
-                    yield result.index, result.score
-        except grpc.RpcError as error:
-            raise error_of(error) from error
-        finally:
-            call.cancel()
+        timeout: float | None = None,
+    ) -> AsyncGenerator[tuple[int, float], None]:
+        """Yield (index, score) as documents are scored; as ``Client.score_stream`` does.
 
-    async def models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
+        Documents are read in a task of their own.
+        """
+        start = stream_start(query, options_of(model, instruction, normalize, long_documents))
+        if not isinstance(documents, AsyncIterable):
+            documents = as_documents(documents)
+        call_options = self._connection.call_options(timeout)
+        self._connection.method("RerankStream")
+        return self._stream(start, documents, call_options)
+
+    async def models(self, *, timeout: float | None = None) -> list[ServedModel]:
         """List the server's models, the default one first."""
-        response = await self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)
-        return [served_model(model) for model in response.models]
+        return await self._exchange(models_exchange(), timeout)
 
-    async def close(self) -> None:
-        """Close the connection; calls in progress fail."""
-        await self._channel.close()
+    async def aclose(self) -> None:
+        """Close the connection; calls in progress and later ones raise ``EdgerankError``."""
+        channel = self._connection.close()
+        if channel is not None:
+            await channel.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -156,14 +151,81 @@ class AsyncClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close()
+        await self.aclose()
 
-    async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+    async def _exchange(self, exchange: Exchange[R], timeout: float | None) -> R:
+        call_options = self._connection.call_options(timeout)
+        call = self._connection.method(exchange.method)(exchange.request, **call_options)
         try:
-            return await method(
-                request,
-                timeout=self._timeout_s if timeout_s is None else timeout_s,
-                metadata=self._metadata,
-            )
-        except grpc.RpcError as error:
-            raise error_of(error) from error
+            response = await self._finished(call)
+            return exchange.read(response, request_id_of(await call.trailing_metadata()))
+        finally:
+            call.cancel()
+
+    async def _stream(
+        self,
+        start: Any,
+        documents: Iterable[Document] | AsyncIterable[Document],
+        call_options: dict[str, Any],
+    ) -> AsyncGenerator[tuple[int, float], None]:
+        failures: list[Exception] = []  # of the documents, which gRPC's task reads
+
+        async def requests() -> AsyncIterator[Any]:
+            yield start
+            first = 0
+            try:
+                async for chunk in chunks(documents):
+                    yield stream_chunk(chunk, first)
+                    first += len(chunk)
+            except Exception as error:
+                failures.append(error)
+
+        call = self._connection.method("RerankStream")(requests(), **call_options)
+        try:
+            while (response := await self._finished(call.read())) is not grpc.aio.EOF:
+                for result in stream_scores(response):
+                    yield result
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
+
+    async def _finished(self, operation: Awaitable[T]) -> T:
+        """Wait for a step of a call.
+
+        gRPC cancels calls of a channel that is closed, which must not look as if this task had
+        been cancelled: hence another one.
+        """
+        step = asyncio.ensure_future(operation)
+        await asyncio.wait({step})
+        if step.cancelled():
+            raise closed_error()
+        with self._connection.errors():
+            return step.result()
+
+
+async def collect(items: Iterable[T] | AsyncIterable[T]) -> Iterable[T]:
+    """Read an async iterable to its end; return anything else as it is."""
+    return [item async for item in items] if isinstance(items, AsyncIterable) else items
+
+
+async def chunks(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[list[T]]:
+    """Yield the items, so many at a time as a message of a stream has."""
+    chunk: list[T] = []
+    async for item in each(items):
+        chunk.append(item)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """Yield the items of either kind of iterable."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

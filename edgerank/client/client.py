@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import grpc
-import numpy as np
 
-from edgerank._proto import rerank_pb2 as pb
-from edgerank._proto import rerank_pb2_grpc
+from edgerank.client.connection import MAX_ATTEMPTS, TIMEOUT_S, Connection, TlsFiles
+from edgerank.client.failures import request_id_of
 from edgerank.client.messages import (
-    MAX_ATTEMPTS,
-    ServedModel,
-    TlsFiles,
-    channel_options,
-    credentials,
-    error_of,
-    hits_of,
-    in_order,
-    metadata,
+    CHUNK,
+    Exchange,
+    R,
+    models_exchange,
     options_of,
-    pairs_request,
-    rerank_request,
-    served_model,
-    stream_requests,
+    pairs_exchange,
+    rank_exchange,
+    score_exchange,
+    stream_chunk,
+    stream_scores,
+    stream_start,
 )
+from edgerank.client.results import Ranking, ScoreArray, ServedModel
 from edgerank.documents import Document, LongDocuments, as_documents
-from edgerank.ranking import Hit, Scores
 
 
 class Client:
     """A connection to a server, safe to share between threads; it opens when first used.
 
     with Client("localhost:50051") as client:
-        hits = client.rank("who wrote dune?", documents, top_k=5)
+        for hit in client.rank("who wrote dune?", documents, top_k=5):
+            print(hit.score, hit.index, hit.document)
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class Client:
         *,
         tls: TlsFiles | None = None,
         token: str | None = None,
-        timeout_s: float = 60.0,
+        timeout: float = TIMEOUT_S,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         """Prepare a connection.
@@ -52,19 +50,13 @@ class Client:
         :param target: HOST:PORT or unix:PATH
         :param tls: TlsFiles() for the system's authorities; in the clear by default
         :param token: sent with every call
-        :param timeout_s: seconds until a call that names no time fails
-        :param max_attempts: how often a call is sent while the server is busy or away
-        :raises InputError: a file cannot be read
+        :param timeout: seconds until a call that names no time fails
+        :param max_attempts: how often a call is sent while the server is busy or away, 5 at most
+        :raises InputError: an argument is unusable, or a file cannot be read
         """
-        options = channel_options(max_attempts)
-        self._channel = (
-            grpc.insecure_channel(target, options)
-            if tls is None
-            else grpc.secure_channel(target, credentials(tls), options)
+        self._connection = Connection(
+            grpc, target, tls=tls, token=token, timeout=timeout, max_attempts=max_attempts
         )
-        self._stub: Any = rerank_pb2_grpc.RerankerStub(self._channel)
-        self._metadata = metadata(token)
-        self._timeout_s = timeout_s
 
     def rank(
         self,
@@ -77,20 +69,19 @@ class Client:
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> list[Hit]:
+        timeout: float | None = None,
+    ) -> Ranking:
         """Rank documents by relevance to a query, best first, as ``Reranker.rank`` does.
 
         :param model: its name; the server's first by default
-        :param timeout_s: seconds until the call fails
+        :param timeout: seconds until the call fails; the client's by default
         :raises InputError: a text or an option is unusable, here or for the server
-        :raises ServerError: the server did not answer
+        :raises ServerError: the server did not answer; its subclasses say why
+        :raises EdgerankError: the client is closed
         """
-        documents = list(as_documents(documents))
         options = options_of(model, instruction, normalize, long_documents)
-        request = rerank_request(query, documents, top_k, options)
-        response = self._call(self._stub.Rerank, request, timeout_s)
-        return hits_of(response, documents if return_documents else None)
+        exchange = rank_exchange(query, documents, options, top_k, return_documents)
+        return self._exchange(exchange, timeout)
 
     def score(
         self,
@@ -101,12 +92,14 @@ class Client:
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Scores:
-        """Score documents against a query: float32 [len(documents)], in input order."""
+        timeout: float | None = None,
+    ) -> ScoreArray:
+        """Score documents against a query: float32 [len(documents)], in input order.
+
+        Parameters and errors are those of ``rank``.
+        """
         options = options_of(model, instruction, normalize, long_documents)
-        request = rerank_request(query, documents, None, options)
-        return in_order(self._call(self._stub.Rerank, request, timeout_s))
+        return self._exchange(score_exchange(query, documents, options), timeout)
 
     def score_pairs(
         self,
@@ -116,48 +109,49 @@ class Client:
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Scores:
-        """Score (query, document) pairs: float32 [len(pairs)], in input order."""
+        timeout: float | None = None,
+    ) -> ScoreArray:
+        """Score (query, document) pairs: float32 [len(pairs)], in input order.
+
+        Parameters and errors are those of ``rank``.
+        """
         options = options_of(model, instruction, normalize, long_documents)
-        request = pairs_request(pairs, options)
-        response = self._call(self._stub.ScorePairs, request, timeout_s)
-        return np.array(response.scores, np.float32)
+        return self._exchange(pairs_exchange(pairs, options), timeout)
 
     def score_stream(
         self,
         query: str,
-        documents: Iterable[str],
+        documents: Iterable[Document],
         *,
         instruction: str | None = None,
         normalize: bool = False,
         long_documents: LongDocuments | None = None,
         model: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Iterator[tuple[int, float]]:
-        """Yield (index, score) as documents are scored, in any order; any number of documents."""
-        options = options_of(model, instruction, normalize, long_documents)
-        call = self._stub.RerankStream(
-            stream_requests(query, documents, options),
-            timeout=self._timeout_s if timeout_s is None else timeout_s,
-            metadata=self._metadata,
-        )
-        try:
-            for response in call:
-                yield from ((result.index, result.score) for result in response.results)
-        except grpc.RpcError as error:
-            raise error_of(error) from error
-        finally:
-            call.cancel()
+        timeout: float | None = None,
+    ) -> Generator[tuple[int, float], None, None]:
+        """Yield (index, score) as documents are scored, in any order; any number of documents.
 
-    def models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
-        """List the server's models, the default one first."""
-        response = self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)
-        return [served_model(model) for model in response.models]
+        Documents are read in another thread, and sent a chunk at a time. Where one is unusable, or
+        reading them fails, what was sent before is scored first, then the error is raised.
+        Parameters and errors are those of ``rank``; all but those of documents are raised at once.
+
+        :param timeout: seconds until the whole stream fails; the client's by default
+        """
+        start = stream_start(query, options_of(model, instruction, normalize, long_documents))
+        documents = as_documents(documents)
+        call_options = self._connection.call_options(timeout)
+        self._connection.method("RerankStream")
+        return self._stream(start, documents, call_options)
+
+    def models(self, *, timeout: float | None = None) -> list[ServedModel]:
+        """List the server's models, the default one first; errors are those of ``rank``."""
+        return self._exchange(models_exchange(), timeout)
 
     def close(self) -> None:
-        """Close the connection; calls in progress fail."""
-        self._channel.close()
+        """Close the connection; calls in progress and later ones raise ``EdgerankError``."""
+        channel = self._connection.close()
+        if channel is not None:
+            channel.close()
 
     def __enter__(self) -> Client:
         return self
@@ -170,12 +164,37 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+    def _exchange(self, exchange: Exchange[R], timeout: float | None) -> R:
+        call_options = self._connection.call_options(timeout)
+        method = self._connection.method(exchange.method)
+        with self._connection.errors():
+            response, call = method.with_call(exchange.request, **call_options)
+        return exchange.read(response, request_id_of(call.trailing_metadata()))
+
+    def _stream(
+        self, start: Any, documents: Iterable[Document], call_options: dict[str, Any]
+    ) -> Generator[tuple[int, float], None, None]:
+        failures: list[Exception] = []  # of the documents, which gRPC's thread reads
+
+        def requests() -> Iterator[Any]:
+            yield start
+            first = 0
+            rest = iter(documents)
+            try:
+                while chunk := list(islice(rest, CHUNK)):
+                    yield stream_chunk(chunk, first)
+                    first += len(chunk)
+            except Exception as error:
+                failures.append(error)
+
+        method = self._connection.method("RerankStream")
+        with self._connection.errors():
+            call = method(requests(), **call_options)
         try:
-            return method(
-                request,
-                timeout=self._timeout_s if timeout_s is None else timeout_s,
-                metadata=self._metadata,
-            )
-        except grpc.RpcError as error:
-            raise error_of(error) from error
+            with self._connection.errors():
+                for response in call:
+                    yield from stream_scores(response)
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]

@@ -1,96 +1,41 @@
-"""Messages, errors and channels: what both clients share."""
+"""Arguments into requests, and responses into results."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import grpc
 import numpy as np
-from google.rpc import error_details_pb2, status_pb2
 
 from edgerank._proto import rerank_pb2 as pb
+from edgerank.client.results import Ranking, ScoreArray, ServedModel, Timings, Usage
 from edgerank.documents import (
     Document,
     LongDocuments,
+    as_documents,
+    check_integer,
     check_long_documents,
+    check_query,
+    check_text,
+    document_text,
     make_pairs,
     validate_pairs,
 )
-from edgerank.errors import EdgerankError, InputError, ServerError
-from edgerank.ranking import Hit, Scores
+from edgerank.ranking import Hit
 
-MAX_ATTEMPTS = 4
 CHUNK = 64  # documents of a message of a stream
-Metadata = list[tuple[str, str | bytes]]
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class TlsFiles:
-    """PEM files of a client: whom it trusts, and who it is where the server asks."""
+class Exchange(Generic[R]):
+    """A request of one message, and how its response is read."""
 
-    ca: str | os.PathLike[str] | None = None  # the system's authorities by default
-    cert: str | os.PathLike[str] | None = None
-    key: str | os.PathLike[str] | None = None
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model of the server."""
-
-    name: str
-    source: str  # the checkpoint that it was made from
-    family: str
-    precision: str
-    max_length: int  # tokens of query and document together
-    takes_instruction: bool
-    digest: str  # sha256 of the bundle's manifest
-
-
-def channel_options(max_attempts: int) -> list[tuple[str, Any]]:
-    """Say how often a call is tried, and how the connection is kept."""
-    config: dict[str, Any] = {"methodConfig": [{"name": [{"service": "edgerank.v1.Reranker"}]}]}
-    if max_attempts > 1:
-        config["methodConfig"][0]["retryPolicy"] = {
-            "maxAttempts": max_attempts,
-            "initialBackoff": "0.1s",  # a server that is busy says itself how long to wait
-            "maxBackoff": "2s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-        }
-        config["retryThrottling"] = {"maxTokens": 100, "tokenRatio": 0.1}
-    return [
-        ("grpc.service_config", json.dumps(config)),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.max_send_message_length", -1),  # the server has limits
-        ("grpc.max_receive_message_length", -1),
-    ]
-
-
-def credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
-    """Read the certificates.
-
-    :raises InputError: a file cannot be read
-    """
-    try:
-        ca, key, cert = (
-            None if path is None else Path(path).read_bytes()
-            for path in (tls.ca, tls.key, tls.cert)
-        )
-    except OSError as error:
-        raise InputError("tls", str(error)) from error
-    return grpc.ssl_channel_credentials(ca, key, cert)
-
-
-def metadata(token: str | None) -> Metadata:
-    """Return what goes with every call."""
-    return [] if token is None else [("authorization", f"Bearer {token}")]
+    method: str
+    request: Any
+    read: Callable[[Any, str], R]  # the response, and the id that the request had on the server
 
 
 def options_of(
@@ -103,92 +48,136 @@ def options_of(
 
     :raises InputError: one is unusable
     """
+    for field, text in (("model", model), ("instruction", instruction)):
+        if text is not None:
+            check_text(text, field)
     check_long_documents(long_documents)
     return pb.Options(
         model=model or "",
         instruction=instruction or "",
-        normalize=normalize,
+        normalize=bool(normalize),
         long_documents=f"LONG_DOCUMENTS_{(long_documents or 'unspecified').upper()}",
     )
 
 
-def rerank_request(
-    query: str, documents: Iterable[Document], top_k: int | None, options: pb.Options
-) -> pb.RerankRequest:
-    """Build a request.
+def rank_exchange(
+    query: str,
+    documents: Iterable[Document],
+    options: pb.Options,
+    top_k: int | None,
+    return_documents: bool,
+) -> Exchange[Ranking]:
+    """Ask for hits.
 
-    :raises InputError: a text or an option is unusable
+    :raises InputError: a text or ``top_k`` is unusable
     """
-    if top_k is not None and top_k < 1:
-        raise InputError("top_k", f"{top_k} is out of range; it must be at least 1")
-    texts = [pair.text for pair in make_pairs(query, documents)]
-    return pb.RerankRequest(query=query, documents=texts, top_k=top_k or 0, options=options)
+    documents = list(as_documents(documents))
+    if top_k is not None:
+        check_integer("top_k", top_k, 1)
+    request = _rerank_request(query, documents, options)
+    request.top_k = min(top_k or 0, len(documents))
+
+    def read(response: pb.RerankResponse, request_id: str) -> Ranking:
+        hits = (
+            Hit(result.index, result.score, documents[result.index] if return_documents else None)
+            for result in response.results
+        )
+        return Ranking(hits, *_about(response, request_id))
+
+    return Exchange("Rerank", request, read)
 
 
-def pairs_request(
+def score_exchange(
+    query: str, documents: Iterable[Document], options: pb.Options
+) -> Exchange[ScoreArray]:
+    """Ask for scores of documents.
+
+    :raises InputError: a text is unusable
+    """
+
+    def read(response: pb.RerankResponse, request_id: str) -> ScoreArray:
+        found = np.zeros(len(response.results), np.float32)
+        for result in response.results:
+            found[result.index] = result.score
+        return ScoreArray(found, *_about(response, request_id))
+
+    return Exchange("Rerank", _rerank_request(query, documents, options), read)
+
+
+def pairs_exchange(
     pairs: Iterable[tuple[str, Document]], options: pb.Options
-) -> pb.ScorePairsRequest:
-    """Build a request.
+) -> Exchange[ScoreArray]:
+    """Ask for scores of pairs.
 
     :raises InputError: a pair is unusable
     """
+
+    def read(response: pb.ScorePairsResponse, request_id: str) -> ScoreArray:
+        return ScoreArray(np.array(response.scores), *_about(response, request_id))
+
     messages = [pb.Pair(query=pair.query, document=pair.text) for pair in validate_pairs(pairs)]
-    return pb.ScorePairsRequest(pairs=messages, options=options)
+    return Exchange("ScorePairs", pb.ScorePairsRequest(pairs=messages, options=options), read)
 
 
-def stream_requests(
-    query: str, documents: Iterable[str], options: pb.Options
-) -> Iterator[pb.RerankStreamRequest]:
-    """Yield the requests of a stream, reading documents as they are sent."""
-    yield pb.RerankStreamRequest(start=pb.RerankStreamStart(query=query, options=options))
-    rest = iter(documents)
-    while chunk := list(islice(rest, CHUNK)):
-        yield pb.RerankStreamRequest(documents=pb.DocumentChunk(documents=chunk))
+def models_exchange() -> Exchange[list[ServedModel]]:
+    """Ask for the models."""
+
+    def read(response: pb.ListModelsResponse, request_id: str) -> list[ServedModel]:
+        return [
+            ServedModel(
+                model.name,
+                model.source,
+                model.family,
+                model.precision,
+                model.max_length,
+                model.takes_instruction,
+                model.digest,
+                model.variant,
+                model.variant_reason,
+            )
+            for model in response.models
+        ]
+
+    return Exchange("ListModels", pb.ListModelsRequest(), read)
 
 
-def hits_of(response: pb.RerankResponse, documents: Sequence[Document] | None) -> list[Hit]:
-    """Return the ranked documents."""
-    return [
-        Hit(result.index, result.score, None if documents is None else documents[result.index])
-        for result in response.results
-    ]
+def stream_start(query: str, options: pb.Options) -> pb.RerankStreamRequest:
+    """Build the first request of a stream.
+
+    :raises InputError: the query is unusable
+    """
+    start = pb.RerankStreamStart(query=check_query(query), options=options)
+    return pb.RerankStreamRequest(start=start)
 
 
-def in_order(response: pb.RerankResponse) -> Scores:
-    """Return scores in the order of the request."""
-    scores = np.zeros(len(response.results), np.float32)
-    for result in response.results:
-        scores[result.index] = result.score
-    return scores
+def stream_chunk(documents: Sequence[Document], first: int) -> pb.RerankStreamRequest:
+    """Build a further request of a stream.
+
+    :param first: place of the first document in the whole stream
+    :raises InputError: a document is unusable
+    """
+    chunk = pb.DocumentChunk()
+    for index, document in enumerate(documents, first):
+        chunk.documents.append(document_text(document, index=index))
+    return pb.RerankStreamRequest(documents=chunk)
 
 
-def served_model(model: pb.Model) -> ServedModel:
-    """Return a model's description."""
-    return ServedModel(
-        model.name,
-        model.source,
-        model.family,
-        model.precision,
-        model.max_length,
-        model.takes_instruction,
-        model.digest,
-    )
+def stream_scores(response: pb.RerankStreamResponse) -> Iterator[tuple[int, float]]:
+    """Read a response of a stream: places of documents, and their scores."""
+    return ((result.index, result.score) for result in response.results)
 
 
-def error_of(error: Any) -> EdgerankError:
-    """Turn a failed call into an error of ours."""
-    code, message = error.code(), error.details() or "no details"
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InputError(*message.split(": ", 1))
-    return ServerError(code.name, message, _retry_after_s(error.trailing_metadata() or ()))
+def _rerank_request(
+    query: str, documents: Iterable[Document], options: pb.Options
+) -> pb.RerankRequest:
+    texts = [pair.text for pair in make_pairs(query, documents)]
+    return pb.RerankRequest(query=query, documents=texts, options=options)
 
 
-def _retry_after_s(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
-    for key, value in metadata:
-        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
-            info = error_details_pb2.RetryInfo()
-            if detail.Unpack(info):
-                return float(info.retry_delay.ToTimedelta().total_seconds())
-    return None
+def _about(
+    response: pb.RerankResponse | pb.ScorePairsResponse, request_id: str
+) -> tuple[Usage, Timings, str, str]:
+    times = response.timings
+    nanoseconds = (times.total_ns, times.tokenize_ns, times.queue_ns, times.inference_ns)
+    timings = Timings(*(value / 1e9 for value in nanoseconds))
+    return Usage(response.usage.tokens), timings, response.model, request_id

@@ -179,7 +179,7 @@ def test_version_and_help_are_printed():
         (["rerank", QUERY, "-m", "MODEL", "--instruction", "x"], LINES, "instruction"),
         (["rerank", QUERY, "-m", "MODEL", "--long-documents", "cut"], LINES, "cut.*truncate"),
         (["rerank", "-m", "MODEL"], b"", "QUERY"),
-        (["rerank", "\udcff", "-m", "MODEL"], LINES, "query.*surrogate"),
+        (["rerank", "\udcff", "-m", "MODEL"], LINES, "QUERY.*surrogate"),
         (["bogus"], b"", "bogus"),
         (["inspect", "no\nwhere"], b"", "no where"),
         (["quantize", "no/such/directory", "-o", "out"], b"", "no/such/directory"),

@@ -370,7 +370,7 @@ def test_a_message_over_the_limit_is_resource_exhausted(stub):
 
 def test_a_deadline_that_passes_ends_the_work_too(server, client):
     with pytest.raises(ServerError, match="DEADLINE_EXCEEDED"):
-        client.rank(QUERY, LONG, timeout_s=0.1)
+        client.rank(QUERY, LONG, timeout=0.1)
     eventually(lambda: server.metric("edgerank_queue_tokens") == 0, "an empty queue")
 
 
@@ -414,7 +414,7 @@ def test_200_concurrent_requests_get_their_own_answers(server, bundles):
         ]
         answers = await asyncio.gather(*calls)
         for client in clients:
-            await client.close()
+            await client.aclose()
         return answers
 
     for (query, documents), scores in zip(requests[::20], asyncio.run(ask())[::20], strict=True):
@@ -562,7 +562,7 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_has_accepted(bundles):
         server.process.send_signal(signal.SIGTERM)
         await asyncio.gather(*tasks)
         for client in clients:
-            await client.close()
+            await client.aclose()
 
     with ServerProcess("--model", bundles / "qwen2.int8") as server:
         asyncio.run(load(server))
