@@ -1,6 +1,7 @@
 """The tests of tests/unit pass where nothing but edgerank, pytest and hypothesis is installed.
 
-``make test-unit`` shows it in an environment of its own; here, all other packages are hidden.
+``make test-unit`` shows it in an environment of its own; here, all other packages are hidden from
+the process of the tests, though not from processes that they start.
 """
 
 from __future__ import annotations
