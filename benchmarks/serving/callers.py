@@ -27,7 +27,8 @@ async def closed_loop(
         nonlocal done
         while time.perf_counter() - start < seconds:
             query, documents = drawn[(number + done) % len(drawn)]
-            done += len(await clients[number % len(clients)].score(query, documents))
+            scores = await clients[number % len(clients)].score(query, documents)
+            done += len(scores)  # not in one statement: it would read ``done`` before the await
 
     await asyncio.gather(*map(call, range(num_callers)))
     return done / (time.perf_counter() - start)

@@ -85,7 +85,8 @@ async def offer(
             if window.has_now():
                 answered.append(time.perf_counter() - start)
         except ServerError as error:
-            others[error.code] += window.has_now()
+            if window.has_now():
+                others[error.code] += 1
 
     await open_loop(call, rate, window.end, requests.random)
     await asyncio.sleep(PAUSE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import re
 import sys
@@ -34,6 +35,8 @@ from benchmarks.common.record import (
 )
 from benchmarks.common.tables import markdown, tables
 from benchmarks.common.turns import WithdrawnError, alternate, ratio, take_turns
+from benchmarks.serving import callers
+from benchmarks.serving.server import Requests
 from tests.support import ROOT
 
 CORE = {"edgerank", "rich"}  # and Python's own: what the demo's environment has
@@ -252,6 +255,20 @@ def test_the_runner_prints_and_records_what_there_is_of_a_run_that_breaks_off(st
     assert record.command == f"python -m benchmarks counting --json {path}"
     assert record.machine == describe_machine()
     assert record.rows == [Row({"number": "one"}, {"value": Figure(1, "s")})]
+
+
+def test_answers_to_concurrent_callers_are_all_counted(monkeypatch):
+    clock = Clock()
+
+    class Client:
+        async def score(self, query: str, documents: list[str]) -> list[float]:
+            await asyncio.sleep(0)  # others have their turn
+            clock.now += 1
+            return [0.0] * len(documents)
+
+    monkeypatch.setattr(callers.time, "perf_counter", clock)
+    rate = asyncio.run(callers.closed_loop([Client()], Requests(), 5, num_callers=8, seconds=40))
+    assert rate == 5  # documents of a call, each of which takes a second
 
 
 def test_a_layer_has_the_matrices_of_the_checkpoint(tmp_path):
