@@ -65,7 +65,7 @@ def test_mxbai_token_ids_are_those_of_its_package(
     encoded = prompt_encoder(bundle, max_length).encode(
         query, {text: "document" for text in documents}, instruction
     )
-    assert encoded.owners == list(range(len(documents)))
+    assert encoded.document_index == list(range(len(documents)))
     for sequence, ids, mask in zip(
         encoded.sequences, expected["input_ids"], expected["attention_mask"], strict=True
     ):

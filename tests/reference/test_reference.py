@@ -7,7 +7,7 @@ import pytest
 from mxbai_rerank import MxbaiRerankV2
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from edgerank import Reranker
+from edgerank import InputError, Reranker
 from tests.support.checkpoints import save_embedding
 
 # mxbai-rerank turns its scores into NumPy arrays by a protocol that NumPy 2 deprecates
@@ -55,8 +55,18 @@ def test_an_embedding_model_scores_as_sentence_transformers_does(tmp_path, pooli
     query, *documents = SentenceTransformer(str(checkpoint), device="cpu").encode(
         [QUERY, *DOCUMENTS]
     )
-    scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
+    reranker = Reranker(tmp_path / "bundle")
+    scores = reranker.score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, np.array(documents) @ query, atol=1e-4)
+    vectors = reranker.encode([*DOCUMENTS, DOCUMENTS[0]])
+    np.testing.assert_allclose(vectors, [*documents, documents[0]], atol=1e-4)
+    np.testing.assert_allclose(reranker.encode([QUERY], kind="query"), [query], atol=1e-4)
+
+
+def test_a_model_that_reads_both_texts_together_encodes_none(bundles):
+    for name in ("qwen2.fp32", "cross-encoder.fp32"):
+        with pytest.raises(InputError, match="^texts: .* reads a query and a document together"):
+            Reranker(bundles / name).encode(DOCUMENTS)
 
 
 def test_pairs_of_many_queries_score_as_each_alone(bundles):
