@@ -65,7 +65,7 @@ def test_an_embedding_model_scores_as_sentence_transformers_does(tmp_path, pooli
 
 def test_a_model_that_reads_both_texts_together_encodes_none(bundles):
     for name in ("qwen2.fp32", "cross-encoder.fp32"):
-        with pytest.raises(InputError, match="^texts: .* reads a query and a document together"):
+        with pytest.raises(InputError, match=r"^texts: .* reads a query and a document together"):
             Reranker(bundles / name).encode(DOCUMENTS)
 
 
