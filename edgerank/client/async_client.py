@@ -18,7 +18,6 @@ from edgerank.client.connection import (
 )
 from edgerank.client.failures import request_id_of
 from edgerank.client.messages import (
-    CHUNK,
     Exchange,
     R,
     models_exchange,
@@ -31,6 +30,7 @@ from edgerank.client.messages import (
     stream_start,
 )
 from edgerank.client.results import Ranking, ScoreArray, ServedModel
+from edgerank.client.streaming import chunks, collect, keep_status
 from edgerank.documents import Document, LongDocuments, as_documents
 
 T = TypeVar("T")
@@ -181,6 +181,7 @@ class AsyncClient:
                 failures.append(error)
 
         call = self._connection.method("RerankStream")(requests(), **call_options)
+        keep_status(call)
         try:
             while (response := await self._finished(call.read())) is not grpc.aio.EOF:
                 for result in stream_scores(response):
@@ -202,30 +203,3 @@ class AsyncClient:
             raise closed_error()
         with self._connection.errors():
             return step.result()
-
-
-async def collect(items: Iterable[T] | AsyncIterable[T]) -> Iterable[T]:
-    """Read an async iterable to its end; return anything else as it is."""
-    return [item async for item in items] if isinstance(items, AsyncIterable) else items
-
-
-async def chunks(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[list[T]]:
-    """Yield the items, so many at a time as a message of a stream has."""
-    chunk: list[T] = []
-    async for item in each(items):
-        chunk.append(item)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    """Yield the items of either kind of iterable."""
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

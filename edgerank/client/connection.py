@@ -19,7 +19,7 @@ from edgerank.documents import check_integer, check_text
 from edgerank.errors import EdgerankError, InputError
 
 TIMEOUT_S = 60.0
-MAX_TIMEOUT_S = 1e9  # gRPC takes a later deadline for one that has passed
+MAX_TIMEOUT_S = 10_000_000  # gRPC takes a deadline that is very far away for one that has passed
 MAX_ATTEMPTS = 4
 MOST_ATTEMPTS = 5  # gRPC makes no more
 RETRY_BUFFER_BYTES = 1 << 26  # a longer request is sent once; a server refuses it by default
