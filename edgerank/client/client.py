@@ -131,9 +131,9 @@ class Client:
     ) -> Generator[tuple[int, float], None, None]:
         """Yield (index, score) as documents are scored, in any order; any number of documents.
 
-        Documents are read in another thread, and sent a chunk at a time. Where one is unusable, or
-        reading them fails, what was sent before is scored first, then the error is raised.
-        Parameters and errors are those of ``rank``; all but those of documents are raised at once.
+        Documents are read in another thread, and checked and sent a chunk at a time. Where one is
+        unusable, or reading them fails, what was sent before is scored first, then the error is
+        raised. Other arguments are checked at once. Parameters and errors are those of ``rank``.
 
         :param timeout: seconds until the whole stream fails; the client's by default
         """
@@ -179,8 +179,8 @@ class Client:
         def requests() -> Iterator[Any]:
             yield start
             first = 0
-            rest = iter(documents)
             try:
+                rest = iter(documents)
                 while chunk := list(islice(rest, CHUNK)):
                     yield stream_chunk(chunk, first)
                     first += len(chunk)
