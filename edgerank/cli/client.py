@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgerank.cli.extras import needs_extra
-from edgerank.cli.ranking import ranking_options, read_documents, show
+from edgerank.cli.ranking import named_documents, ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
 from edgerank.errors import InputError
 
@@ -75,7 +75,10 @@ def client(
         from edgerank.client import Client, TlsFiles
     lines = list(read_documents(documents))
     files = TlsFiles(tls_ca, tls_cert, tls_key) if tls or tls_ca or tls_cert or tls_key else None
-    with Client(server, tls=files, token=_token(token_file), timeout=timeout) as connection:
+    with (
+        Client(server, tls=files, token=_token(token_file), timeout=timeout) as connection,
+        named_documents(lines),
+    ):
         ranking = connection.rank(
             query,
             [line.text for line in lines],

@@ -14,6 +14,7 @@ from edgerank.errors import (
     DeadlineExceeded,
     InputError,
     Overloaded,
+    Remedy,
     RequestTooLarge,
     ServerError,
     ServerFailure,
@@ -41,6 +42,7 @@ ERRORS: Mapping[grpc.StatusCode, type[InputError] | type[ServerError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
 }
 TOO_LARGE = "message larger than max"  # gRPC itself says so: the call has not reached the server
+HINT = re.compile(r"(.+), or set options\.(\w+) to ([A-Z_]+(?: or [A-Z_]+)*)")
 DETAILS_KEY = "grpc-status-details-bin"
 REQUEST_ID_KEY = "x-request-id"
 
@@ -72,7 +74,8 @@ def request_id_of(trailer: Metadata) -> str:
 def _input_error(message: str, trailer: Metadata) -> InputError:
     for violation in _detail(trailer, error_details_pb2.BadRequest).field_violations:
         field, index = _in_python(violation.field)
-        return InputError(field, _reworded(violation.description), index)
+        reason, remedy = _without_hint(violation.description)
+        return InputError(field, reason, index, remedy)
     return InputError("request", message)
 
 
@@ -85,10 +88,15 @@ def _in_python(path: str) -> tuple[str, int | None]:
     return indexed[1] + indexed[3], int(indexed[2])
 
 
-def _reworded(reason: str) -> str:
-    """Name options and their values, of which a hint may speak, as in Python."""
-    reason = re.sub(r"\boptions\.(\w+)", r"\1", reason)
-    return re.sub(r"\bLONG_DOCUMENTS_(\w+)", lambda value: repr(value[1].lower()), reason)
+def _without_hint(description: str) -> tuple[str, Remedy | None]:
+    """Take the server's hint at an option off the end of a description."""
+    hinted = HINT.fullmatch(description)
+    if hinted is None:
+        return description, None
+    reason, option, values = hinted.groups()
+    prefix = f"{option}_".upper()
+    names = (value.removeprefix(prefix).lower() for value in values.split(" or "))
+    return reason, Remedy(option, tuple(names))
 
 
 def _retry_after_s(trailer: Metadata) -> float | None:

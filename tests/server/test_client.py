@@ -238,9 +238,8 @@ def test_what_can_be_done_about_a_long_document_is_said_in_terms_of_python(ask, 
         ask("score", QUERY, documents, long_documents="refuse", model=MODELS[1])
     with pytest.raises(InputError) as embedded:
         reranker.score(QUERY, documents, long_documents="refuse")
-    assert (raised.value.field, raised.value.index) == ("documents", 1)
-    reason = embedded.value.reason
-    assert raised.value.reason == f"{reason}, or set long_documents to 'truncate' or 'split'"
+    assert raised.value.args == embedded.value.args
+    assert raised.value.remedy is not None
 
 
 def test_an_unknown_model_is_an_error_of_its_own(server, ask):
@@ -356,9 +355,19 @@ def test_the_command_ranks_and_its_errors_are_one_line(server, tmp_path):
     assert {record["id"] for record in ranked} == {"7", "8"}
     for more, expected in (
         (["--model", "other"], "NOT_FOUND: no model has that name"),
-        (["--model", MODELS[1], "--instruction", "be kind"], "instruction: "),
-        (["--timeout", "inf"], "timeout: "),
+        (["--model", MODELS[1], "--instruction", "be kind"], "--instruction: "),
+        (["--timeout", "inf"], "--timeout: "),
         (["--tls-cert", "cert.pem"], "tls: cert and key go together"),
     ):
         assert fail(*options(*more), stdin=stdin).startswith(expected)
-    assert fail(*options(), stdin=MANY_BYTES.encode()).startswith("documents[0]: it has 20001")
+    for more, text, expected in (
+        ([], MANY_BYTES, ": it has 20001 bytes"),
+        (
+            ["--model", MODELS[1], "--long-documents", "refuse"],
+            "to read " * 150,
+            "; shorten it, or use --long-documents truncate or split",
+        ),
+    ):
+        line = fail(*options(*more), stdin=json.dumps({"id": "a7", "text": text}).encode())
+        assert line.startswith("document a7: ")
+        assert expected in line

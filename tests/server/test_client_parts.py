@@ -31,7 +31,7 @@ from edgerank.client import (
     Usage,
 )
 from edgerank.client.failures import ERRORS
-from edgerank.errors import EdgerankError, InputError, ServerError
+from edgerank.errors import EdgerankError, InputError, Remedy, ServerError
 from edgerank.ranking import Hit
 from tests.support.clients import KINDS, call, from_afar
 from tests.support.serving import eventually
@@ -194,14 +194,14 @@ def test_an_unusable_request_without_a_field_keeps_the_server_s_message(server, 
     assert str(failure(kind, server)) == "request: bad: bytes"
 
 
-def test_a_hint_of_the_server_is_worded_for_python(server, kind):
-    hint = (
-        "it is long; shorten it, or set options.long_documents to LONG_DOCUMENTS_TRUNCATE or"
-        " LONG_DOCUMENTS_SPLIT"
-    )
+def test_a_hint_of_the_server_is_a_remedy_in_terms_of_python(server, kind):
+    values = "LONG_DOCUMENTS_TRUNCATE or LONG_DOCUMENTS_SPLIT"
+    hint = f"it is long; shorten it, or set options.long_documents to {values}"
     server.fail(grpc.StatusCode.INVALID_ARGUMENT, "no", violation("documents[1]", hint))
-    expected = "it is long; shorten it, or set long_documents to 'truncate' or 'split'"
-    assert failure(kind, server).reason == expected
+    error = failure(kind, server)
+    assert error.reason == "it is long; shorten it"
+    assert error.remedy == Remedy("long_documents", ("truncate", "split"))
+    assert str(error).endswith(", or pass long_documents='truncate' or 'split'")
 
 
 # retries
