@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from edgerank import Reranker
+from edgerank import InputError, Reranker
 from edgerank.bundle import read_bundle
 from edgerank.cli.inspect import variant_lines
 from edgerank.manifest import CPU_PROVIDER, Piece
@@ -245,7 +245,7 @@ def test_named_matrices_stay_in_float32(tmp_path, made):
     counts = operators(tmp_path / "bundle" / "model.int8.onnx")
     assert counts["MatMulIntegerToFloat"] == 4 * LAYERS + 1
     assert counts["GatherBlockQuantized"] == 0
-    with pytest.raises(QuantizeError, match=r"'nothing' matches none .*layer.0.attention.k_lin"):
+    with pytest.raises(InputError, match=r"'nothing' matches none .*layer.0.attention.k_lin"):
         quantize(made / "distilbert", tmp_path / "other", keep_fp32=["nothing"])
 
 
