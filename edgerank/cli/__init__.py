@@ -16,34 +16,10 @@ from edgerank.cli.inspect import inspect, verify
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
 from edgerank.cli.serve import serve
-from edgerank.errors import EdgerankError, InputError, Remedy
-from edgerank.wording import Wording
+from edgerank.cli.wording import WORDING
+from edgerank.errors import EdgerankError, InputError
 
 BAD_INPUT = 2
-OPTIONS = (
-    "family",
-    "instruction",
-    "keep_fp32",
-    "long_documents",
-    "max_length",
-    "model",
-    "precision",
-    "template",
-    "threads",
-    "timeout",
-    "top_k",
-)
-
-
-def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
-
-
-def _advise(remedy: Remedy) -> str:
-    return f"use {_flag(remedy.option)} {' or '.join(remedy.values)}"
-
-
-WORDING = Wording({"query": "QUERY", **{name: _flag(name) for name in OPTIONS}}, _advise)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,41 @@
+"""Input errors in the terms of the command line."""
+
+from __future__ import annotations
+
+from edgerank.errors import Remedy
+from edgerank.wording import Wording
+
+OPTIONS = (  # parameters in Python that are options of a command, by the same name
+    "family",
+    "instruction",
+    "keep_fp32",
+    "listen",
+    "long_documents",
+    "max_length",
+    "metrics",
+    "model",
+    "precision",
+    "template",
+    "threads",
+    "timeout",
+    "top_k",
+)
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _advise(remedy: Remedy) -> str:
+    return f"use {_flag(remedy.option)} {' or '.join(remedy.values)}"
+
+
+WORDING = Wording(
+    {
+        "query": "QUERY",
+        "target": "--server",
+        "token": "--token-file",
+        **{option: _flag(option) for option in OPTIONS},
+    },
+    _advise,
+)
