@@ -19,13 +19,12 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 from benchmarks.common.planted.deberta import write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
-from edgerank.engine import Engine
-from edgerank.manifest import CPU_PROVIDER
-from edgerank.packing import EMPTY, Group, Tokens, pack
+from edgerank.packing import EMPTY, Group, Tokens
 from quantize import QuantizeError, quantize
 from quantize.graph.relative_positions import log_buckets
-from tests.support.bundles import only_variant, prompt_encoder
+from tests.support.bundles import encode_documents, only_variant, prompt_encoder
 from tests.support.checkpoints import save_deberta, wordpiece_tokenizer
+from tests.support.graphs import OpenedGraph, open_graph
 from tests.support.shared import shared
 
 TOLERANCE = 1e-4
@@ -52,8 +51,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(bundle: Path) -> Engine:
-    return Engine(read_bundle(bundle), threads=2, providers=[CPU_PROVIDER])
+def graph(bundle: Path) -> OpenedGraph:
+    return open_graph(bundle)
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +81,21 @@ def score(classifier: torch.nn.Module, sequence: Tokens) -> float:
     max_tokens=st.sampled_from([16, 700, 4096]),
     seed=st.integers(0, 99),
 )
-def test_ragged_lengths_agree_with_transformers(classifier, engine, counts, max_tokens, seed):
+def test_ragged_lengths_agree_with_transformers(classifier, graph, counts, max_tokens, seed):
     rng = np.random.default_rng(seed)
     sequences = [Tokens(rng.integers(0, 150, count), np.zeros(count, np.int64)) for count in counts]
     group = Group(EMPTY, sequences, range(len(counts)))
-    scores = engine.run(pack([group], max_tokens=max_tokens, causal=False), len(counts))
+    scores = graph.run([group], max_tokens)
     expected = [score(classifier, sequence) for sequence in sequences]
     np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("length", [1, 2, 129, 512])
-def test_lengths_at_the_borders_agree_with_transformers(classifier, engine, length):
+def test_lengths_at_the_borders_agree_with_transformers(classifier, graph, length):
     ids = np.random.default_rng(length).integers(0, 150, length)
     sequence = Tokens(ids, np.zeros(length, np.int64))
-    batches = pack([Group(EMPTY, [sequence], [0])], max_tokens=512, causal=False)
-    np.testing.assert_allclose(
-        engine.run(batches, 1), [score(classifier, sequence)], atol=TOLERANCE
-    )
+    scores = graph.run([Group(EMPTY, [sequence], [0])], 512)
+    np.testing.assert_allclose(scores, [score(classifier, sequence)], atol=TOLERANCE)
 
 
 def test_scores_depend_on_positions_and_on_keys_biases(checkpoint, bundle, tmp_path):
@@ -133,7 +130,7 @@ def test_text_becomes_the_tokens_of_the_fast_tokenizer(spoken):
     tokenizer = AutoTokenizer.from_pretrained(spoken / "checkpoint")
     encoder = prompt_encoder(read_bundle(spoken / "fp32"), max_length=512)
     pairs = tokenizer([QUERY] * len(DOCUMENTS), DOCUMENTS, truncation="longest_first")
-    encoded = encoder.encode(QUERY, dict.fromkeys(DOCUMENTS, "document"))
+    encoded = encode_documents(encoder, QUERY, DOCUMENTS)
     assert [tokens.ids.tolist() for tokens in encoded.sequences] == pairs["input_ids"]
 
 

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from edgerank import Reranker
+from edgerank import InputError, Reranker
 from edgerank.bundle import read_bundle
 from edgerank.cli.inspect import variant_lines
 from edgerank.manifest import CPU_PROVIDER, Piece
@@ -165,6 +165,14 @@ def test_int8_stays_near_float32(made, name):
     assert 0 < np.abs(rounded - exact).mean() < INT8_BOUND * exact.std()
 
 
+def test_a_bundle_has_an_export_in_several_precisions(made, tmp_path):
+    quantize(made / "mpnet", tmp_path / "bundle", precision=["fp32", "int8"])
+    for name in ("fp32", "int8"):
+        scores = Reranker(tmp_path / "bundle", variant=name).score_pairs(PAIRS)
+        alone = Reranker(made / f"mpnet.{name}").score_pairs(PAIRS)
+        np.testing.assert_array_equal(scores, alone)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_matrices_and_tables_are_rounded_and_rows_only_once(made, name):
     counts = operators(made / f"{name}.int8" / "model.int8.onnx")
@@ -245,7 +253,7 @@ def test_named_matrices_stay_in_float32(tmp_path, made):
     counts = operators(tmp_path / "bundle" / "model.int8.onnx")
     assert counts["MatMulIntegerToFloat"] == 4 * LAYERS + 1
     assert counts["GatherBlockQuantized"] == 0
-    with pytest.raises(QuantizeError, match=r"'nothing' matches none .*layer.0.attention.k_lin"):
+    with pytest.raises(InputError, match=r"'nothing' matches none .*layer.0.attention.k_lin"):
         quantize(made / "distilbert", tmp_path / "other", keep_fp32=["nothing"])
 
 

@@ -42,11 +42,11 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from edgerank import Reranker
+from edgerank import InputError, Reranker
 from edgerank.bundle import read_bundle
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
-from tests.support.bundles import only_variant, prompt_encoder
+from tests.support.bundles import encode_documents, only_variant, prompt_encoder
 from tests.support.checkpoints import bpe_tokenizer, save_model, wordpiece_tokenizer
 from tests.support.shared import shared
 
@@ -501,7 +501,7 @@ def encoder(case, fp32) -> PromptEncoder:
 @given(query=words | special, document=words | special, repeats=st.sampled_from([1, 1, 1, 60]))
 def test_token_ids_are_the_references(case, oracle, encoder, query, document, repeats):
     document *= 1 if case.oracle in (qwen3_classifier_oracle, zerank_oracle) else repeats
-    encoded = encoder.encode(query, {document: "document"})
+    encoded = encode_documents(encoder, query, [document])
     ids = np.concatenate([encoded.query.ids, encoded.sequences[0].ids])
     assert ids.tolist() == list(oracle.token_ids(query, document))
 
@@ -584,9 +584,9 @@ def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
     shutil.rmtree(named)
     with pytest.raises(QuantizeError, match="not supported by family embedding"):
         quantize(checkpoint, named, precision="fp32", family="embedding")
-    with pytest.raises(QuantizeError, match="family 'x' is unknown; choose zerank, "):
+    with pytest.raises(InputError, match="family: 'x' is unknown; choose zerank, "):
         quantize(checkpoint, named, precision="fp32", family="x")
-    with pytest.raises(QuantizeError, match=r"config.json: not a template"):
+    with pytest.raises(InputError, match=r"config.json: not a template"):
         quantize(checkpoint, named, precision="fp32", template=checkpoint / "config.json")
     assert not named.exists()
 

@@ -17,12 +17,10 @@ from tokenizers import Tokenizer
 from benchmarks.common.planted.modernbert import OUTLIER_CHANNELS, write_planted
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
-from edgerank.engine import Engine
-from edgerank.manifest import CPU_PROVIDER
-from edgerank.packing import EMPTY, Group, Tokens, pack
+from edgerank.packing import EMPTY, Group, Tokens
 from quantize import quantize
 from quantize.errors import QuantizeError
-from tests.support.bundles import only_variant, prompt_encoder
+from tests.support.bundles import encode_documents, only_variant, prompt_encoder
 from tests.support.checkpoints import (
     ModernBertForSequenceClassification,
     ModernBertModel,
@@ -30,6 +28,7 @@ from tests.support.checkpoints import (
     save_modernbert_embedding,
     wordpiece_tokenizer,
 )
+from tests.support.graphs import OpenedGraph, open_graph
 from tests.support.shared import shared
 
 TOLERANCE = 1e-4
@@ -76,13 +75,8 @@ def changed(checkpoint: Path, directory: Path, change: dict[str, object]) -> Pat
     return directory
 
 
-def open_engine(bundle: Path) -> Engine:
-    return Engine(read_bundle(bundle), threads=2, providers=[CPU_PROVIDER])
-
-
-def run(engine: Engine, sequences: list[Tokens], max_tokens: int) -> np.ndarray:
-    group = Group(EMPTY, sequences, range(len(sequences)))
-    return engine.run(pack([group], max_tokens=max_tokens, causal=False), len(sequences))
+def run(graph: OpenedGraph, sequences: list[Tokens], max_tokens: int) -> np.ndarray:
+    return graph.run([Group(EMPTY, sequences, range(len(sequences)))], max_tokens)
 
 
 def draw(counts: list[int], seed: int) -> list[Tokens]:
@@ -95,7 +89,7 @@ def test_a_cross_encoder_agrees_with_transformers(checkpoints, pooling, implemen
     model = ModernBertForSequenceClassification.from_pretrained(
         checkpoints / pooling, attn_implementation=implementation
     ).eval()
-    engine = open_engine(checkpoints / f"{pooling}.fp32")
+    graph = open_graph(checkpoints / f"{pooling}.fp32")
 
     @settings(deadline=None, max_examples=6)
     @given(counts=lengths, max_tokens=st.sampled_from([64, 512]), seed=st.integers(0, 99))
@@ -106,7 +100,7 @@ def test_a_cross_encoder_agrees_with_transformers(checkpoints, pooling, implemen
                 float(model(torch.from_numpy(sequence.ids)[None]).logits[0, 0])
                 for sequence in sequences
             ]
-        scores = run(engine, sequences, max_tokens)
+        scores = run(graph, sequences, max_tokens)
         np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
     check()
@@ -115,7 +109,7 @@ def test_a_cross_encoder_agrees_with_transformers(checkpoints, pooling, implemen
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_an_embedding_model_agrees_with_transformers(checkpoints, pooling):
     model = ModernBertModel.from_pretrained(checkpoints / f"embedding-{pooling}").eval()
-    engine = open_engine(checkpoints / f"embedding-{pooling}.fp32")
+    graph = open_graph(checkpoints / f"embedding-{pooling}.fp32")
 
     @settings(deadline=None, max_examples=6)
     @given(counts=lengths, max_tokens=st.sampled_from([64, 512]), seed=st.integers(0, 99))
@@ -127,7 +121,7 @@ def test_an_embedding_model_agrees_with_transformers(checkpoints, pooling):
                 states = model(torch.from_numpy(sequence.ids)[None]).last_hidden_state[0]
             pooled = states[0] if pooling == "cls" else states.mean(dim=0)
             expected.append((pooled / pooled.norm()).numpy())
-        vectors = run(engine, sequences, max_tokens)
+        vectors = run(graph, sequences, max_tokens)
         np.testing.assert_allclose(vectors, expected, atol=TOLERANCE)
 
     check()
@@ -137,8 +131,8 @@ def test_the_window_matters(checkpoints, tmp_path):
     wide = changed(checkpoints / "cls", tmp_path / "wide", {"local_attention": 600})
     quantize(wide, tmp_path / "bundle", precision="fp32")
     sequences = draw([9, 250], 0)
-    narrow = run(open_engine(checkpoints / "cls.fp32"), sequences, 512)
-    scores = run(open_engine(tmp_path / "bundle"), sequences, 512)
+    narrow = run(open_graph(checkpoints / "cls.fp32"), sequences, 512)
+    scores = run(open_graph(tmp_path / "bundle"), sequences, 512)
     np.testing.assert_allclose(scores[0], narrow[0], atol=TOLERANCE)
     assert abs(scores[1] - narrow[1]) > 100 * TOLERANCE
 
@@ -198,7 +192,7 @@ def test_the_real_tokenizer_gives_the_ids_and_scores_of_the_reference(tmp_path):
     quantize(tmp_path / "checkpoint", tmp_path / "bundle", precision="fp32")
 
     encoder = prompt_encoder(read_bundle(tmp_path / "bundle"), 256)
-    encoded = encoder.encode(QUERY, {text: text for text in DOCUMENTS})
+    encoded = encode_documents(encoder, QUERY, DOCUMENTS)
     pairs = [(QUERY, text) for text in DOCUMENTS]
     expected = reference.tokenizer(*zip(*pairs, strict=True), truncation="longest_first")
     assert [sequence.ids.tolist() for sequence in encoded.sequences] == expected["input_ids"]

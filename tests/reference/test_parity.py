@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from edgerank.bundle import read_bundle
-from edgerank.engine import Engine
-from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
+from tests.support.graphs import OpenedGraph, open_graph
 
 TOLERANCE = 1e-4
 
@@ -25,18 +23,9 @@ def tokens(rng: np.random.Generator, count: int) -> Tokens:
     return Tokens(rng.integers(0, 400, count), np.zeros(count, np.int64))
 
 
-def run(engine: Engine, groups: list[Group], max_tokens: int) -> np.ndarray:
-    count = sum(len(group.sequences) for group in groups)
-    return engine.run(pack(groups, max_tokens=max_tokens, causal=engine.is_causal), count)
-
-
-def open_engine(bundle: Path) -> Engine:
-    return Engine(read_bundle(bundle), threads=2, providers=[CPU_PROVIDER])
-
-
 @pytest.fixture(scope="module")
-def decoder(bundles: Path) -> Engine:
-    return open_engine(bundles / "qwen2.fp32")
+def decoder(bundles: Path) -> OpenedGraph:
+    return open_graph(bundles / "qwen2.fp32")
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +50,13 @@ def decoder_scores(qwen2: Path):
 
 
 @pytest.fixture(scope="module")
-def cross_encoder_engine(bundles: Path) -> Engine:
-    return open_engine(bundles / "cross-encoder.fp32")
+def cross_encoder_graph(bundles: Path) -> OpenedGraph:
+    return open_graph(bundles / "cross-encoder.fp32")
 
 
 @pytest.fixture(scope="module")
-def embedding_engine(bundles: Path) -> Engine:
-    return open_engine(bundles / "embedding.fp32")
+def embedding_graph(bundles: Path) -> OpenedGraph:
+    return open_graph(bundles / "embedding.fp32")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +85,7 @@ def test_a_decoder_agrees_with_transformers_however_it_is_packed(
         groups.append(Group(tokens(rng, num_prefix), sequences, range(first, first + len(counts))))
         first += len(counts)
     expected = [score for group in groups for score in decoder_scores(group)]
-    np.testing.assert_allclose(run(decoder, groups, max_tokens), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(decoder.run(groups, max_tokens), expected, atol=TOLERANCE)
 
 
 def test_a_document_longer_than_a_micro_batch_goes_through_in_chunks(decoder, decoder_scores):
@@ -106,14 +95,14 @@ def test_a_document_longer_than_a_micro_batch_goes_through_in_chunks(decoder, de
     batches = list(pack([group], max_tokens=128, causal=True))
     assert max(len(batch.token_ids) for batch in batches) <= 128
     assert max(batch.past_length for batch in batches) > 1600
-    scores = decoder.run(batches, 3)
+    scores = decoder.run([group], 128)
     np.testing.assert_allclose(scores, decoder_scores(group), atol=TOLERANCE)
 
 
 @settings(deadline=None, max_examples=25)
 @given(counts=lengths, max_tokens=st.sampled_from([16, 64, 512]), seed=st.integers(0, 99))
 def test_a_cross_encoder_agrees_with_transformers(
-    classifier, cross_encoder_engine, counts, max_tokens, seed
+    classifier, cross_encoder_graph, counts, max_tokens, seed
 ):
     rng = np.random.default_rng(seed)
     sequences = [
@@ -129,14 +118,14 @@ def test_a_cross_encoder_agrees_with_transformers(
             )
         expected.append(float(output.logits[0, 0]))
     group = Group(EMPTY, sequences, range(len(counts)))
-    scores = run(cross_encoder_engine, [group], max_tokens)
+    scores = cross_encoder_graph.run([group], max_tokens)
     np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
 
 @settings(deadline=None, max_examples=25)
 @given(counts=lengths, max_tokens=st.sampled_from([16, 512]), seed=st.integers(0, 99))
 def test_an_embedding_model_agrees_with_transformers(
-    embedder, embedding_engine, counts, max_tokens, seed
+    embedder, embedding_graph, counts, max_tokens, seed
 ):
     rng = np.random.default_rng(seed)
     sequences = [tokens(rng, count) for count in counts]
@@ -148,5 +137,5 @@ def test_an_embedding_model_agrees_with_transformers(
         mean = states.mean(dim=0).numpy()
         expected.append(mean / np.linalg.norm(mean))
     group = Group(EMPTY, sequences, range(len(counts)))
-    vectors = run(embedding_engine, [group], max_tokens)
+    vectors = embedding_graph.run([group], max_tokens)
     np.testing.assert_allclose(vectors, expected, atol=TOLERANCE)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from edgerank.bundle import read_bundle
 from quantize import quantize
-from tests.support.bundles import prompt_encoder
+from tests.support.bundles import encode_documents, prompt_encoder
 from tests.support.checkpoints import bpe_tokenizer, save_qwen2
 from tests.support.shared import shared
 
@@ -62,9 +62,7 @@ def test_mxbai_token_ids_are_those_of_its_package(
     expected = reference.prepare_inputs(
         [query] * len(documents), documents, instruction=instruction
     )
-    encoded = prompt_encoder(bundle, max_length).encode(
-        query, {text: "document" for text in documents}, instruction
-    )
+    encoded = encode_documents(prompt_encoder(bundle, max_length), query, documents, instruction)
     assert encoded.document_index == list(range(len(documents)))
     for sequence, ids, mask in zip(
         encoded.sequences, expected["input_ids"], expected["attention_mask"], strict=True
@@ -99,7 +97,7 @@ def test_pairs_are_cut_as_the_tokenizers_library_does(
     reference.no_padding()
     reference.enable_truncation(max_length, strategy="longest_first")
     encoder = prompt_encoder(read_bundle(bundles / "cross-encoder.fp32"), max_length)
-    encoded = encoder.encode(query, {text: "document" for text in documents})
+    encoded = encode_documents(encoder, query, documents)
     for sequence, document in zip(encoded.sequences, documents, strict=True):
         expected = reference.encode(query, document)
         assert sequence.ids.tolist() == expected.ids
@@ -115,7 +113,7 @@ def test_embedded_texts_are_cut_as_the_tokenizers_library_does(
     reference.no_padding()
     reference.enable_truncation(24)
     encoder = prompt_encoder(read_bundle(bundles / "embedding.fp32"), 24)
-    encoded = encoder.encode(query, {text: "document" for text in documents})
+    encoded = encode_documents(encoder, query, documents)
     assert encoded.query.ids.tolist() == reference.encode(query).ids
     for sequence, document in zip(encoded.sequences, documents, strict=True):
         assert sequence.ids.tolist() == reference.encode(document).ids

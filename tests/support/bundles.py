@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from edgerank.bundle import Bundle
     from edgerank.manifest import Variant
-    from edgerank.prompt import PromptEncoder
+    from edgerank.prompt import Encoded, PromptEncoder
 
 PRECISIONS = ("fp32", "int8")
 
@@ -87,6 +87,16 @@ def prompt_encoder(bundle: Bundle, max_length: int) -> PromptEncoder:
 
     manifest, tokenizer = bundle.manifest, open_tokenizer(bundle.tokenizer_path)
     return PromptEncoder(manifest.prompt, manifest.truncation, tokenizer, max_length)
+
+
+def encode_documents(
+    encoder: PromptEncoder, query: str, documents: Sequence[str], instruction: str | None = None
+) -> Encoded:
+    """Turn a query and distinct documents into tokens."""
+    from edgerank.documents import Pair
+
+    pairs = {text: Pair(query, text, index) for index, text in enumerate(documents)}
+    return encoder.encode(query, pairs, instruction)
 
 
 def only_variant(directory: Path) -> Variant:
