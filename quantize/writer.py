@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from quantize.architectures.layered_model import Layer, LayeredModel
+from quantize.architectures.layered_model import LayeredModel, ModelLayer
 from quantize.graph.builder import Graph
 from quantize.measure.fidelity import Reference, WrittenGraph, run_reference
 from quantize.measure.layerwise import LayerwiseRunner
@@ -85,7 +85,7 @@ class LayeredWriter:
 
     def _layers(
         self, model: LayeredModel[Any], recipe: Recipe
-    ) -> Iterator[tuple[Layer[Any], Mapping[str, Floats]]]:
+    ) -> Iterator[tuple[ModelLayer[Any], Mapping[str, Floats]]]:
         """Yield each layer, smoothed, with what its matrices read of the calibration text."""
         if not {"smooth", "gptq"}.intersection(recipe.steps):
             for index in range(model.num_layers):

@@ -16,7 +16,7 @@ import numpy as np
 from edgerank.manifest import Positive
 from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint, one_label
-from quantize.graph.blocks import Inputs, attention, gather_rows, in_slices, linear
+from quantize.graph.blocks import GraphInputs, attention, gather_rows, in_slices, linear
 from quantize.graph.builder import Graph
 from quantize.graph.precision import ChannelSlice, MatmulInput, Precision
 from quantize.graph.relative_positions import Positions
@@ -54,7 +54,7 @@ class EncoderConfig(msgspec.Struct, frozen=True):
 class EncoderInputs:
     """What a layer reads besides the stream."""
 
-    shared: Inputs
+    shared: GraphInputs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ from onnx import TensorProto
 
 from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.checkpoint.files import Checkpoint
-from quantize.graph.blocks import Inputs, attention, gather_rows, in_slices, linear, split_columns
+from quantize.graph.blocks import (
+    GraphInputs,
+    attention,
+    gather_rows,
+    in_slices,
+    linear,
+    split_columns,
+)
 from quantize.graph.builder import CONTRIB, Graph
 from quantize.graph.precision import ChannelSlice, MatmulInput, Precision, Rows
 from quantize.graph.rotary import Angles, rotate
@@ -26,7 +33,7 @@ from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 class DecoderInputs:
     """The shared inputs, and those of a decoder with rotary positions."""
 
-    shared: Inputs
+    shared: GraphInputs
     cache_rows: str  # int64 [C], the rows whose keys and values are needed later
     angles: Angles
 

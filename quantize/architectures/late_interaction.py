@@ -22,7 +22,7 @@ import msgspec
 
 from quantize.architectures.bert import BERT, Bert, BertInputs
 from quantize.checkpoint.files import Checkpoint, one_label
-from quantize.graph.blocks import MASKED, TINY, Inputs, unit_rows
+from quantize.graph.blocks import MASKED, TINY, GraphInputs, unit_rows
 from quantize.graph.builder import Graph
 from quantize.graph.precision import Precision
 from quantize.rounding.transforms import Rotation
@@ -96,7 +96,7 @@ class LateInteraction(Bert):
         num_query = g.op("Cast", g.op("ReduceSum", is_query, g.constant([1]), keepdims=0), to=7)
         shift = g.op("Mul", inputs.token_types, g.op("Gather", num_query, sequences))
         positions = g.op("Max", g.op("Sub", shared.positions, shift), start)
-        apart: Inputs = replace(shared, positions=positions, grid=replace(grid, mask=mask))
+        apart: GraphInputs = replace(shared, positions=positions, grid=replace(grid, mask=mask))
         return PairInputs(apart, inputs.token_types, is_query, is_document)
 
     def finish(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> None:

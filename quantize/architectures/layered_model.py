@@ -26,10 +26,12 @@ class Dense:
     bias: Floats  # [out]
 
 
-class Layer(Protocol[I_contra]):
+class ModelLayer(Protocol[I_contra]):
     """The weights of one layer."""
 
-    def smoothed(self, rows: Mapping[str, Floats]) -> tuple[Layer[I_contra], Mapping[str, Floats]]:
+    def smoothed(
+        self, rows: Mapping[str, Floats]
+    ) -> tuple[ModelLayer[I_contra], Mapping[str, Floats]]:
         """Move range between rows and matrices; an exact change.
 
         :param rows: float32 [T, K] by site: what the layer's matrices read of calibration text
@@ -67,7 +69,7 @@ class LayeredModel(Protocol[I]):
         :param only: rows of the table to write; token ids then count these
         """
 
-    def layer(self, index: int) -> Layer[I]:
+    def layer(self, index: int) -> ModelLayer[I]:
         """Load a layer."""
 
     def finish(self, g: Graph, precision: Precision, inputs: I, x: str) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from edgerank.manifest import Positive
 from quantize.checkpoint.sidecars import Pooling
 from quantize.graph.blocks import (
+    GraphInputs,
     Grid,
-    Inputs,
     attention,
     gather_rows,
     in_slices,
@@ -104,7 +104,7 @@ class Span:
 class ModernBertInputs:
     """The shared inputs, and the two kinds of attention."""
 
-    shared: Inputs
+    shared: GraphInputs
     everything: Span
     window: Span
 

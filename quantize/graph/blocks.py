@@ -35,7 +35,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class GraphInputs:
     """What a graph is fed besides the stream and the caches."""
 
     token_ids: str  # int64 [T]
@@ -45,7 +45,7 @@ class Inputs:
     scored_grid: Grid  # that of the scored rows alone, with L = 1
 
 
-def declare_inputs(g: Graph, *, with_past: bool) -> Inputs:
+def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
     """Declare the inputs that all architectures share.
 
     ``visible`` int64 [B, L] says how many of a sequence's leading keys each query slot sees. That
@@ -84,7 +84,7 @@ def declare_inputs(g: Graph, *, with_past: bool) -> Inputs:
         slots=every_scored,
         mask=_mask(g, scored_visible, scored_keys),
     )
-    return Inputs(token_ids, positions, scored_rows, grid, scored_grid)
+    return GraphInputs(token_ids, positions, scored_rows, grid, scored_grid)
 
 
 def _mask(g: Graph, visible: str, key_rows: str) -> str:

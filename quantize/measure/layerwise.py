@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from edgerank.packing import Batch
 from edgerank.session import Session
-from quantize.architectures.layered_model import Layer, LayeredModel
+from quantize.architectures.layered_model import LayeredModel, ModelLayer
 from quantize.graph.builder import Graph
 from quantize.graph.precision import OBSERVED, Float32, Observed, Precision
 from quantize.rounding.rounding import Floats
@@ -32,7 +32,7 @@ class LayerRun:
     """One layer has been run over all micro-batches."""
 
     index: int
-    layer: Layer[Any]
+    layer: ModelLayer[Any]
     before: Streams
     after: Streams
     rows: Mapping[str, Floats]  # what its matrices read, [T, K] by site, if they were observed
@@ -76,7 +76,7 @@ class LayerwiseRunner:
 
     def run_layer(
         self,
-        layer: Layer[Any],
+        layer: ModelLayer[Any],
         precision: Precision,
         batches: Sequence[Batch],
         before: Streams,
@@ -114,7 +114,7 @@ class LayerwiseRunner:
 
     def _run_layer(
         self,
-        layer: Layer[Any],
+        layer: ModelLayer[Any],
         precision: Precision,
         batches: Sequence[Batch],
         before: Streams,

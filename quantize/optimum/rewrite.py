@@ -125,7 +125,7 @@ def write_rewritten(
     g = _SharingGraph(path)
     try:
         _write_inputs(g, exported.inputs, pad_token_id)
-        g.scope = "imported"
+        g.scope = "exported"
         rows: dict[str, Rows] = {}  # one quantization serves all matrices that read it
         gelus = {node.output[0] for node in exported.nodes if node.op_type == "Gelu"}
         for node in exported.nodes:

@@ -45,7 +45,7 @@ def extract(root: Path, records: Path, sources: Path) -> None:
     """Read the sources below ROOT into RECORDS, JSON Lines of queries and passages."""
     from quantize.training import corpus, mining
 
-    found: list[corpus.Record] = []
+    found: list[corpus.CorpusRecord] = []
     for _, source in read_jsonl(sources, TextSource):
         before = len(found)
         found += corpus.extract(source.kind, source.name, root / source.path, source.limit)

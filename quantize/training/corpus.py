@@ -35,7 +35,7 @@ GERUND_QUESTIONS = ("how to go about {}", "how do I start {}?", "help with {}")
 
 
 @dataclass(frozen=True)
-class Record:
+class CorpusRecord:
     """A query and a passage that answers it."""
 
     source: str
@@ -53,7 +53,9 @@ class _Found:
     text: str
 
 
-def extract(kind: str, source: str, path: Path, limit: int, seed: int = 0) -> Iterator[Record]:
+def extract(
+    kind: str, source: str, path: Path, limit: int, seed: int = 0
+) -> Iterator[CorpusRecord]:
     """Read the texts below ``path`` and make at most ``limit`` records of them.
 
     :param kind: one of ``KINDS``
@@ -77,13 +79,13 @@ def extract(kind: str, source: str, path: Path, limit: int, seed: int = 0) -> It
             return
 
 
-def is_held_out(record: Record, share: float = 0.05) -> bool:
+def is_held_out(record: CorpusRecord, share: float = 0.05) -> bool:
     """Say whether a record is for measuring: all records of a page are, or none."""
     digest = hashlib.sha256(f"{record.source}/{record.page}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
-def _records(source: str, found: _Found, random: Random) -> Iterator[Record]:
+def _records(source: str, found: _Found, random: Random) -> Iterator[CorpusRecord]:
     """Make queries of a title and of sentences."""
     if "\n    " in found.text:  # code keeps its lines
         parts = ["\n".join(found.text.split("\n")[:30])[:800]]
@@ -94,7 +96,7 @@ def _records(source: str, found: _Found, random: Random) -> Iterator[Record]:
             continue
         pieces = sentences(part)
         if number == 0 and found.title and random.random() < 0.75:
-            yield Record(source, found.page, _asked(found.title, random), part)
+            yield CorpusRecord(source, found.page, _asked(found.title, random), part)
         elif len(pieces) >= 3 and "\n" not in part:
             place = random.randrange(len(pieces))
             query = pieces[place]
@@ -102,7 +104,7 @@ def _records(source: str, found: _Found, random: Random) -> Iterator[Record]:
                 kept = random.random() < KEPT_SENTENCE
                 rest = part if kept else " ".join(pieces[:place] + pieces[place + 1 :])
                 if len(rest.split()) >= MIN_WORDS:
-                    yield Record(source, found.page, query.rstrip("."), rest)
+                    yield CorpusRecord(source, found.page, query.rstrip("."), rest)
 
 
 def _asked(title: str, random: Random) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgerank.files import read_jsonl, write_atomically
 from edgerank.reranker import Reranker
 from quantize.errors import QuantizeError
-from quantize.training.corpus import Record
+from quantize.training.corpus import CorpusRecord
 
 POOL = 24  # passages that each of the two finds for a query
 QUERIES_AT_ONCE = 512
@@ -33,12 +33,12 @@ class Candidates(msgspec.Struct, frozen=True):
     passages: list[int]
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[CorpusRecord]:
     """Read what ``write_lines`` wrote of records.
 
     :raises InputError: it cannot be read, or is something else
     """
-    return [record for _, record in read_jsonl(path, Record)]
+    return [record for _, record in read_jsonl(path, CorpusRecord)]
 
 
 def read_candidates(path: Path) -> list[Candidates]:
@@ -55,7 +55,7 @@ def write_lines(path: Path, items: Sequence[Any]) -> None:
 
 
 def mine(
-    records: Sequence[Record],
+    records: Sequence[CorpusRecord],
     pool: Sequence[int],
     wanted: Sequence[int],
     embedder: Reranker,

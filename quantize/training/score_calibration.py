@@ -22,7 +22,7 @@ from edgerank.documents import make_pairs
 from edgerank.engine import Output, gather
 from edgerank.reranker import Reranker
 from quantize.architectures.late_interaction import FEATURES_OUTPUT
-from quantize.training.corpus import Record
+from quantize.training.corpus import CorpusRecord
 from quantize.training.mining import Candidates
 from quantize.training.model import BertForLateInteraction
 
@@ -33,7 +33,7 @@ FEATURES = Output(FEATURES_OUTPUT)
 
 def features_of(
     bundle: Path,
-    records: Sequence[Record],
+    records: Sequence[CorpusRecord],
     lists: Sequence[Candidates],
     threads: int | None = None,
 ) -> Doubles:

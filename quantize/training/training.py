@@ -24,7 +24,7 @@ from tqdm import tqdm
 from edgerank.files import write_atomically
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
-from quantize.training.corpus import Record
+from quantize.training.corpus import CorpusRecord
 from quantize.training.mining import Candidates
 from quantize.training.model import (
     BertForLateInteraction,
@@ -90,7 +90,7 @@ class TrainingBatch:
 def train(
     checkpoint: Path,
     teacher: Path,
-    records: Sequence[Record],
+    records: Sequence[CorpusRecord],
     lists: Sequence[Candidates],
     held_out: Sequence[Candidates],
     target: Path,
@@ -143,7 +143,10 @@ def train(
 
 
 def batch_of(
-    records: Sequence[Record], lists: Sequence[Candidates], settings: TrainingSettings, step: int
+    records: Sequence[CorpusRecord],
+    lists: Sequence[Candidates],
+    settings: TrainingSettings,
+    step: int,
 ) -> TrainingBatch:
     """Choose the lists of a step, and of each its right passage and some others."""
     random = Random(f"{settings.seed} {step}")
@@ -208,7 +211,7 @@ def ranking_loss(
 def reciprocal_rank(
     model: Trained,
     tokenize: TextTokenizer,
-    records: Sequence[Record],
+    records: Sequence[CorpusRecord],
     lists: Sequence[Candidates],
 ) -> float:
     """Return the mean reciprocal rank of the right passages."""

@@ -21,7 +21,7 @@ from quantize import quantize
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training import mining, score_calibration, training
-from quantize.training.corpus import Record, extract, is_held_out
+from quantize.training.corpus import CorpusRecord, extract, is_held_out
 from quantize.training.initialize import (
     initialize_cross_encoder,
     initialize_late_interaction,
@@ -120,7 +120,7 @@ def test_queries_are_found_with_what_answers_them(tmp_path, kind, file, content,
 
 
 def test_all_records_of_a_page_are_held_out_or_none():
-    records = [Record("a", str(page), f"q{i}", "p") for page in range(2000) for i in range(2)]
+    records = [CorpusRecord("a", str(page), f"q{i}", "p") for page in range(2000) for i in range(2)]
     held = [is_held_out(record) for record in records]
     assert held[::2] == held[1::2]
     assert 60 < sum(held[::2]) < 140  # of 2000 at one in twenty: four standard deviations
@@ -249,7 +249,7 @@ def test_a_document_over_the_length_is_split_unless_the_caller_says(late):
     assert (best > beginnings + 1e-3).any()
 
 
-RECORDS = [Record("here", str(i), text.split(",")[0], text) for i, text in enumerate(TEXTS)]
+RECORDS = [CorpusRecord("here", str(i), text.split(",")[0], text) for i, text in enumerate(TEXTS)]
 LISTS = [
     mining.Candidates("here", record.query, [i, *(j for j in range(5) if j != i)])
     for i, record in enumerate(RECORDS)
@@ -313,7 +313,7 @@ def test_a_cross_encoder_learns_what_it_is_shown(checkpoint, embedding, tmp_path
 
 def test_what_may_be_right_too_is_not_compared():
     records = [
-        Record("a", page, f"q{i}", text)
+        CorpusRecord("a", page, f"q{i}", text)
         for i, (page, text) in enumerate([("1", "x"), ("1", "y"), ("2", "x"), ("2", "z")])
     ]
     lists = [mining.Candidates("a", f"q{i}", [i, (i + 2) % 4]) for i in range(4)]
@@ -349,7 +349,9 @@ def test_the_loss_is_a_cross_entropy_with_half_of_what_is_known():
 
 def test_negatives_come_from_other_pages(embedding, tmp_path):
     quantize(embedding, tmp_path / "embedding", precision="fp32")
-    pages = [Record("here", str(i // 2), f"word{i}", f"word{i} and some more") for i in range(12)]
+    pages = [
+        CorpusRecord("here", str(i // 2), f"word{i}", f"word{i} and some more") for i in range(12)
+    ]
     lists = list(mining.mine(pages, range(12), range(12), Reranker(tmp_path / "embedding"), 4))
     assert len(lists) == 12
     for item in lists:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from edgerank.packing import EMPTY, Group, Tokens
 from quantize import QuantizeError, quantize
 from quantize.graph.relative_positions import log_buckets
 from tests.support.bundles import encode_documents, only_variant, prompt_encoder
-from tests.support.checkpoints import save_deberta, wordpiece_tokenizer
+from tests.support.checkpoints import changed_copy, save_deberta, wordpiece_tokenizer
 from tests.support.graphs import OpenedGraph, open_graph
 from tests.support.shared import shared
 
@@ -101,7 +100,7 @@ def test_lengths_at_the_borders_agree_with_transformers(classifier, graph, lengt
 def test_scores_depend_on_positions_and_on_keys_biases(checkpoint, bundle, tmp_path):
     """Or the tests above would pass without them."""
     scores = Reranker(bundle).score(QUERY, DOCUMENTS)
-    copy = _copy(checkpoint, tmp_path)
+    copy = changed_copy(checkpoint, tmp_path / "copy")
     tensors = load_file(copy / "model.safetensors")
     for part in ("rel_embeddings.weight", "layer.1.attention.self.key_proj.bias"):
         changed = {f"deberta.encoder.{part}": -tensors[f"deberta.encoder.{part}"]}
@@ -180,17 +179,6 @@ def test_int8_of_a_checkpoint_without_outliers_stays_close(checkpoint, tmp_path)
     ],
 )
 def test_what_is_not_supported_is_refused(checkpoint, tmp_path, setting, complaint):
-    copy = _copy(checkpoint, tmp_path)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, **setting}))
+    copy = changed_copy(checkpoint, tmp_path / "copy", **setting)
     with pytest.raises(QuantizeError, match=rf"config\.json: .*{complaint}"):
         quantize(copy, tmp_path / "bundle")
-
-
-def _copy(checkpoint: Path, target: Path) -> Path:
-    """Copy what a checkpoint needs, so that it can be changed."""
-    copy = target / "copy"
-    copy.mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (copy / name).write_bytes((checkpoint / name).read_bytes())
-    return copy

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import socket
 import sys
 from collections import Counter
@@ -40,7 +38,7 @@ from quantize.graph.precision import Float32, Int8
 from quantize.optimum.export import EXPORT_OPSET, export
 from quantize.optimum.rewrite import CHANGED_OPERATORS, fold, write_rewritten
 from tests.support.bundles import only_variant
-from tests.support.checkpoints import save_model, wordpiece_tokenizer
+from tests.support.checkpoints import changed_copy, save_model, wordpiece_tokenizer
 
 TOLERANCE = 1e-4
 INT8_BOUND = 0.25  # of the spread: the mean error of a random model's int8 scores
@@ -133,14 +131,6 @@ def made(tmp_path_factory) -> Path:
 
 def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-
-
-def changed_copy(checkpoint: Path, target: Path, **config: object) -> Path:
-    """Copy a checkpoint with other values in its config.json."""
-    shutil.copytree(checkpoint, target)
-    path = target / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
-    return target
 
 
 @pytest.mark.parametrize("max_batch_tokens", [64, 1024])

@@ -47,7 +47,7 @@ from edgerank.bundle import read_bundle
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
 from tests.support.bundles import encode_documents, only_variant, prompt_encoder
-from tests.support.checkpoints import bpe_tokenizer, save_model, wordpiece_tokenizer
+from tests.support.checkpoints import bpe_tokenizer, changed_copy, save_model, wordpiece_tokenizer
 from tests.support.shared import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -596,10 +596,7 @@ def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
 )
 def test_only_decoders_take_a_template(embedding, tmp_path, architecture):
     """Whether there is a writer for the architecture or optimum would export it."""
-    checkpoint = tmp_path / "checkpoint"
-    shutil.copytree(embedding, checkpoint)
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
+    checkpoint = changed_copy(embedding, tmp_path / "checkpoint", architectures=[architecture])
     own = {"prompt": {"query": [{"text": "{query}"}], "document": [{"text": "{document}"}]}}
     (tmp_path / "template.json").write_text(json.dumps(own))
     with pytest.raises(QuantizeError, match=f"{architecture} takes no template; only decoders do"):

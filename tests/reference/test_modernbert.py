@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from tests.support.bundles import encode_documents, only_variant, prompt_encoder
 from tests.support.checkpoints import (
     ModernBertForSequenceClassification,
     ModernBertModel,
+    changed_copy,
     save_modernbert,
     save_modernbert_embedding,
     wordpiece_tokenizer,
@@ -64,15 +63,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("cls", "mean", "embedding-cls", "embedding-mean"):
         quantize(work / name, work / f"{name}.fp32", precision="fp32")
     return work
-
-
-def changed(checkpoint: Path, directory: Path, change: dict[str, object]) -> Path:
-    """Copy a checkpoint with other settings, those that are None left out."""
-    shutil.copytree(checkpoint, directory)
-    config = json.loads((directory / "config.json").read_bytes()) | change
-    kept = {name: value for name, value in config.items() if value is not None}
-    (directory / "config.json").write_text(json.dumps(kept))
-    return directory
 
 
 def run(graph: OpenedGraph, sequences: list[Tokens], max_tokens: int) -> np.ndarray:
@@ -128,7 +118,7 @@ def test_an_embedding_model_agrees_with_transformers(checkpoints, pooling):
 
 
 def test_the_window_matters(checkpoints, tmp_path):
-    wide = changed(checkpoints / "cls", tmp_path / "wide", {"local_attention": 600})
+    wide = changed_copy(checkpoints / "cls", tmp_path / "wide", local_attention=600)
     quantize(wide, tmp_path / "bundle", precision="fp32")
     sequences = draw([9, 250], 0)
     narrow = run(open_graph(checkpoints / "cls.fp32"), sequences, 512)
@@ -149,7 +139,7 @@ def test_the_configuration_of_transformers_5_is_read(checkpoints, tmp_path):
             sliding: {"rope_theta": 10000.0, "rope_type": "default"},
         },
     }
-    checkpoint = changed(checkpoints / "cls", tmp_path / "five", change)
+    checkpoint = changed_copy(checkpoints / "cls", tmp_path / "five", **change)
     quantize(checkpoint, tmp_path / "bundle", precision="fp32")
     graphs = [work / "model.fp32.onnx" for work in (tmp_path / "bundle", checkpoints / "cls.fp32")]
     assert graphs[0].read_bytes() == graphs[1].read_bytes()
@@ -166,7 +156,7 @@ def test_the_configuration_of_transformers_5_is_read(checkpoints, tmp_path):
     ],
 )
 def test_what_the_graph_does_not_do_is_refused(checkpoints, tmp_path, change, message):
-    checkpoint = changed(checkpoints / "cls", tmp_path / "checkpoint", change)
+    checkpoint = changed_copy(checkpoints / "cls", tmp_path / "checkpoint", **change)
     with pytest.raises(QuantizeError, match=rf"config\.json.*{message}"):
         quantize(checkpoint, tmp_path / "bundle")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import string
 import warnings
 from pathlib import Path
@@ -227,3 +229,13 @@ def save_model(model: PreTrainedModel, directory: Path) -> None:
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(directory)
+
+
+def changed_copy(checkpoint: Path, target: Path, **config: object) -> Path:
+    """Copy a checkpoint with other values in its config.json; None leaves one out."""
+    shutil.copytree(checkpoint, target)
+    path = target / "config.json"
+    there = {key: value for key, value in json.loads(path.read_text()).items() if key not in config}
+    given = {key: value for key, value in config.items() if value is not None}
+    path.write_text(json.dumps({**there, **given}))
+    return target
