@@ -155,6 +155,14 @@ def test_int8_stays_near_float32(made, name):
     assert 0 < np.abs(rounded - exact).mean() < INT8_BOUND * exact.std()
 
 
+def test_a_bundle_has_an_export_in_several_precisions(made, tmp_path):
+    quantize(made / "mpnet", tmp_path / "bundle", precision=["fp32", "int8"])
+    for name in ("fp32", "int8"):
+        scores = Reranker(tmp_path / "bundle", variant=name).score_pairs(PAIRS)
+        alone = Reranker(made / f"mpnet.{name}").score_pairs(PAIRS)
+        np.testing.assert_array_equal(scores, alone)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_matrices_and_tables_are_rounded_and_rows_only_once(made, name):
     counts = operators(made / f"{name}.int8" / "model.int8.onnx")

@@ -1,4 +1,4 @@
-"""Equalisation changes nothing but how well a model takes rounding."""
+"""Rotation and smoothing change nothing but how well a model takes rounding."""
 
 from __future__ import annotations
 
