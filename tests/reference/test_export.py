@@ -205,12 +205,12 @@ def test_the_manifest_says_how_a_pair_is_laid_out(made):
 
 
 @pytest.mark.parametrize("precision", [Float32(), Int8()])
-def test_an_imported_bert_scores_as_our_own_writer_s(tmp_path, cross_encoder, precision):
+def test_an_exported_bert_scores_as_one_written_layer_by_layer(tmp_path, cross_encoder, precision):
     quantize(cross_encoder, tmp_path / "own", precision="fp32")
     checkpoint = open_checkpoint(cross_encoder)
     graph = export(checkpoint, "BertForSequenceClassification", tmp_path)
-    imported = tmp_path / "imported.onnx"
-    write_rewritten(fold(graph, tmp_path), imported, precision, pad_token_id=0)
+    exported = tmp_path / "exported.onnx"
+    write_rewritten(fold(graph, tmp_path), exported, precision, pad_token_id=0)
     rng = np.random.default_rng(0)
     sequences = [
         Tokens(rng.integers(5, 200, count), (np.arange(count) > count // 2).astype(np.int64))
@@ -219,7 +219,7 @@ def test_an_imported_bert_scores_as_our_own_writer_s(tmp_path, cross_encoder, pr
     batches = list(pack([Group(EMPTY, sequences, range(6))], max_tokens=128, causal=False))
     own = tmp_path / "own" / "model.fp32.onnx"
     scores = []
-    for path in (own, imported):
+    for path in (own, exported):
         session = Session(path, threads=2, providers=[CPU_PROVIDER])
         scores.append(np.concatenate([raw for _, (raw,) in session.run(batches, ["scores"])]))
     tolerance = TOLERANCE if isinstance(precision, Float32) else 0.3 * scores[0].std()
