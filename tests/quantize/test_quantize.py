@@ -535,7 +535,11 @@ def test_a_hub_that_fails_without_a_word_is_reported(monkeypatch, tmp_path):
 def test_a_file_that_cannot_be_written_whole_leaves_nothing_behind(qwen2, tmp_path, limit):
     output = tmp_path / "output"
     output.mkdir()
-    prelude = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    prelude = f"""
+import atexit, resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1))
+atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, (-1, -1))  # coverage writes at exit
+"""
     message = run_quantize(qwen2, output / "bundle", prelude)
     assert re.search(f"^{re.escape(str(output / 'bundle'))}: cannot write.*File too large", message)
     assert contents(output) == {}
