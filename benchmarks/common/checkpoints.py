@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from benchmarks.common.tokenization import byte_tokenizer, pair_tokenizer, shared_tokenizer
 
 IDENTITY = {"activation_fn": "torch.nn.modules.linear.Identity"}  # logits, as ms-marco models give
-MXBAI_LARGE_V2 = {
+MXBAI_LARGE_V2: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
     "hidden_act": "silu",
     "hidden_size": 1536,
@@ -38,14 +38,14 @@ MXBAI_LARGE_V2 = {
     "transformers_version": "4.48.0",
     "vocab_size": 151936,
 }
-MXBAI_BASE_V2 = {
+MXBAI_BASE_V2: dict[str, Any] = {
     **MXBAI_LARGE_V2,
     "hidden_size": 896,
     "intermediate_size": 4864,
     "num_attention_heads": 14,
     "num_hidden_layers": 24,
 }
-MXBAI_BASE_V1 = {
+MXBAI_BASE_V1: dict[str, Any] = {
     "architectures": ["DebertaV2ForSequenceClassification"],
     "attention_probs_dropout_prob": 0.1,
     "hidden_act": "gelu",
@@ -75,14 +75,16 @@ MXBAI_BASE_V1 = {
     "vocab_size": 128100,
 }
 
-Tensors = Mapping[str, NDArray[np.float32]]
+Floats = NDArray[np.float32]
+Tensors = Mapping[str, Floats]
 
 
-def normals(rng: np.random.Generator) -> Callable[..., NDArray[np.float32]]:
+def normals(rng: np.random.Generator) -> Callable[..., Floats]:
     """Return what draws float32 weights of a shape, of mean 0 and the spread ``scale``."""
 
-    def normal(*shape: int, scale: float = 1.0) -> NDArray[np.float32]:
-        return rng.standard_normal(shape, np.float32) * np.float32(scale)
+    def normal(*shape: int, scale: float = 1.0) -> Floats:
+        drawn: Floats = rng.standard_normal(shape, np.float32) * np.float32(scale)
+        return drawn
 
     return normal
 
@@ -143,7 +145,7 @@ def write_mxbai_v1(target: Path) -> None:
     """Write a random mxbai-rerank v1 whose attention is sharp enough for documents to differ."""
     normal = normals(np.random.default_rng(0))
     hidden, wide = MXBAI_BASE_V1["hidden_size"], MXBAI_BASE_V1["intermediate_size"]
-    tensors: dict[str, NDArray[np.float32]] = {}
+    tensors: dict[str, Floats] = {}
 
     def dense(name: str, rows: int, columns: int, scale: float = 1.0) -> None:
         tensors[f"{name}.weight"] = normal(rows, columns, scale=scale * columns**-0.5)
@@ -227,7 +229,8 @@ def _bfloat16(rng: np.random.Generator, *shape: int, mean: float = 0) -> NDArray
     score alike.
     """
     values = rng.standard_normal(shape, np.float32) * np.float32(0.02) + np.float32(mean)
-    return (values.view(np.uint32) >> 16).astype(np.uint16)
+    bits: NDArray[np.uint16] = (values.view(np.uint32) >> 16).astype(np.uint16)
+    return bits
 
 
 def _write_bfloat16(path: Path, tensors: Mapping[str, NDArray[np.uint16]]) -> None:

@@ -14,8 +14,12 @@ from benchmarks.common.engines import TOKEN_IDS
 from benchmarks.common.tokenization import byte_tokenizer, pair_tokenizer
 from edgerank.bundle import Bundle
 from quantize import quantize
+from quantize.recipe import RecipeStep
 
-STEPS = ("rotate", "smooth")  # of the recipe: what is rounded with feedback is as fast to run
+STEPS: tuple[RecipeStep, ...] = (
+    "rotate",
+    "smooth",
+)  # of the recipe: what is rounded with feedback is as fast to run
 TEXT = [
     {"query": query, "document": document, "id": document}
     for query in ("bread", "rain")

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from benchmarks.common.machine import Machine, describe_machine
 from benchmarks.common.paths import ROOT
+from edgerank.files import write_atomically
 
 
 class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,9 +85,8 @@ def new_record(benchmark: str, command: str, parameters: dict[str, Any]) -> Reco
 def write_record(path: Path, record: Record) -> None:
     """Write a record as JSON, as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-    draft.rename(path)
+    content = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    write_atomically(path, content + b"\n")
 
 
 def read_record(path: Path) -> Record:

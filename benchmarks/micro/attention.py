@@ -14,6 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from benchmarks.common import options
-from benchmarks.common.engines import open_graph, run_graph
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import ratio, take_turns
 from edgerank.packing import attention_grid
+from edgerank.session import open_session
 from quantize.graph.blocks import attention, declare_inputs
 from quantize.graph.builder import CONTRIB, Graph
 
@@ -84,7 +85,9 @@ def time_ways(
             g = Graph(Path(scratch) / f"{name}.onnx")
             write(g, heads)
             g.save()
-            runs[name] = run_graph(open_graph(g.path, threads), feeds)
+            session = open_session(g.path, threads=threads)
+            names = [value.name for value in session.get_inputs()]
+            runs[name] = partial(session.run, None, {name: feeds[name] for name in names})
     (expected,) = runs["grid"]()
     for run in runs.values():
         np.testing.assert_allclose(run()[0], expected, atol=1e-4)
@@ -156,7 +159,7 @@ def write_flat(g: Graph, heads: Heads) -> None:
 def write_flat_gqa(g: Graph, heads: Heads) -> None:
     query, keys_values = _projections(g, heads)
     mask = g.input("mask", TensorProto.FLOAT, [1, 1, "tokens", "rows"])
-    shape = [1, heads.num_kv_heads, "past", heads.head_size]
+    shape: list[int | str] = [1, heads.num_kv_heads, "past", heads.head_size]
     past_key = g.input("past_key", TensorProto.FLOAT, shape)
     past_value = g.input("past_value", TensorProto.FLOAT, shape)
     last = g.input("last", TensorProto.INT32, [1])

@@ -7,6 +7,7 @@ with its cache warm; and how many micro-batches it takes until the time saved ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from benchmarks.common.record import Figure, Row, median
 from benchmarks.common.turns import Seconds, take_turns
 from benchmarks.micro.compiled import compiled_best_of_each, compiled_grid, compiled_top
 from edgerank.packing import attention_grid
-from edgerank.scoring import best_of_each, top
+from edgerank.ranking import top
+from edgerank.scoring import best_of_each
 
+Kernel = Callable[..., Any]
 CALLS = 100  # of a turn
 GRIDS = {"2 × 250": (2, 250), "12 × 43": (12, 43), "50 × 10": (50, 10)}
 LOADING = """
@@ -56,14 +59,14 @@ def measure(rounds: int) -> Iterator[Row]:
 
 
 def compare(
-    plain: Callable, compiled: Callable, arguments: tuple, rounds: int
+    plain: Kernel, compiled: Kernel, arguments: tuple[Any, ...], rounds: int
 ) -> tuple[Seconds, Seconds]:
     """Check that both give the same, and time a call of each in turns."""
     results = plain(*arguments), compiled(*arguments)
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
-    def calls(kernel: Callable) -> Callable[[], None]:
+    def calls(kernel: Kernel) -> Callable[[], None]:
         def run() -> None:
             for _ in range(CALLS):
                 kernel(*arguments)

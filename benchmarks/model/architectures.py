@@ -10,16 +10,17 @@ default.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
-import onnx
 
 from benchmarks.common import options
 from benchmarks.common.bare import bare_products
-from benchmarks.common.engines import open_engine, random_documents, run_engine
+from benchmarks.common.bundles import load_graph
+from benchmarks.common.engines import open_engine, random_documents
 from benchmarks.common.random_models import Geometry, build_random, geometries
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import take_turns
@@ -41,19 +42,19 @@ def measure(names: tuple[str, ...], rounds: int, threads: int) -> Iterator[Row]:
 def measure_one(geometry: Geometry, work: Path, rounds: int, threads: int) -> Row:
     """Build two depths of a geometry and time them in turns."""
     products = bare_products(np.int8, threads)
-    documents = random_documents(np.random.default_rng(0), NUM_DOCUMENTS)
-    tokens = sum(map(len, documents))
-    runs, weights = {"bare": products.run}, {}
+    documents = random_documents(NUM_DOCUMENTS)
+    runs: dict[str, Callable[[], object]] = {"bare": products.run}
+    weights = {}
     for name, depth in zip(("shallow", "deep"), geometry.depths, strict=True):
         bundle = build_random(geometry, work, depth)
         weights[name] = int8_weights(bundle)
-        runs[name] = run_engine(open_engine(bundle, threads), documents)
+        runs[name] = partial(open_engine(bundle, threads), documents)
     times = take_turns(runs, rounds)
     seconds = times["deep"] - times["shallow"]
-    rates = 2 * (weights["deep"] - weights["shallow"]) * tokens / seconds
+    rates = 2 * (weights["deep"] - weights["shallow"]) * len(documents) / seconds
     layers = geometry.depths[1] - geometry.depths[0]
     figures = {
-        "a layer": median(tokens * layers / seconds, "tokens/s"),
+        "a layer": median(len(documents) * layers / seconds, "tokens/s"),
         "int8 products": median(rates / 1e9, "GOP/s"),
         "of bare int8": median(rates / (products.operations / times["bare"]) * 100, "%"),
     }
@@ -63,7 +64,7 @@ def measure_one(geometry: Geometry, work: Path, rounds: int, threads: int) -> Ro
 
 def int8_weights(bundle: Bundle) -> int:
     """Count the weights that int8 products read."""
-    graph = onnx.load(bundle.model_path, load_external_data=False).graph
+    graph = load_graph(bundle)
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
     products = (node for node in graph.node if node.op_type == "MatMulIntegerToFloat")
     return sum(sizes[node.input[1]] for node in products)

@@ -21,7 +21,6 @@ from benchmarks.common.bundles import mxbai_bundle
 from benchmarks.common.engines import open_engine, random_documents, random_tokens
 from benchmarks.common.record import Figure, Row, median
 from benchmarks.common.turns import take_turns
-from edgerank.engine import Engine
 from edgerank.packing import EMPTY, Group, Tokens, pack
 
 NUM_DOCUMENTS = 32
@@ -46,7 +45,7 @@ def measure(
 ) -> Iterator[Row]:
     with options.directory(work) as directory:
         engine = open_engine(mxbai_bundle(Path(directory), layers), threads)
-    shared, apart = prompts(np.random.default_rng(0))
+    shared, apart = prompts()
     largest = max(batch_tokens)
     cases = {f"engine, batches of {size}": (shared, size) for size in batch_tokens}
     cases["engine, prefix not shared"] = apart, largest
@@ -55,7 +54,7 @@ def measure(
         "bare fp32": bare_products(np.float32, threads),
     }
     runs: dict[str, Callable[[], object]] = {name: one.run for name, one in products.items()}
-    runs |= {name: partial(run, engine, group, size) for name, (group, size) in cases.items()}
+    runs |= {name: partial(engine, group, size) for name, (group, size) in cases.items()}
     times = take_turns(runs, rounds)
     limit = products["bare int8"].operations / min(times["bare int8"])
     for name, one in products.items():
@@ -78,13 +77,11 @@ def rates(performed: np.ndarray, limit: float) -> dict[str, Figure]:
     }
 
 
-def prompts(rng: np.random.Generator) -> tuple[Group, Group]:
+def prompts() -> tuple[Group, Group]:
     """Ragged documents of one query, with a shared prefix and with the prefix in each."""
-    prefix = random_tokens(rng, PREFIX_TOKENS)
-    documents = [
-        joined(document, random_tokens(rng, TAIL_TOKENS))
-        for document in random_documents(rng, NUM_DOCUMENTS)
-    ]
+    rng = np.random.default_rng(1)
+    prefix, tail = random_tokens(rng, PREFIX_TOKENS), random_tokens(rng, TAIL_TOKENS)
+    documents = [joined(one, tail) for one in random_documents(NUM_DOCUMENTS).sequences]
     whole = [joined(prefix, document) for document in documents]
     ids = range(NUM_DOCUMENTS)
     return Group(prefix, documents, ids), Group(EMPTY, whole, ids)
@@ -94,10 +91,6 @@ def joined(*parts: Tokens) -> Tokens:
     return Tokens(
         np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts])
     )
-
-
-def run(engine: Engine, group: Group, size: int) -> np.ndarray:
-    return engine.run(pack([group], max_tokens=size, causal=True), NUM_DOCUMENTS)
 
 
 def operations(layers: int, group: Group, size: int) -> float:

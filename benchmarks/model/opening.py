@@ -40,7 +40,8 @@ def measure(layers: int, threads: int, rounds: int, work: Path | None) -> Iterat
         name: median(seconds, "s")
         for name, seconds in zip(("import", "opening", "first score"), steps, strict=True)
     }
-    weights = bundle.manifest.files[bundle.manifest.model + ".data"].size
+    variant = bundle.manifest.variants[0]
+    weights = sum(bundle.manifest.files[name].size for name in variant.weights)
     peak = max(one.peak_bytes for one in processes)
     figures |= {
         "weights": Figure(weights / 1e9, "GB"),

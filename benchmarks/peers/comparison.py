@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-from edgerank.preparation import checked_pairs, prepare
 from tokenizers import Tokenizer
 
 from benchmarks.common.bare import bare_products
@@ -22,7 +21,10 @@ from benchmarks.peers.processes import PeerError, Worker, convert, make_environm
 from benchmarks.peers.results import EVERYTHING, Asked, Outcome, System, Timing
 from benchmarks.peers.workloads import Job, Request, Workload, draw_texts
 from edgerank.bundle import Bundle, read_bundle
+from edgerank.documents import make_pairs
 from edgerank.prompt import PromptEncoder
+from edgerank.rules import scoring_rule
+from edgerank.tokenization import open_tokenizer
 
 WARM_UP = 8  # documents of a request that are sent before the rounds
 BARE_SECONDS = 0.5  # of a round's bare products
@@ -253,12 +255,14 @@ def finish(entry: Entry, times: dict[str, Seconds | None]) -> None:
 
 def describe(job: Job, workload: Workload, bundle: Bundle, bare_rates: list[float]) -> Asked:
     """Count what a job asks for, as the baseline's prompt makes tokens of it."""
-    encoder = PromptEncoder(bundle, bundle.manifest.max_length)
+    manifest = bundle.manifest
+    rule, tokenizer = scoring_rule(manifest.scoring), open_tokenizer(bundle.tokenizer_path)
+    encoder = PromptEncoder(manifest.prompt, manifest.truncation, tokenizer, manifest.max_length)
     tokens = needed = 0
     for line in job.lines:
         for request in line:
-            pairs = checked_pairs((request["query"], text) for text in request["documents"])
-            for group in prepare(pairs, encoder.encode, "logit").groups:
+            pairs = make_pairs(request["query"], request["documents"])
+            for group in rule.prepare_pairs(pairs, encoder.encode).groups:
                 needed += len(group)
                 tokens += sum(len(group.prefix) + len(part) for part in group.sequences)
     return Asked(

@@ -47,7 +47,8 @@ def draw_curves(rows: Sequence[Row], directory: Path) -> list[Path]:
             rates = [row.figures[name] for row in points]
             x, y = [int(row.labels[axis]) for row in points], [rate.value for rate in rates]
             axes.errorbar(x, y, _quartiles(rates), marker=".", label=name)
-            axes.set(xscale="log", xlabel=axis, ylabel=rates[0].unit, ylim=(0, None))
+            axes.set(xscale="log", xlabel=axis, ylabel=rates[0].unit)
+        axes.set_ylim(0)  # once all curves are there: it ends their say in the other limit
         axes.legend()
         paths.append(_save(drawing, directory, workload, axis))
     return paths

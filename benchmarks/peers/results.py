@@ -175,7 +175,7 @@ def cost_row(outcome: Outcome, system: System, usd_per_hour: float) -> Row:
         speed = job.documents / np.median(counted(system.timings[job.name].seconds))
         price = usd_per_thousand(float(speed), usd_per_hour)
         figures["1,000 documents, never idle"] = Figure(price, f"USD at {usd_per_hour:g} an hour")
-        figures["of the price of a hosted mxbai-rerank-large-v2"] = Figure(price / HOSTED_USD, "×")
+        figures["of the hosted price"] = Figure(price / HOSTED_USD, "×")
     return Row({"workload": outcome.label, "system": system.name}, figures)
 
 
@@ -187,7 +187,8 @@ def counted(rounds: Seconds) -> Seconds:
 def shares(seconds: Seconds, job: Asked) -> Seconds:
     """Return the int8 operations/s that scores need, of the same round's bare rate: [rounds]."""
     rounds = min(len(seconds), len(job.bare_rates))
-    return job.operations / seconds[:rounds] / np.array(job.bare_rates[:rounds])
+    found: Seconds = job.operations / seconds[:rounds] / np.array(job.bare_rates[:rounds])
+    return found
 
 
 def agreement(scores: Scores, reference: Scores) -> Agreement:

@@ -11,6 +11,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgerank.bundle import describe_files, read_bundle, write_manifest
+from edgerank.manifest import CPU_PROVIDER, Needs, Variant
 
 
 def write_dynamic(fp32_bundle: Path, target: Path) -> None:
@@ -20,7 +21,7 @@ def write_dynamic(fp32_bundle: Path, target: Path) -> None:
     name = "model.dynamic.onnx"
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole.onnx"  # the quantizer wants the weights in the file
-        onnx.save(_without_shapes(onnx.load(source.model_path)), whole)
+        onnx.save(_without_shapes(onnx.load(source.graph_path(source.manifest.variants[0]))), whole)
         quantize_dynamic(
             whole,
             target / name,
@@ -32,8 +33,19 @@ def write_dynamic(fp32_bundle: Path, target: Path) -> None:
             },
         )
     shutil.copyfile(source.tokenizer_path, target / "tokenizer.json")
+    variant = Variant(
+        name="dynamic",
+        precision="int8",
+        provider=CPU_PROVIDER,
+        recipe="ONNX Runtime's quantize_dynamic",
+        graph=name,
+        weights=(),
+        needs=Needs(),
+        fidelity=None,
+        kept=None,
+    )
     manifest = msgspec.structs.replace(
-        source.manifest, precision="dynamic", model=name, files=describe_files(target)
+        source.manifest, variants=(variant,), files=describe_files(target)
     )
     write_manifest(target, manifest)
 

@@ -17,10 +17,10 @@ import click
 from benchmarks.common import options
 from benchmarks.common.record import Figure, Row, median
 from benchmarks.quality.rescoring import ndcg
-from edgerank import Reranker
+from edgerank import LongDocuments, Reranker
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.evaluation import NDCG, Collection, Run, bm25, read_collection
-from edgerank.prompt import LongDocuments
+from edgerank.tokenization import open_tokenizer
 
 PARTS = 8  # texts of a long document
 WAYS: tuple[LongDocuments, ...] = ("truncate", "split")
@@ -64,6 +64,7 @@ def score(
     """Score the texts alone and among others: runs by name, and the long documents' tokens."""
     runs: dict[str, Run] = {name: {} for name in ("the texts alone", *WAYS)}
     lengths: list[int] = []
+    tokenizer = open_tokenizer(reranker.bundle.tokenizer_path)
     for query, candidates in found.items():
         text = collection.queries[query]
         alone = [collection.documents[document] for document in candidates]
@@ -71,7 +72,7 @@ def score(
             among_others(collection.documents, set(candidates), query, document)
             for document in candidates
         ]
-        lengths += [reranker.num_tokens(document) for document in long]
+        lengths += [len(encoding.ids) for encoding in tokenizer.encode_batch(long)]
         scores = {"the texts alone": reranker.score(text, alone)}
         scores |= {way: reranker.score(text, long, long_documents=way) for way in WAYS}
         for name, values in scores.items():

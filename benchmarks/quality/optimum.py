@@ -36,7 +36,8 @@ def optimum_scorer(graph: Path, checkpoint: str, max_length: int) -> Scorer:
         states = model(**batch).last_hidden_state
         mask = batch["attention_mask"][:, :, None]
         pooled = (states * mask).sum(axis=1) / mask.sum(axis=1)
-        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        vectors: np.ndarray = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return vectors
 
     def score(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         texts = sorted({text for pair in pairs for text in pair}, key=len)
@@ -46,6 +47,7 @@ def optimum_scorer(graph: Path, checkpoint: str, max_length: int) -> Scorer:
         queries, documents = (
             vectors[[place[text] for text in side]] for side in zip(*pairs, strict=True)
         )
-        return (queries * documents).sum(axis=1)
+        cosines: np.ndarray = (queries * documents).sum(axis=1)
+        return cosines
 
     return score

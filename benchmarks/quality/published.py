@@ -69,7 +69,7 @@ def differences(reranker: Reranker, records: Sequence[Record]) -> Iterator[tuple
     """Yield the largest difference of each record, relative to scores beyond 1."""
     for record in records:
         known = np.array([np.nan if s is None else s for s in record.scores], np.float64)
-        scores = reranker.score(record.query, record.documents).astype(np.float64)
+        scores = reranker.score(record.query, record.documents or []).astype(np.float64)
         activation = reranker.bundle.manifest.scoring.activation
         if record.kind.startswith("logit") and activation == "sigmoid":
             scores = np.log(scores / (1 - scores))  # within 0.001 up to logits of 10

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,10 +36,10 @@ async def closed_loop(
 
 
 async def open_loop(
-    call: Callable[[int], Awaitable[None]], rate: float, end: float, random: random.Random
+    call: Callable[[int], Coroutine[Any, Any, None]], rate: float, end: float, random: random.Random
 ) -> None:
     """Start calls at random times, answered or not, at a mean rate until some time."""
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
     due = time.perf_counter()
     while due < end:
         due += random.expovariate(rate)

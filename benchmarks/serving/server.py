@@ -78,7 +78,7 @@ def serving(bundle: Path, threads: int) -> Iterator[str]:
         text=True,
     )
     try:
-        address = read_address(server.stderr)
+        address = read_address(server.stderr or ())
         with subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL):
             try:
                 yield address
@@ -97,7 +97,7 @@ def read_address(log: Iterable[str]) -> str:
     address, line = "", ""
     for line in log:
         record = json.loads(line)
-        address = record.get("addresses", [address])[0]
+        address = str(record.get("addresses", [address])[0])
         if record["message"] == "serving":
             return address
     raise click.ClickException(f"the server ended: {line.strip() or 'it said nothing'}")

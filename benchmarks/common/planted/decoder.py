@@ -64,7 +64,8 @@ def write_planted(
     gain = np.float32(np.sqrt(np.mean(grow**2)))  # undoes what the outliers do to the norm
 
     def norm(scale: float) -> NDArray[np.float32]:
-        return np.float32(scale) * (1 + 0.1 * normal(hidden))
+        gains: NDArray[np.float32] = np.float32(scale) * (1 + 0.1 * normal(hidden))
+        return gains
 
     embedding = normal(tokenizer.get_vocab_size(), hidden)
     loudness = 1.0 if has_biases else 0.05  # qwen3's scores are probabilities, which saturate

@@ -50,7 +50,8 @@ def write_planted(directory: Path, *, outlier: float, massive: float) -> None:
     gain = np.float32(np.sqrt(np.mean(grow**2)))  # undoes what the outliers do to a norm
 
     def norm(scale: float) -> NDArray[np.float32]:
-        return np.float32(scale) * (1 + 0.1 * normal(HIDDEN))
+        gains: NDArray[np.float32] = np.float32(scale) * (1 + 0.1 * normal(HIDDEN))
+        return gains
 
     embedding = normal(tokenizer.get_vocab_size(), HIDDEN)
     signs = np.resize([1, -1], len(outliers))  # their sum is 0, or a norm would subtract it

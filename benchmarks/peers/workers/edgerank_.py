@@ -17,8 +17,8 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
     from edgerank import Reranker
 
     reranker = Reranker(work / "bundle", threads=threads)
-    bundle = reranker.bundle
-    files = [bundle.directory / name for name in bundle.manifest.files if name.startswith("model.")]
+    variant = reranker.variant.variant
+    files = [reranker.bundle.directory / name for name in (variant.graph, *variant.weights)]
     return worker.Model(worker.as_pairs(reranker.score_pairs), files)
 
 
