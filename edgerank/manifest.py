@@ -118,7 +118,7 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top10_overlap: float  # share of a query's first ten, mean over queries
     min_top10_overlap: float
     worst: tuple[Compared, ...]  # the documents with the largest errors
-    # after each layer: rms error of the stream / its rms; nothing for imported graphs
+    # after each layer: rms error of the stream / its rms; nothing for exported graphs
     layers: tuple[float, ...]
 
 
