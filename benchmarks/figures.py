@@ -50,12 +50,15 @@ def render(records: Sequence[Record]) -> str:
             machines.append(record.machine)
     parts = [INTRODUCTION.rstrip(), *_machine_table(machines)]
     for group, members in catalogue.GROUPS.items():
-        parts.append(f"## {group.capitalize()}: {catalogue.TITLES[group]}")
+        title = catalogue.TITLES[group]
+        parts.append(f"## {title[0].upper()}{title[1:]}")
         for name in members:
             parts.append(f"### {name}\n\n{catalogue.question(group, name)}")
-            for record in records:
-                if record.benchmark == name:
-                    parts += _figures(record, machines.index(record.machine))
+            found = [record for record in records if record.benchmark == name]
+            for record in found:
+                parts += _figures(record, machines.index(record.machine))
+            if not found:
+                parts.append("Not recorded yet.")
     return "\n\n".join(parts) + "\n"
 
 

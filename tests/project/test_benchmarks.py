@@ -180,7 +180,7 @@ def test_the_page_names_command_machine_and_commit_of_every_figure():
     assert section.count(f"`{record.command}`") == 2
     assert f"machine 2, {record.date}, commit abc123" in section
     assert "| c | 2 |  |" in section
-    assert "Another CPU" in page[page.index("## Machines") : page.index("## Micro")]
+    assert "Another CPU" in page[page.index("## Machines") : page.index("## Operators and")]
 
 
 def test_the_committed_page_is_what_the_records_render_to():
