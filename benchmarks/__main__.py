@@ -95,8 +95,8 @@ def _print(rows: list[Row]) -> None:
     for table in tables(rows):
         printed = Table(box=rich.box.SIMPLE_HEAD)
         for place, column in enumerate(table.columns):
-            justify = "left" if place < table.num_labels else "right"
-            printed.add_column(column, justify=justify, overflow="fold")
+            is_label = place < table.num_labels
+            printed.add_column(column, justify="left" if is_label else "right", overflow="fold")
         for cells in table.rows:
             printed.add_row(*cells)
         console.print(printed)
