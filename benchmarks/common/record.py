@@ -16,6 +16,8 @@ from benchmarks.common.machine import Machine, describe_machine
 from benchmarks.common.paths import ROOT
 from edgerank.files import write_atomically
 
+RESULTS = "benchmarks/records", "docs/benchmarks.md"  # what runs change
+
 
 class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
     """A value with its unit; of several samples, the median and the quartiles around it."""
@@ -98,11 +100,13 @@ def read_record(path: Path) -> Record:
 
 
 def _commit() -> str:
-    """Name the commit that is checked out, "" outside of a checkout."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()
+    """Name the commit that is checked out, "" outside of a checkout; "-dirty" if code differs."""
+    commit = _git("rev-parse", "--short=10", "HEAD")
+    if commit.returncode != 0:
+        return ""
+    difference = _git("diff", "--quiet", "HEAD", "--", ".", *(f":!{path}" for path in RESULTS))
+    return commit.stdout.strip() + ("-dirty" if difference.returncode else "")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
