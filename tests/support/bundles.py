@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,7 @@ def made_once(
     target = base / "shared" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        done = target.parent / f"{name}.done"
+        done = Path(f"{target}.done")
         if not done.exists():
             make(target)
             done.touch()
@@ -70,14 +72,16 @@ def bundles(
     """A directory of bundles called <checkpoint>.<precision>."""
     from quantize import quantize
 
-    def make(directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
-        for checkpoint in (qwen2, cross_encoder, embedding):
-            for precision in PRECISIONS:
-                target = directory / f"{checkpoint.name}.{precision}"
-                quantize(checkpoint, target, precision=precision)
-
-    return made_once(tmp_path_factory, "bundles", make)
+    wanted = list(product((qwen2, cross_encoder, embedding), PRECISIONS))
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
+        wanted.reverse()  # two processes meet in the middle
+    for checkpoint, precision in wanted:
+        made = made_once(
+            tmp_path_factory,
+            f"bundles/{checkpoint.name}.{precision}",
+            partial(quantize, checkpoint, precision=precision),
+        )
+    return made.parent
 
 
 def prompt_encoder(bundle: Bundle, max_length: int) -> PromptEncoder:
