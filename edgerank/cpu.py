@@ -47,7 +47,7 @@ def flush_denormals() -> None:
     """Let the calling thread take floats below 1.2e-38 for zero, on x86-64 with glibc.
 
     A masked key's attention weight is such a float, and x86 handles each in microcode: a softmax
-    with half of its keys masked takes several times as long (``benchmarks/operators.py``).
+    with half of its keys masked takes several times as long (``benchmarks/micro/operators.py``).
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return

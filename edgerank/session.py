@@ -41,7 +41,7 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
     options.log_severity_level = ERRORS
-    # no fusions: SkipLayerNormalization takes three times its parts (benchmarks/operators.py)
+    # no fusions: SkipLayerNormalization takes three times its parts (benchmarks/micro/operators.py)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
     options.add_session_config_entry("session.set_denormal_as_zero", "1")

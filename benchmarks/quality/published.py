@@ -28,7 +28,7 @@ COMPARABLE = ("activated", "logit", "sigmoid")  # kinds; others are of single te
 INCOMPARABLE = ("SINGLE", "GGUF", "int8", "Int8", "CTranslate")
 
 
-class Record(msgspec.Struct, frozen=True):
+class PublishedRecord(msgspec.Struct, frozen=True):
     """Scores that someone published."""
 
     model: str
@@ -54,18 +54,20 @@ class Record(msgspec.Struct, frozen=True):
         return is_pair and not any(word in words for word in INCOMPARABLE)
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[PublishedRecord]:
     """Read the published scores that a reranker's can be held against."""
-    records = msgspec.json.decode(path.read_bytes(), type=list[Record])
+    records = msgspec.json.decode(path.read_bytes(), type=list[PublishedRecord])
     return [record for record in records if record.is_comparable]
 
 
-def records_of(records: Sequence[Record], name: str) -> list[Record]:
+def records_of(records: Sequence[PublishedRecord], name: str) -> list[PublishedRecord]:
     """Find those of a model, by its full name or the part after the owner's."""
     return [record for record in records if name in (record.model, record.model.split("/")[-1])]
 
 
-def differences(reranker: Reranker, records: Sequence[Record]) -> Iterator[tuple[Record, float]]:
+def differences(
+    reranker: Reranker, records: Sequence[PublishedRecord]
+) -> Iterator[tuple[PublishedRecord, float]]:
     """Yield the largest difference of each record, relative to scores beyond 1."""
     for record in records:
         known = np.array([np.nan if s is None else s for s in record.scores], np.float64)
@@ -103,7 +105,7 @@ def measure(checkpoint: Path, model: str | None, records: Path | None) -> Iterat
         raise click.ClickException(f"float32 misses the scores of {', '.join(missed)}")
 
 
-def row(model: str, precision: str, record: Record, difference: float) -> Row:
+def row(model: str, precision: str, record: PublishedRecord, difference: float) -> Row:
     labels = {
         "model": model,
         "precision": precision,

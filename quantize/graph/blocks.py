@@ -3,7 +3,7 @@
 Everything lies on one flat token axis T without padding. Only attention leaves it: queries and
 keys are gathered into a grid with one sequence a row, attended to, and gathered back. At 512
 tokens this takes a third of the time of attention on the flat axis under a mask, which computes
-every document against every other (``benchmarks/attention.py``).
+every document against every other (``benchmarks/micro/attention.py``).
 """
 
 from __future__ import annotations

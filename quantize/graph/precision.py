@@ -28,7 +28,7 @@ ZERO_POINT = 128
 SHIFTED_ZERO_POINT = 16  # of rows that hardly go below zero
 OBSERVED = "rows/"  # before a site, the name of the output with its rows
 SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
-FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/slices.py)
+FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/model/slices.py)
 SLICE_MULTIPLE = 64  # channels, so that slices are whole vectors and blocks
 INT4_BLOCK = 32  # weights that share a scale
 
