@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +41,8 @@ def atomic_directory(target: Path, can_replace: Callable[[Path], bool]) -> Itera
     :raises FileExistsError: it may not
     :raises OSError: the directory cannot be written
     """
+    import shutil  # slow to load, and of no use to who only ranks
+
     if target.exists() and not can_replace(target):
         raise FileExistsError(target)
     made = [parent for parent in target.parents if not parent.exists()]
@@ -107,4 +107,4 @@ def decode_line(name: str, number: int, line: bytes, kind: type[T]) -> T:
 
 def _beside(path: Path) -> Path:
     """Return a hidden name in the same directory that nothing else has."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}")
