@@ -21,7 +21,7 @@ INTRODUCTION = """\
 
 `python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME --help` says how one
 measures; both run in the environment of `make test` (`.venv/dev/bin/python`). `--json FILE` writes
-a record, and this page shows those in `benchmarks/records/`. Candidates take turns, round by round;
+a record, and this page shows those in `benchmarks/records/`. Candidates alternate, round by round;
 figures of several rounds are medians, with quartiles in brackets. A machine's rates change from
 hour to hour: compare figures of one command.
 """

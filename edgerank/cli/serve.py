@@ -81,12 +81,12 @@ def serve(**by_parameter: Any) -> None:
     values = Values(by_parameter)
     with needs_extra("serving", "server"):
         from edgerank.serving.app import serve as run
-        from edgerank.serving.grpc.door import GrpcDoor
+        from edgerank.serving.grpc.transport import GrpcTransport
     if values[table.OTLP_ENDPOINT] is not None:
         with needs_extra("tracing", "tracing"):
             import edgerank.serving.grpc.tracing
             import edgerank.serving.tracing  # noqa: F401
-    run(_server_settings(values), [GrpcDoor])
+    run(_server_settings(values), [GrpcTransport])
 
 
 def _server_settings(values: Values) -> ServerSettings:

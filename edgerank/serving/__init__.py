@@ -1,1 +1,1 @@
-"""The server without its doors: requests of any transport, scheduled onto one engine."""
+"""The server of any transport: requests, scheduled onto one engine."""

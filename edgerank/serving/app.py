@@ -1,4 +1,4 @@
-"""The server's life: listen, load, serve, reload, drain. Transports are doors to it."""
+"""The server's life: listen, load, serve, reload, drain, whatever the transport."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ServerSettings:
     model_settings: ModelSettings = field(default_factory=ModelSettings)
 
 
-class Door(Protocol):
+class Transport(Protocol):
     """A transport: it passes each call through ``Calls`` and has ``Inference`` answer it."""
 
     async def open(self) -> list[str]:
@@ -64,10 +64,10 @@ class Door(Protocol):
         """End the calls in progress, if any."""
 
 
-MakeDoor = Callable[[ServerSettings, Inference, Calls], Door]
+MakeTransport = Callable[[ServerSettings, Inference, Calls], Transport]
 
 
-def serve(settings: ServerSettings, make_doors: Sequence[MakeDoor]) -> None:
+def serve(settings: ServerSettings, make_transports: Sequence[MakeTransport]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
 
     :raises EdgerankError: a setting, an address or a bundle is unusable
@@ -82,10 +82,10 @@ def serve(settings: ServerSettings, make_doors: Sequence[MakeDoor]) -> None:
     logs.configure(settings.log_level)
     # the engine has the cores: a text is tokenised by the thread that asks for it
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    asyncio.run(_serve(settings, make_doors))
+    asyncio.run(_serve(settings, make_transports))
 
 
-async def _serve(settings: ServerSettings, make_doors: Sequence[MakeDoor]) -> None:
+async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTransport]) -> None:
     if settings.otlp_endpoint is not None:
         from edgerank.serving.tracing import send_spans  # its libraries are an extra of their own
 
@@ -97,34 +97,36 @@ async def _serve(settings: ServerSettings, make_doors: Sequence[MakeDoor]) -> No
     inference = Inference(models, scheduler, settings.limits, metrics)
     tokens = None if settings.tokens is None else BearerTokens(settings.tokens)
     calls = Calls(metrics, tokens, settings.limits.max_calls)
-    doors = [make_door(settings, inference, calls) for make_door in make_doors]
+    transports = [make_transport(settings, inference, calls) for make_transport in make_transports]
     try:
-        addresses = [address for door in doors for address in await door.open()]
+        addresses = [address for transport in transports for address in await transport.open()]
         if settings.metrics is not None:
             _listen_for_scrapes(metrics, *settings.metrics)
         log.info("listening", extra={"addresses": addresses, "pid": os.getpid()})
-        await _serve_until_told(doors, models, settings.drain_s)
+        await _serve_until_told(transports, models, settings.drain_s)
     finally:
-        await asyncio.gather(*(door.close() for door in doors))
+        await asyncio.gather(*(transport.close() for transport in transports))
         await asyncio.to_thread(scheduler.close)
         inference.close()
     log.info("stopped")
 
 
-async def _serve_until_told(doors: Sequence[Door], models: Models, drain_s: float) -> None:
+async def _serve_until_told(
+    transports: Sequence[Transport], models: Models, drain_s: float
+) -> None:
     """Load the models, serve, and drain after a signal."""
     stop = asyncio.Event()
     reload = asyncio.Event()
     _handle_signals(stop, reload)
     await asyncio.to_thread(models.load)
-    for door in doors:
-        await door.serve()
+    for transport in transports:
+        await transport.serve()
     log.info("serving", extra={"models": {model.name: model.digest for model in models.all()}})
     reloader = asyncio.create_task(_reload_when_asked(models, reload))
     await stop.wait()
     reloader.cancel()
     log.info("draining")
-    await asyncio.gather(*(door.drain(drain_s) for door in doors))
+    await asyncio.gather(*(transport.drain(drain_s) for transport in transports))
 
 
 def _listen_for_scrapes(metrics: Metrics, host: str, port: int) -> None:

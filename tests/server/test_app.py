@@ -1,4 +1,4 @@
-"""The server's life, with doors that are no transport."""
+"""The server's life, with transports that have no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def leave_the_log_alone(monkeypatch):
     monkeypatch.setattr(logs, "configure", lambda level: None)
 
 
-class Door:
+class Transport:
     """Asks one question when it opens and one when it serves."""
 
     def __init__(self, settings: ServerSettings, inference: Inference, calls: Calls) -> None:
@@ -53,7 +53,7 @@ class Door:
         self.events.append("close")
 
 
-class Last(Door):
+class Last(Transport):
     """Has the server stop once it serves."""
 
     async def serve(self) -> None:
@@ -61,43 +61,43 @@ class Last(Door):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run(bundle: Path, *kinds: type[Door]) -> list[Door]:
-    """Run a server with doors of these kinds; return the doors."""
-    doors: list[Door] = []
+def run(bundle: Path, *kinds: type[Transport]) -> list[Transport]:
+    """Run a server with transports of these kinds; return the transports."""
+    transports: list[Transport] = []
 
-    def maker(kind: type[Door]):
-        def make(*arguments) -> Door:
-            doors.append(kind(*arguments))
-            return doors[-1]
+    def maker(kind: type[Transport]):
+        def make(*arguments) -> Transport:
+            transports.append(kind(*arguments))
+            return transports[-1]
 
         return make
 
     try:
         serve(ServerSettings({"model": bundle}, drain_s=1.5), [maker(kind) for kind in kinds])
     finally:
-        run.doors = doors
-    return doors
+        run.transports = transports
+    return transports
 
 
 def test_each_door_is_opened_serves_and_is_drained(bundles):
-    doors = run(bundles / "cross-encoder.int8", Door, Last)
-    for door in doors:
-        assert door.events == ["open", NotReady.__name__, "serve", "drain 1.5", "close"]
-        assert door.scored.scores.shape == (2,)
+    transports = run(bundles / "cross-encoder.int8", Transport, Last)
+    for transport in transports:
+        assert transport.events == ["open", NotReady.__name__, "serve", "drain 1.5", "close"]
+        assert transport.scored.scores.shape == (2,)
 
 
-class Shut(Door):
+class Shut(Transport):
     async def open(self) -> list[str]:
         raise EdgerankError("the address cannot be listened on")
 
 
 def test_a_door_that_cannot_be_opened_ends_the_server(bundles):
     with pytest.raises(EdgerankError, match="cannot be listened on"):
-        run(bundles / "cross-encoder.int8", Door, Shut)
-    assert run.doors[0].events == ["open", NotReady.__name__, "close"]
+        run(bundles / "cross-encoder.int8", Transport, Shut)
+    assert run.transports[0].events == ["open", NotReady.__name__, "close"]
 
 
 def test_a_bundle_that_cannot_be_opened_ends_the_server(tmp_path):
     with pytest.raises(BundleError):
-        run(tmp_path / "absent", Door)
-    assert run.doors[0].events == ["open", NotReady.__name__, "close"]
+        run(tmp_path / "absent", Transport)
+    assert run.transports[0].events == ["open", NotReady.__name__, "close"]

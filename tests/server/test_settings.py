@@ -39,7 +39,7 @@ def settings(monkeypatch, tmp_path):
     """What a server is told, by the text of a file, flags and the environment."""
     told: list[ServerSettings] = []
     monkeypatch.setattr(
-        edgerank.serving.app, "serve", lambda settings, doors: told.append(settings)
+        edgerank.serving.app, "serve", lambda settings, transports: told.append(settings)
     )
 
     def read(text: str, *flags: str, **environment: str) -> ServerSettings:

@@ -1,4 +1,4 @@
-"""The gRPC door: the server that listens, its services, and how it opens and closes."""
+"""The gRPC transport: the server that listens, its services, and how it opens and closes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ WORDINGS = {  # of errors, by method; those of ``messages.WORDING`` for all othe
 SOCKET_MODE = 0o660  # owner and group
 
 
-class GrpcDoor:
-    """A gRPC server on the addresses of ``--listen``; see ``serving.app.Door``."""
+class GrpcTransport:
+    """A gRPC server on the addresses of ``--listen``; see ``serving.app.Transport``."""
 
     def __init__(self, settings: ServerSettings, inference: Inference, calls: Calls) -> None:
         self._settings = settings
