@@ -24,7 +24,7 @@ from edgerank.errors import (
 )
 
 ERRORS: Mapping[grpc.StatusCode, type[InputError] | type[ServerError]] = {
-    grpc.StatusCode.CANCELLED: ServerError,
+    grpc.StatusCode.CANCELLED: Unavailable,  # by a server that stops: gRPC drops what came late
     grpc.StatusCode.UNKNOWN: ServerFailure,
     grpc.StatusCode.INVALID_ARGUMENT: InputError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
