@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
     """Turn paths into text, for JSON."""
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
+    return value.name if isinstance(value, Path) else value  # where it lies is the machine's own
 
 
 def _print(rows: list[Row]) -> None:
