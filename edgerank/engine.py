@@ -73,29 +73,33 @@ class Gatherer:
     """Results of micro-batches, put where their score ids say."""
 
     def __init__(self, output: Output, num_scores: int) -> None:
-        self._output = output
+        self._is_ragged = output.per == "token"
         self._num_scores = num_scores
-        self._rows: Array | None = None
-        self._ragged: list[Array] = [np.zeros((0, 0), np.float32)] * num_scores
+        self._results: Results | None = None
 
     def add(self, batch: Batch, raw: Array) -> None:
         """Keep a micro-batch's results: [B, ...] of sequences, or [T, ...] of tokens."""
-        if self._output.per == "token":
+        if self._results is None:
+            self._results = self._make_room(raw)
+        if isinstance(self._results, list):
             ends = np.cumsum(batch.lengths)
             for score_id, end, length in zip(batch.score_ids, ends, batch.lengths, strict=True):
-                self._ragged[score_id] = raw[end - length : end]
-            return
-        if self._rows is None:
-            self._rows = np.zeros((self._num_scores, *raw.shape[1:]), np.float32)
-        scored = batch.score_ids >= 0
-        self._rows[batch.score_ids[scored]] = raw[scored]
+                self._results[score_id] = raw[end - length : end]
+        else:
+            scored = batch.score_ids >= 0
+            self._results[batch.score_ids[scored]] = raw[scored]
 
     @property
     def results(self) -> Results:
         """The results by score id."""
-        if self._output.per == "token":
-            return self._ragged
-        return np.zeros(0, np.float32) if self._rows is None else self._rows
+        if self._results is not None:
+            return self._results
+        return [] if self._is_ragged else np.zeros(0, np.float32)
+
+    def _make_room(self, raw: Array) -> Results:
+        if self._is_ragged:
+            return [raw[:0]] * self._num_scores
+        return np.zeros((self._num_scores, *raw.shape[1:]), np.float32)
 
 
 def gather(results: Iterable[tuple[Batch, Array]], output: Output, num_scores: int) -> Results:
