@@ -4,7 +4,7 @@ A micro-batch is a list of segments laid end to end. For attention each segment 
 keys: the shared prefix, or the earlier chunks of a long document. Rows are counted over
 past ++ flat axis, the past being what was cached from earlier micro-batches.
 
-A decoder's prefix rides in the first micro-batch of its query and is cached for the others, so it
+A decoder's prefix is part of the first micro-batch of its query and is cached for the others, so it
 costs no run of its own; small queries share a micro-batch. A document longer than a micro-batch
 goes through in chunks, each with everything before it as past.
 """
@@ -154,15 +154,15 @@ def _pack_large(group: Group, max_tokens: int) -> Iterator[Batch]:
     ordered = _longest_first(group)
     long, short = ordered[: sum(is_long)], ordered[sum(is_long) :]
 
-    rides = not long and prefix_length + len(ordered[0][0]) <= max_tokens
-    if not rides:
+    includes_prefix = not long and prefix_length + len(ordered[0][0]) <= max_tokens
+    if not includes_prefix:
         yield from _chunks(group.prefix, 0, max_tokens, UNSCORED)
     for tokens, score_id in long:
         yield from _chunks(tokens, prefix_length, max_tokens, score_id)
-    first_budget = max_tokens - prefix_length if rides else max_tokens
+    first_budget = max_tokens - prefix_length if includes_prefix else max_tokens
     for number, batch in enumerate(_fill(short, first_budget, max_tokens, prefix_length)):
         segments = [Segment(tokens, 0, prefix_length, score_id) for tokens, score_id in batch]
-        if rides and number == 0:
+        if includes_prefix and number == 0:
             head = Segment(group.prefix, 0, 0, UNSCORED)
             yield _build([head, *segments], 0, prefix_length, True)
         else:

@@ -25,7 +25,7 @@ class Timings:
 
     total_s: float  # from the first look at the request to the response
     tokenize_s: float  # text into tokens, with the wait for a thread
-    queue_s: float  # waiting for the engine, which takes turns among requests
+    queue_s: float  # waiting for the engine, which other requests use too
     inference_s: float  # in micro-batches that the request had a part in
 
 

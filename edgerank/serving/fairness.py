@@ -4,9 +4,9 @@ Clients share the engine, and so do the requests of one client, by virtual time 
 flow. A flow's virtual time begins with the clock's when the flow comes, and grows by the tokens
 that are computed for it. The clock advances by the tokens computed for anyone over the number of
 flows: by what each one's share is. A flow whose virtual time is not ahead of the clock has had no
-more than its share and may be next. So a long request takes turns with those that come later. Nor
-can a stream of new ones with earlier deadlines starve it: flows whose virtual time is far behind
-the clock go before all others.
+more than its share and may be next. So the micro-batches of a long request alternate with those of
+later requests. Nor can a stream of new requests with earlier deadlines starve a long one: flows
+whose virtual time is far behind the clock go before all others.
 """
 
 from __future__ import annotations

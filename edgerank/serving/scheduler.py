@@ -1,7 +1,7 @@
 """The engine's thread: micro-batches of all requests, one at a time.
 
 A request that fits a micro-batch shares it with others that wait; a longer one is computed step by
-step, and before each step ``fairness`` says whose turn it is. So a client that is gone, or whose
+step, and before each step ``fairness`` chooses the request. So a client that is gone, or whose
 time is up, costs at most the micro-batch that it is in. All models share the thread, and so the
 cores: ONNX Runtime computes one micro-batch with all of its threads, then the next.
 """
@@ -32,7 +32,7 @@ from edgerank.serving.jobs import (
 )
 from edgerank.serving.pace import Pace
 
-MAX_STARTED = 4  # long requests that take turns: each holds the keys and values of its prefix
+MAX_STARTED = 4  # long requests that alternate: each holds the keys and values of its prefix
 MAX_CANDIDATES = 64  # small jobs that are looked at to fill a micro-batch
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
 UNKNOWN_RETRY_S = 1.0  # while no micro-batch has shown how fast the engine is
@@ -154,7 +154,7 @@ class Scheduler:
         own, everything = job.tokens_left, max(job.tokens_left, self.queue_tokens)
         if job.is_small:  # it ends with those that share its micro-batch
             num_tokens = min(everything, job.runner.max_batch_tokens)
-        else:  # it takes turns with others that are started
+        else:  # its micro-batches alternate with those of others
             num_tokens = min(everything, own * min(len(self._queue), MAX_STARTED))
         return time.monotonic() + num_tokens * pace.safe + ANSWER_S >= job.deadline
 
@@ -173,7 +173,7 @@ class Scheduler:
                 self._run(jobs)
 
     def _choose(self) -> tuple[list[Job], list[Job]]:
-        """Return the job whose turn it is, with those that share its micro-batch, and the late."""
+        """Return the job to compute next, with those that share its micro-batch, and the late."""
         job = self._queue.next(may_start_long=self._queue.num_started < MAX_STARTED)
         if job is None:
             return [], []
