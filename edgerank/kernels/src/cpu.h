@@ -1,0 +1,13 @@
+// Which instruction sets this CPU and its operating system offer.
+#pragma once
+
+struct CpuFeatures {
+  bool avx2 = false;         // with FMA
+  bool avx_vnni = false;     // vpdpbusd on 256 bits
+  bool avx512 = false;       // F, BW, DQ and VL
+  bool avx512_vnni = false;  // vpdpbusd on 512 bits
+  bool dotprod = false;      // Arm: sdot
+  bool i8mm = false;         // Arm: smmla
+};
+
+CpuFeatures detect_cpu();

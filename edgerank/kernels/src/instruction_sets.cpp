@@ -1,0 +1,65 @@
+#include "instruction_sets.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+
+#include "cpu.h"
+#include "kernels.h"
+
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels;
+#elif defined(__aarch64__)
+extern const Kernels dotprod_kernels, i8mm_kernels;
+#endif
+
+namespace {
+
+struct Available {
+  const Kernels* kernels[5] = {};  // the fastest first; null ends the list
+  char names[80] = "";
+  std::atomic<const Kernels*> chosen;
+
+  Available() {
+    const CpuFeatures cpu = detect_cpu();
+    int count = 0;
+    const auto add = [&](bool is_there, const Kernels& kernels_of_set) {
+      if (is_there) kernels[count++] = &kernels_of_set;
+    };
+#if defined(__x86_64__)
+    add(cpu.avx512_vnni, avx512_vnni_kernels);
+    add(cpu.avx_vnni, avx_vnni_kernels);
+    add(cpu.avx512, avx512_kernels);
+    add(cpu.avx2, avx2_kernels);
+#elif defined(__aarch64__)
+    add(cpu.i8mm, i8mm_kernels);
+    add(cpu.dotprod, dotprod_kernels);
+#endif
+    for (int i = 0; i < count; ++i) {
+      const size_t used = std::strlen(names);
+      std::snprintf(names + used, sizeof(names) - used, i ? ",%s" : "%s", kernels[i]->name);
+    }
+    chosen = kernels[0];
+  }
+};
+
+Available& available() {
+  static Available found;
+  return found;
+}
+
+}  // namespace
+
+const Kernels* chosen_kernels() { return available().chosen; }
+
+const char* edgerank_instruction_sets() { return available().names; }
+
+int edgerank_use_instruction_set(const char* name) {
+  for (const Kernels* const* it = available().kernels; *it; ++it) {
+    if (std::strcmp((*it)->name, name) == 0) {
+      available().chosen = *it;
+      return 1;
+    }
+  }
+  return 0;
+}

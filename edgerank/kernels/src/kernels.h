@@ -1,0 +1,123 @@
+// What is compiled once for each instruction set, and the operands that it is given.
+//
+// Operators (projection.cpp, linear.cpp, feed_forward.cpp, attention.cpp) read ONNX Runtime's
+// tensors and cut the work into tasks; a task calls one of the functions below. The functions'
+// sources (rows.h, product.h, attend.h) are included by instruction_set_*.cpp, each of which is
+// compiled with its own flags.
+#pragma once
+
+#include <cstdint>
+
+// How rows become integers. The arithmetic is that of the stock operators in
+// quantize/graph/precision.py, operation by operation:
+//
+//   peak     = max |x|, or with a one-sided range max(max x, floor)
+//   step     = peak * (1 / levels)
+//   integers = clamp(round(x * (levels / peak)) + zero_point, 0, 255), ties to even
+//   y        = float(sum of (integers - zero_point) * weights) * scales * step + bias
+//
+// A zero point of 128 means the symmetric range of 127 levels to each side; any other leaves
+// 255 - zero_point levels above zero.
+struct RowRange {
+  int zero_point = 128;
+  float floor = 0;  // the least peak of a one-sided range
+
+  bool is_symmetric() const { return zero_point == 128; }
+  float levels() const { return is_symmetric() ? 127.0f : 255.0f - float(zero_point); }
+};
+
+// An int8 matrix [depth, columns], laid out by Kernels::pack, and what turns sums into floats.
+struct Matrix {
+  int64_t depth = 0;
+  int64_t columns = 0;
+  const int8_t* panels = nullptr;
+  const int32_t* corrections = nullptr;  // for each column: zero_point * sum of its weights
+  const float* scales = nullptr;         // of the columns
+  const float* bias = nullptr;           // of the columns, or null
+};
+
+enum class NormKind : int { none = 0, layer = 1, rms = 2 };
+
+struct Norm {
+  NormKind kind = NormKind::none;
+  const float* gain = nullptr;
+  const float* bias = nullptr;  // or null
+  float epsilon = 0;
+};
+
+enum class Activation : int { none = 0, gelu = 1, gelu_tanh = 2, silu = 3 };
+
+// y = activation(norm(x) · matrix + bias) + residual * residual_scales
+struct Linear {
+  Norm norm;
+  RowRange range;
+  Matrix matrix;
+  const float* residual_scales = nullptr;  // of the columns, or null for ones
+};
+
+// Heads of queries or of keys, which are the leading columns of a projection's part.
+struct Heads {
+  int64_t count = 0;
+  int64_t size = 0;
+  Norm norm;  // of each head
+};
+
+// Queries, and keys beside values: products of the same normalised rows.
+struct Projection {
+  Norm norm;
+  RowRange range;
+  int64_t width = 0;
+  int num_parts = 0;
+  Matrix parts[2];
+  Heads heads[2];  // count 0: neither normalised nor rotated
+};
+
+// y = down(activation(norm(x) · up + bias) * gated) + bias + residual; gated = norm(x) · gate or 1
+struct FeedForward {
+  Norm norm;
+  RowRange range;
+  RowRange inner_range;
+  Activation activation = Activation::none;
+  bool is_gated = false;
+  Matrix up, gate, down;
+  const float* residual_scales = nullptr;
+};
+
+// Attention of one sequence's queries to its keys, for one head of keys and values.
+struct AttentionTask {
+  // queries: `num_queries` rows of `num_heads` heads each, all of which share the keys
+  const float* query = nullptr;  // of the flat axis, at the first of the heads
+  int64_t query_stride = 0;
+  const int64_t* query_rows = nullptr;
+  int64_t num_queries = 0;
+  int64_t num_heads = 0;
+  int64_t head_size = 0;
+  float scale = 1;
+  // keys: rows of past ++ flat axis, of which a query sees those from first_seen to end_seen
+  const float* past = nullptr;  // at the head
+  const float* keys = nullptr;  // of the flat axis, at the head
+  int64_t past_length = 0;
+  int64_t key_stride = 0;
+  int64_t value_offset = 0;  // from a key to its value
+  const int64_t* key_rows = nullptr;
+  int64_t num_keys = 0;
+  const int32_t* first_seen = nullptr;  // for each query
+  const int32_t* end_seen = nullptr;
+  float* output = nullptr;  // as the queries
+  int64_t output_stride = 0;
+};
+
+struct Kernels {
+  const char* name;       // as Linux names the instruction set
+  int64_t panel_columns;  // columns of a panel; the last is filled up with zeros
+  int64_t depth_step;     // likewise rows of a matrix
+
+  void (*pack)(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels);
+  // rows of x from the first on; `normed` may be null
+  void (*project)(const Projection&, const float* x, int64_t rows, const float* cosines,
+                  const float* sines, float* const outputs[2], float* normed);
+  void (*linear)(const Linear&, const float* x, int64_t rows, const float* residual, float* y);
+  void (*feed_forward)(const FeedForward&, const float* x, int64_t rows, const float* residual,
+                       float* y);
+  void (*attend)(const AttentionTask&);
+};

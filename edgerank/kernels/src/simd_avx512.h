@@ -1,0 +1,51 @@
+// Vectors of 16 floats: AVX-512 F, BW, DQ and VL.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+using Floats = __m512;  // + - * / work on it
+
+constexpr int WIDTH = 16;
+constexpr int TILE_VECTORS = 4;  // of a float tile: 6 x 4 accumulators of 32 registers
+
+inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+inline Floats splat(float value) { return _mm512_set1_ps(value); }
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline Floats load_first(const float* from, int64_t count) {
+  return _mm512_maskz_loadu_ps(first(count), from);
+}
+inline void store(float* to, Floats x) { _mm512_storeu_ps(to, x); }
+inline void store_first(float* to, Floats x, int64_t count) {
+  _mm512_mask_storeu_ps(to, first(count), x);
+}
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline Floats magnitude(Floats x) { return _mm512_abs_ps(x); }
+inline float largest_of(Floats x) { return _mm512_reduce_max_ps(x); }
+inline float sum_of(Floats x) { return _mm512_reduce_add_ps(x); }
+inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+
+// x * 2^n for whole n
+inline Floats times_power_of_two(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+
+// a / b within two units in the last place
+inline Floats quotient(Floats a, Floats b) {
+  Floats inverse = _mm512_rcp14_ps(b);
+  inverse = inverse * _mm512_fnmadd_ps(b, inverse, _mm512_set1_ps(2.0f));
+  return a * inverse;
+}
+
+// Stores clamp(round(x) + zero_point, 0, 255) of 16 floats.
+inline void store_integers(uint8_t* to, Floats x, int zero_point) {
+  __m512i integers = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(zero_point));
+  integers = _mm512_max_epi32(integers, _mm512_setzero_si512());
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(integers));
+}
+
+}  // namespace
