@@ -16,7 +16,7 @@ extern const Kernels dotprod_kernels, i8mm_kernels;
 namespace {
 
 struct Available {
-  const Kernels* kernels[5] = {};  // the fastest first; null ends the list
+  const Kernels* kernels[MAX_INSTRUCTION_SETS + 1] = {};  // the fastest first; null ends the list
   char names[80] = "";
   std::atomic<const Kernels*> chosen;
 
@@ -27,13 +27,25 @@ struct Available {
       if (is_there) kernels[count++] = &kernels_of_set;
     };
 #if defined(__x86_64__)
+#if !defined(EDGERANK_WITHOUT_AVX512_VNNI)
     add(cpu.avx512_vnni, avx512_vnni_kernels);
+#endif
+#if !defined(EDGERANK_WITHOUT_AVX_VNNI)
     add(cpu.avx_vnni, avx_vnni_kernels);
+#endif
+#if !defined(EDGERANK_WITHOUT_AVX512)
     add(cpu.avx512, avx512_kernels);
+#endif
+#if !defined(EDGERANK_WITHOUT_AVX2)
     add(cpu.avx2, avx2_kernels);
+#endif
 #elif defined(__aarch64__)
+#if !defined(EDGERANK_WITHOUT_I8MM)
     add(cpu.i8mm, i8mm_kernels);
+#endif
+#if !defined(EDGERANK_WITHOUT_DOTPROD)
     add(cpu.dotprod, dotprod_kernels);
+#endif
 #endif
     for (int i = 0; i < count; ++i) {
       const size_t used = std::strlen(names);
@@ -51,6 +63,12 @@ Available& available() {
 }  // namespace
 
 const Kernels* chosen_kernels() { return available().chosen; }
+
+int place_of(const Kernels& kernels) {
+  int place = 0;
+  while (available().kernels[place] != &kernels) ++place;
+  return place;
+}
 
 const char* edgerank_instruction_sets() { return available().names; }
 

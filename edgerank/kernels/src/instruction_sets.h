@@ -6,6 +6,10 @@ struct Kernels;  // kernels.h
 // Those that sessions use from now on; null if the CPU can run none.
 const Kernels* chosen_kernels();
 
+// The place of an instruction set among those that this CPU can run.
+constexpr int MAX_INSTRUCTION_SETS = 4;
+int place_of(const Kernels& kernels);
+
 extern "C" {
 
 // Names of the instruction sets that this CPU can run, the fastest first, with commas between.

@@ -47,12 +47,11 @@ struct Norm {
 
 enum class Activation : int { none = 0, gelu = 1, gelu_tanh = 2, silu = 3 };
 
-// y = activation(norm(x) · matrix + bias) + residual * residual_scales
+// y = x · matrix + bias + residual * residual_scales
 struct Linear {
-  Norm norm;
   RowRange range;
   Matrix matrix;
-  const float* residual_scales = nullptr;  // of the columns, or null for ones
+  const float* residual_scales = nullptr;  // of the columns, or null
 };
 
 // Heads of queries or of keys, which are the leading columns of a projection's part.
@@ -72,7 +71,9 @@ struct Projection {
   Heads heads[2];  // count 0: neither normalised nor rotated
 };
 
-// y = down(activation(norm(x) · up + bias) * gated) + bias + residual; gated = norm(x) · gate or 1
+// y = (activation(n · up + bias) * (n · gate)) · down + bias + residual * residual_scales
+//
+// where n = norm(x); without a gate its factor is 1, and without a residual it is n.
 struct FeedForward {
   Norm norm;
   RowRange range;
@@ -83,27 +84,28 @@ struct FeedForward {
   const float* residual_scales = nullptr;
 };
 
-// Attention of one sequence's queries to its keys, for one head of keys and values.
+// Consecutive rows of keys, with their values beside them.
+struct KeyRun {
+  const float* keys = nullptr;  // the first, at the head
+  int64_t count = 0;
+};
+
+// Attention of some of a sequence's queries to its keys, for one head of keys and values.
 struct AttentionTask {
-  // queries: `num_queries` rows of `num_heads` heads each, all of which share the keys
-  const float* query = nullptr;  // of the flat axis, at the first of the heads
+  // queries: consecutive rows, of each of which `num_heads` heads share the keys
+  const float* query = nullptr;  // the first, at the first of the heads
   int64_t query_stride = 0;
-  const int64_t* query_rows = nullptr;
   int64_t num_queries = 0;
   int64_t num_heads = 0;
   int64_t head_size = 0;
   float scale = 1;
-  // keys: rows of past ++ flat axis, of which a query sees those from first_seen to end_seen
-  const float* past = nullptr;  // at the head
-  const float* keys = nullptr;  // of the flat axis, at the head
-  int64_t past_length = 0;
+  // keys: those of the past before those of the flat axis
+  KeyRun runs[2];
   int64_t key_stride = 0;
-  int64_t value_offset = 0;  // from a key to its value
-  const int64_t* key_rows = nullptr;
-  int64_t num_keys = 0;
-  const int32_t* first_seen = nullptr;  // for each query
-  const int32_t* end_seen = nullptr;
-  float* output = nullptr;  // as the queries
+  int64_t value_offset = 0;             // from a key to its value
+  const int32_t* first_seen = nullptr;  // for each query, the first key that it sees
+  const int32_t* end_seen = nullptr;    // and the first after those that it sees
+  float* output = nullptr;              // as the queries
   int64_t output_stride = 0;
 };
 

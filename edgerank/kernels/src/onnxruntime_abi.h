@@ -61,7 +61,8 @@ union OrtApi {
     return entry<61, OrtStatus*(const OrtTensorTypeAndShapeInfo*, size_t*)>()(info, out);
   }
   OrtStatus* GetDimensions(const OrtTensorTypeAndShapeInfo* info, int64_t* out, size_t n) const {
-    return entry<62, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t*, size_t)>()(info, out, n);
+    return entry<62, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t*, size_t)>()(info, out,
+                                                                                       n);
   }
   OrtStatus* GetTensorTypeAndShape(const OrtValue* value, OrtTensorTypeAndShapeInfo** out) const {
     return entry<65, OrtStatus*(const OrtValue*, OrtTensorTypeAndShapeInfo**)>()(value, out);
@@ -83,7 +84,7 @@ union OrtApi {
   OrtStatus* KernelContext_GetInput(const OrtKernelContext* context, size_t index,
                                     const OrtValue** out) const {
     return entry<90, OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**)>()(context,
-                                                                                       index, out);
+                                                                                      index, out);
   }
   // null where the node leaves the output out
   OrtStatus* KernelContext_GetOutput(OrtKernelContext* context, size_t index, const int64_t* shape,

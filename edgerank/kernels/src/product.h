@@ -4,8 +4,8 @@
 //   TILE_ROWS                   rows that are multiplied at once
 //   PANEL_COLUMNS, DEPTH_STEP   the layout of panels
 //   pack(...)                   lays a matrix out
-//   tile<Rows>(integers, stride, panel, steps, sums)   sums[Rows][PANEL_COLUMNS / WIDTH] of Integers
-//   to_floats(Integers)
+//   tile<Rows>(integers, stride, panel, steps, sums)   sums[Rows][PANEL_COLUMNS / WIDTH] of
+//   Integers to_floats(Integers)
 #pragma once
 
 #include "kernels.h"

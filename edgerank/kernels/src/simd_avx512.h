@@ -41,6 +41,50 @@ inline Floats quotient(Floats a, Floats b) {
   return a * inverse;
 }
 
+// x where first <= place < end, else otherwise
+inline Floats within(Floats first_place, Floats place, Floats end, Floats x, Floats otherwise) {
+  const __mmask16 is_after = _mm512_cmp_ps_mask(place, first_place, _CMP_GE_OQ);
+  const __mmask16 is_seen = _mm512_mask_cmp_ps_mask(is_after, place, end, _CMP_LT_OQ);
+  return _mm512_mask_blend_ps(is_seen, otherwise, x);
+}
+
+// to[column * stride + row] = rows[row][offset + column] * factor, 16 by 16
+inline void transpose(const float* const* rows, int64_t offset, Floats factor, float* to,
+                      int64_t stride) {
+  __m512 a[16], b[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) a[i] = load(rows[i] + offset) * factor;
+#pragma GCC unroll 16
+  for (int i = 0; i < 8; ++i) {
+    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    const __m512d lo0 = _mm512_castps_pd(b[4 * i]), lo1 = _mm512_castps_pd(b[4 * i + 2]);
+    const __m512d hi0 = _mm512_castps_pd(b[4 * i + 1]), hi1 = _mm512_castps_pd(b[4 * i + 3]);
+    a[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo0, lo1));
+    a[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo0, lo1));
+    a[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(hi0, hi1));
+    a[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(hi0, hi1));
+  }
+  // lane l of a[4 i + j] holds column 4 l + j of rows 4 i .. 4 i + 3
+#pragma GCC unroll 16
+  for (int j = 0; j < 4; ++j) {
+    b[j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88);
+    b[4 + j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
+    b[8 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
+    b[12 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < 4; ++j) {
+    store(to + j * stride, _mm512_shuffle_f32x4(b[j], b[8 + j], 0x88));
+    store(to + (4 + j) * stride, _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0x88));
+    store(to + (8 + j) * stride, _mm512_shuffle_f32x4(b[j], b[8 + j], 0xdd));
+    store(to + (12 + j) * stride, _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0xdd));
+  }
+}
+
 // Stores clamp(round(x) + zero_point, 0, 255) of 16 floats.
 inline void store_integers(uint8_t* to, Floats x, int zero_point) {
   __m512i integers = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(zero_point));

@@ -29,6 +29,38 @@ inline Integers add_products(Integers sums, __m512i row, __m512i columns) {
 #endif
 }
 
+// Lays a matrix [depth, columns] out in panels; what fills the last ones up is zero.
+inline void pack(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels) {
+  for (int64_t column = 0; column < columns; column += PANEL_COLUMNS) {
+    const int64_t count = columns - column < PANEL_COLUMNS ? columns - column : PANEL_COLUMNS;
+    const __mmask64 mask = count == 64 ? ~__mmask64(0) : (__mmask64(1) << count) - 1;
+    for (int64_t k = 0; k < depth; k += DEPTH_STEP, panels += DEPTH_STEP * PANEL_COLUMNS) {
+      __m512i rows[4];
+      for (int i = 0; i < 4; ++i) {
+        rows[i] = k + i < depth ? _mm512_maskz_loadu_epi8(mask, weight + (k + i) * columns + column)
+                                : _mm512_setzero_si512();
+      }
+      // four rows of 64 bytes into 64 columns of four bytes
+      const __m512i low01 = _mm512_unpacklo_epi8(rows[0], rows[1]);
+      const __m512i high01 = _mm512_unpackhi_epi8(rows[0], rows[1]);
+      const __m512i low23 = _mm512_unpacklo_epi8(rows[2], rows[3]);
+      const __m512i high23 = _mm512_unpackhi_epi8(rows[2], rows[3]);
+      // lane l of fours[j] holds columns 16 l + 4 j and the three after it
+      const __m512i fours[4] = {
+          _mm512_unpacklo_epi16(low01, low23), _mm512_unpackhi_epi16(low01, low23),
+          _mm512_unpacklo_epi16(high01, high23), _mm512_unpackhi_epi16(high01, high23)};
+      const __m512i left01 = _mm512_shuffle_i32x4(fours[0], fours[1], 0x44);
+      const __m512i left23 = _mm512_shuffle_i32x4(fours[2], fours[3], 0x44);
+      const __m512i right01 = _mm512_shuffle_i32x4(fours[0], fours[1], 0xee);
+      const __m512i right23 = _mm512_shuffle_i32x4(fours[2], fours[3], 0xee);
+      _mm512_storeu_si512(panels, _mm512_shuffle_i32x4(left01, left23, 0x88));
+      _mm512_storeu_si512(panels + 64, _mm512_shuffle_i32x4(left01, left23, 0xdd));
+      _mm512_storeu_si512(panels + 128, _mm512_shuffle_i32x4(right01, right23, 0x88));
+      _mm512_storeu_si512(panels + 192, _mm512_shuffle_i32x4(right01, right23, 0xdd));
+    }
+  }
+}
+
 inline __m512i four_of(const uint8_t* row) {
   int32_t four;
   std::memcpy(&four, row, sizeof(four));

@@ -1,0 +1,8 @@
+#include "tile_avx512.h"
+// after the tile
+#include "attend.h"
+#include "tasks.h"
+
+extern const Kernels avx512_vnni_kernels;
+const Kernels avx512_vnni_kernels = {"avx512_vnni", PANEL_COLUMNS, DEPTH_STEP,   pack,
+                                     project,       linear,        feed_forward, attend};

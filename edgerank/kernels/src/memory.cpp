@@ -1,0 +1,78 @@
+#include "memory.h"
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+
+#if defined(_WIN32)
+#include <malloc.h>
+#else
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+constexpr size_t HUGE_PAGE = size_t(2) << 20;
+
+size_t rounded_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
+
+}  // namespace
+
+#if defined(_WIN32)
+
+void* allocate_aligned(size_t bytes) { return _aligned_malloc(rounded_up(bytes, 64), 64); }
+void free_aligned(void* data, size_t) { _aligned_free(data); }
+
+#else
+
+void* allocate_aligned(size_t bytes) {
+  const size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : size_t(4096);
+  void* data = nullptr;
+  if (posix_memalign(&data, alignment, rounded_up(bytes, 4096)) != 0) return nullptr;
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= HUGE_PAGE) madvise(data, rounded_up(bytes, 4096), MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+void free_aligned(void* data, size_t) { std::free(data); }
+
+#endif
+
+#if defined(__linux__)
+
+namespace {
+
+// Whether an address range lies in a private mapping of a file, as /proc/self/maps has it.
+bool is_mapped_file(uintptr_t begin, uintptr_t end) {
+  std::FILE* maps = std::fopen("/proc/self/maps", "re");
+  if (!maps) return false;
+  bool found = false;
+  char line[512];
+  while (!found && std::fgets(line, sizeof(line), maps)) {
+    unsigned long first, last, inode;
+    char access[5];
+    if (std::sscanf(line, "%lx-%lx %4s %*s %*s %lu", &first, &last, access, &inode) != 4) continue;
+    found = first <= begin && end <= last && inode != 0 && access[3] == 'p';
+  }
+  std::fclose(maps);
+  return found;
+}
+
+}  // namespace
+
+void release_mapped(const void* data, size_t bytes) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = rounded_up(reinterpret_cast<uintptr_t>(data), page);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  if (begin < end && is_mapped_file(begin, end)) {
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
+}
+
+#else
+
+void release_mapped(const void*, size_t) {}
+
+#endif

@@ -1,0 +1,177 @@
+#include "operator.h"
+
+#include "memory.h"
+
+const OrtApi* ort = nullptr;
+
+namespace {
+
+int64_t rounded_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+Tensor describe(const OrtValue* value, Errors& errors) {
+  Tensor tensor;
+  if (!value) return tensor;
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  errors.check(ort->GetTensorTypeAndShape(value, &info));
+  if (!info) return tensor;
+  size_t rank = 0;
+  errors.check(ort->GetDimensionsCount(info, &rank));
+  errors.require(rank <= 8, "edgerank.kernels: a tensor has more than 8 dimensions");
+  if (!errors.any()) {
+    tensor.rank = static_cast<int>(rank);
+    errors.check(ort->GetDimensions(info, tensor.shape, rank));
+    errors.check(ort->GetTensorMutableData(const_cast<OrtValue*>(value), &tensor.data));
+  }
+  ort->ReleaseTensorTypeAndShapeInfo(info);
+  // an empty tensor has no data, but is there
+  static char nothing[64];
+  if (!tensor.data && !errors.any()) tensor.data = nothing;
+  return tensor;
+}
+
+}  // namespace
+
+Tensor Node::constant(size_t index, const char* name) const {
+  size_t count = 0;
+  errors_.check(ort->KernelInfo_GetInputCount(info_, &count));
+  if (index >= count) return {};
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  // an input that is left out is reported as an error
+  if (OrtStatus* status =
+          ort->KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value)) {
+    ort->ReleaseStatus(status);
+    return {};
+  }
+  (void)name;
+  return is_constant ? describe(value, errors_) : Tensor{};
+}
+
+int64_t Node::integer(const char* name, int64_t otherwise) const {
+  int64_t value = otherwise;
+  if (OrtStatus* status = ort->KernelInfoGetAttribute_int64(info_, name, &value)) {
+    ort->ReleaseStatus(status);
+    return otherwise;
+  }
+  return value;
+}
+
+float Node::number(const char* name, float otherwise) const {
+  float value = otherwise;
+  if (OrtStatus* status = ort->KernelInfoGetAttribute_float(info_, name, &value)) {
+    ort->ReleaseStatus(status);
+    return otherwise;
+  }
+  return value;
+}
+
+Tensor Call::input(size_t index) const {
+  size_t count = 0;
+  errors_.check(ort->KernelContext_GetInputCount(context_, &count));
+  if (index >= count) return {};
+  const OrtValue* value = nullptr;
+  errors_.check(ort->KernelContext_GetInput(context_, index, &value));
+  return describe(value, errors_);
+}
+
+float* Call::output(size_t index, const int64_t* shape, int rank) const {
+  size_t count = 0;
+  errors_.check(ort->KernelContext_GetOutputCount(context_, &count));
+  if (index >= count) return nullptr;
+  OrtValue* value = nullptr;
+  errors_.check(
+      ort->KernelContext_GetOutput(context_, index, shape, static_cast<size_t>(rank), &value));
+  void* data = nullptr;
+  if (value) errors_.check(ort->GetTensorMutableData(value, &data));
+  return static_cast<float*>(data);
+}
+
+Memory::~Memory() { free_aligned(data_, bytes_); }
+
+void* Memory::allocate(size_t bytes) {
+  free_aligned(data_, bytes_);
+  data_ = allocate_aligned(bytes);
+  bytes_ = bytes;
+  return data_;
+}
+
+void PackedMatrix::load(const Node& node, const Kernels& kernels, const RowRange& range,
+                        size_t weight_index, size_t scales_index, int bias_index) {
+  Errors& errors = node.errors();
+  const Tensor weight = node.constant(weight_index, "weight");
+  const Tensor scales = node.constant(scales_index, "scales");
+  if (!weight || errors.any()) return;
+  Tensor bias;
+  if (bias_index >= 0) bias = node.constant(static_cast<size_t>(bias_index), "bias");
+  errors.require(weight.rank == 2 && scales && scales.size() == weight.shape[1],
+                 "edgerank.kernels: a weight must be [K, N], with N constant scales");
+  errors.require(!bias || bias.size() == weight.last(),
+                 "edgerank.kernels: a bias must have one number for each column");
+  if (errors.any()) return;
+  const int64_t depth = weight.shape[0], columns = weight.shape[1];
+  const int64_t padded_columns = rounded_up(columns, kernels.panel_columns);
+  const int64_t padded_depth = rounded_up(depth, kernels.depth_step);
+  const size_t panel_bytes = static_cast<size_t>(padded_depth * padded_columns);
+  const size_t column_bytes = static_cast<size_t>(rounded_up(padded_columns * 4, 64));
+  auto* bytes = static_cast<char*>(memory_.allocate(panel_bytes + 3 * column_bytes));
+  errors.require(bytes != nullptr, "edgerank.kernels: no memory is left");
+  if (!bytes) return;
+  auto* panels = reinterpret_cast<int8_t*>(bytes);
+  auto* corrections = reinterpret_cast<int32_t*>(bytes + panel_bytes);
+  auto* column_scales = reinterpret_cast<float*>(bytes + panel_bytes + column_bytes);
+  auto* column_bias = reinterpret_cast<float*>(bytes + panel_bytes + 2 * column_bytes);
+  const auto* values = static_cast<const int8_t*>(weight.data);
+  kernels.pack(values, depth, columns, panels);
+  std::memset(corrections, 0, 3 * column_bytes);
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t n = 0; n < columns; ++n) corrections[n] += values[k * columns + n];
+  }
+  for (int64_t n = 0; n < columns; ++n) corrections[n] *= range.zero_point;
+  std::memcpy(column_scales, scales.data, static_cast<size_t>(columns) * sizeof(float));
+  if (bias) std::memcpy(column_bias, bias.data, static_cast<size_t>(columns) * sizeof(float));
+  release_mapped(weight.data, static_cast<size_t>(depth * columns));
+  view_ = {depth, columns, panels, corrections, column_scales, bias ? column_bias : nullptr};
+}
+
+void Vector::load(const Node& node, size_t index, const char* name, int64_t size) {
+  const Tensor tensor = node.constant(index, name);
+  if (!tensor || node.errors().any()) return;
+  node.errors().require(tensor.size() == size,
+                        "edgerank.kernels: a vector has not the size of the rows it belongs to");
+  data_ = static_cast<float*>(memory_.allocate(static_cast<size_t>(size) * sizeof(float) + 64));
+  node.errors().require(data_ != nullptr, "edgerank.kernels: no memory is left");
+  if (!node.errors().any()) {
+    std::memcpy(data_, tensor.data, static_cast<size_t>(size) * sizeof(float));
+  }
+}
+
+void NormParameters::load(const Node& node, size_t gain_index, int64_t width) {
+  view.kind = static_cast<NormKind>(node.integer("norm", 0));
+  if (view.kind == NormKind::none) return;
+  gain.load(node, gain_index, "gain", width);
+  bias.load(node, gain_index + 1, "bias", width);
+  node.errors().require(gain.data() != nullptr, "edgerank.kernels: a norm lacks its gain");
+  view.gain = gain.data();
+  view.bias = bias.data();
+  view.epsilon = node.number("epsilon", 1e-5f);
+}
+
+RowRange row_range(const Node& node, size_t zero_point, const char* floor) {
+  RowRange range;
+  const Tensor tensor = node.constant(zero_point, "zero point");
+  node.errors().require(bool(tensor), "edgerank.kernels: a zero point must be constant");
+  if (tensor) range.zero_point = *static_cast<const uint8_t*>(tensor.data);
+  range.floor = node.number(floor, 0);
+  return range;
+}
+
+int64_t rows_of_a_task(int64_t num_rows, int64_t bytes_per_row) {
+  constexpr int64_t CACHE = 512 << 10;  // what rows may take of a core's second-level cache
+  constexpr int64_t TILE = 6, MOST = 48;
+  int64_t rows = CACHE / bytes_per_row / TILE * TILE;
+  if (rows > MOST) rows = MOST;
+  // at least four tasks, so that threads which are late hold nobody up
+  const int64_t share = rounded_up((num_rows + 3) / 4, TILE);
+  if (rows > share) rows = share;
+  return rows < TILE ? TILE : rows;
+}

@@ -1,0 +1,223 @@
+// What the operators need of ONNX Runtime: tensors, attributes, packed weights, parallel tasks, and
+// how an operator is declared.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <new>
+
+#include "instruction_sets.h"
+#include "kernels.h"
+#include "onnxruntime_abi.h"
+
+// Set once, before the first kernel is made.
+extern const OrtApi* ort;
+
+struct Tensor {
+  void* data = nullptr;  // null where a node leaves the tensor out
+  int64_t shape[8] = {};
+  int rank = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  const float* floats() const { return static_cast<const float*>(data); }
+  const int64_t* integers() const { return static_cast<const int64_t*>(data); }
+  int64_t size() const {
+    int64_t product = 1;
+    for (int i = 0; i < rank; ++i) product *= shape[i];
+    return product;
+  }
+  int64_t last() const { return rank ? shape[rank - 1] : 1; }
+};
+
+// Keeps the first error of several calls.
+class Errors {
+ public:
+  ~Errors() {
+    if (first_) ort->ReleaseStatus(first_);
+  }
+  void check(OrtStatus* status) {
+    if (status && first_) {
+      ort->ReleaseStatus(status);
+    } else if (status) {
+      first_ = status;
+    }
+  }
+  void require(bool is_met, const char* message) {
+    if (!is_met && !first_) first_ = ort->CreateStatus(ORT_INVALID_ARGUMENT, message);
+  }
+  bool any() const { return first_ != nullptr; }
+  OrtStatus* take() {
+    OrtStatus* status = first_;
+    first_ = nullptr;
+    return status;
+  }
+
+ private:
+  OrtStatus* first_ = nullptr;
+};
+
+// A node, while its kernel is made.
+class Node {
+ public:
+  Node(const OrtKernelInfo* info, Errors& errors) : info_(info), errors_(errors) {}
+
+  // An input that is an initializer; empty if the node leaves it out.
+  Tensor constant(size_t index, const char* name) const;
+  int64_t integer(const char* name, int64_t otherwise) const;
+  float number(const char* name, float otherwise) const;
+  Errors& errors() const { return errors_; }
+
+ private:
+  const OrtKernelInfo* info_;
+  Errors& errors_;
+};
+
+// One computation of a kernel.
+class Call {
+ public:
+  Call(OrtKernelContext* context, Errors& errors) : context_(context), errors_(errors) {}
+
+  Tensor input(size_t index) const;
+  // Null if the node leaves the output out.
+  float* output(size_t index, const int64_t* shape, int rank) const;
+  Errors& errors() const { return errors_; }
+
+  // Calls task(0 .. count - 1) on the session's threads.
+  template <typename Task>
+  void parallel(int64_t count, const Task& task) const {
+    if (count == 1) {
+      task(0);
+    } else if (count > 1) {
+      const auto run = [](void* data, size_t i) {
+        (*static_cast<const Task*>(data))(static_cast<int64_t>(i));
+      };
+      errors_.check(ort->KernelContext_ParallelFor(context_, run, static_cast<size_t>(count), 0,
+                                                   const_cast<Task*>(&task)));
+    }
+  }
+
+ private:
+  OrtKernelContext* context_;
+  Errors& errors_;
+};
+
+// A block of memory with an owner.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory();
+  void* allocate(size_t bytes);  // null if there is none left
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// An int8 matrix in panels of the instruction set in use, with what belongs to its columns.
+class PackedMatrix {
+ public:
+  // Reads [depth, columns] int8 and its scales and perhaps bias; leaves nothing if there is none.
+  void load(const Node& node, const Kernels& kernels, const RowRange& range, size_t weight,
+            size_t scales, int bias);
+  explicit operator bool() const { return view_.panels != nullptr; }
+  const Matrix& view() const { return view_; }
+
+ private:
+  Memory memory_;
+  Matrix view_;
+};
+
+// A vector of floats that outlives the initializer it was read from.
+class Vector {
+ public:
+  void load(const Node& node, size_t index, const char* name, int64_t size);
+  const float* data() const { return data_; }
+
+ private:
+  Memory memory_;
+  float* data_ = nullptr;
+};
+
+// The norm at inputs `gain` and `gain + 1`, of the kind that the node's attributes name.
+struct NormParameters {
+  Vector gain, bias;
+  Norm view;
+
+  void load(const Node& node, size_t gain_index, int64_t width);
+};
+
+// The range of rows that are rounded with the zero point at an input.
+RowRange row_range(const Node& node, size_t zero_point, const char* floor);
+
+// How many rows a task takes, so that `bytes_per_row` of them stay in the cache.
+int64_t rows_of_a_task(int64_t num_rows, int64_t bytes_per_row);
+
+// Declares an operator to ONNX Runtime. An `Implementation` has
+//
+//   static constexpr const char* NAME;
+//   static constexpr ONNXTensorElementDataType INPUTS[], OUTPUTS count; REQUIRED inputs come first
+//   void load(const Node&, const Kernels&);
+//   void compute(const Call&) const;
+template <typename Implementation>
+struct Operator : OrtCustomOp {
+  Operator() : OrtCustomOp{} {
+    version = ORT_API_VERSION;
+    GetName = [](const OrtCustomOp*) { return Implementation::NAME; };
+    GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
+    GetInputTypeCount = [](const OrtCustomOp*) { return std::size_t(Implementation::NUM_INPUTS); };
+    GetInputType = [](const OrtCustomOp*, size_t i) { return Implementation::INPUTS[i]; };
+    GetOutputTypeCount = [](const OrtCustomOp*) {
+      return std::size_t(Implementation::NUM_OUTPUTS);
+    };
+    GetOutputType = [](const OrtCustomOp*, size_t) { return ONNX_FLOAT; };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t i) {
+      return i < Implementation::NUM_REQUIRED ? ORT_REQUIRED : ORT_OPTIONAL;
+    };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) {
+      return Implementation::NUM_OUTPUTS > 1 ? ORT_OPTIONAL : ORT_REQUIRED;
+    };
+    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return ORT_MEM_TYPE_DEFAULT; };
+    GetVariadicInputMinArity = GetVariadicInputHomogeneity = GetVariadicOutputMinArity =
+        GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    GetEndVersion = [](const OrtCustomOp*) { return 0x7fffffff; };
+    CreateKernelV2 = create;
+    KernelComputeV2 = compute;
+    KernelDestroy = [](void* kernel) { delete static_cast<Implementation*>(kernel); };
+  }
+
+  const Kernels* kernels = nullptr;
+
+ private:
+  static OrtStatus* create(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info,
+                           void** kernel) {
+    auto* made = new (std::nothrow) Implementation;
+    if (!made) return ort->CreateStatus(ORT_FAIL, "edgerank.kernels: no memory is left");
+    Errors errors;
+    made->load(Node(info, errors), *static_cast<const Operator*>(op)->kernels);
+    if (errors.any()) {
+      delete made;
+    } else {
+      *kernel = made;
+    }
+    return errors.take();
+  }
+
+  static OrtStatus* compute(void* kernel, OrtKernelContext* context) {
+    Errors errors;
+    static_cast<const Implementation*>(kernel)->compute(Call(context, errors));
+    return errors.take();
+  }
+};
+
+// The operator for an instruction set; one lives as long as the library, since sessions refer to
+// it.
+template <typename Implementation>
+OrtCustomOp* operator_for(const Kernels& kernels) {
+  static Operator<Implementation> instances[MAX_INSTRUCTION_SETS];
+  Operator<Implementation>& instance = instances[place_of(kernels)];
+  instance.kernels = &kernels;
+  return &instance;
+}

@@ -1,0 +1,28 @@
+// What ONNX Runtime calls when a session registers the library.
+#include "instruction_sets.h"
+#include "operator.h"
+#include "operators.h"
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
+    OrtSessionOptions* options, const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  if (!api) {
+    // every version has the entry that makes a status
+    return base->GetApi(1)->CreateStatus(
+        ORT_FAIL, "edgerank.kernels: this ONNX Runtime is older than 1.20; install a newer one");
+  }
+  ort = api;
+  const Kernels* kernels = chosen_kernels();
+  if (!kernels) {
+    return api->CreateStatus(ORT_FAIL, "edgerank.kernels: this CPU has no instruction set in use");
+  }
+  OrtCustomOpDomain* domain = nullptr;
+  if (OrtStatus* status = api->CreateCustomOpDomain("edgerank.kernels", &domain)) return status;
+  OrtCustomOp* (*const makers[])(const Kernels&) = {projection_operator, linear_operator,
+                                                    feed_forward_operator, attention_operator,
+                                                    attention_mask_operator};
+  for (const auto make : makers) {
+    if (OrtStatus* status = api->CustomOpDomain_Add(domain, make(*kernels))) return status;
+  }
+  return api->AddCustomOpDomain(options, domain);
+}

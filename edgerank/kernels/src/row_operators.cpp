@@ -1,0 +1,212 @@
+// The operators whose rows are independent: Projection, Linear, FeedForward. Their inputs are those
+// of the functions of the same names in quantize/graph/fused.py.
+#include "operator.h"
+#include "operators.h"
+
+namespace {
+
+struct ProjectionKernel {
+  static constexpr const char* NAME = "Projection";
+  static constexpr ONNXTensorElementDataType INPUTS[] = {
+      ONNX_FLOAT,                                      // x [T, K]
+      ONNX_UINT8,                                      // zero point
+      ONNX_FLOAT, ONNX_FLOAT,                          // norm: gain, bias
+      ONNX_FLOAT, ONNX_FLOAT,                          // cosines, sines [1, T, head size / 2]
+      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT,  // query: weight, scales, bias, head norm
+      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT,  // keys and values, likewise
+  };
+  static constexpr size_t NUM_INPUTS = 14, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
+
+  const Kernels* kernels = nullptr;
+  NormParameters norm;
+  PackedMatrix matrices[2];
+  Vector head_gains[2];
+  Projection op;
+  int output_of[2] = {0, 1};
+
+  void load(const Node& node, const Kernels& chosen) {
+    kernels = &chosen;
+    op.range = row_range(node, 1, "floor");
+    const char* const counts[2] = {"num_heads", "num_kv_heads"};
+    for (size_t part = 0; part < 2; ++part) {
+      const size_t first = 6 + 4 * part;
+      matrices[part].load(node, chosen, op.range, first, first + 1, static_cast<int>(first + 2));
+      if (!matrices[part] || node.errors().any()) continue;
+      const int at = op.num_parts++;
+      output_of[at] = static_cast<int>(part);
+      op.parts[at] = matrices[part].view();
+      op.width = op.parts[at].depth;
+      Heads& heads = op.heads[at];
+      heads.count = node.integer(counts[part], 0);
+      heads.size = node.integer("head_size", 0);
+      node.errors().require(heads.count * heads.size <= op.parts[at].columns,
+                            "edgerank.kernels: a projection has fewer columns than heads");
+      head_gains[part].load(node, first + 3, "head norm", heads.size);
+      if (head_gains[part].data()) {
+        heads.norm = {NormKind::rms, head_gains[part].data(), nullptr,
+                      node.number("epsilon", 1e-5f)};
+      }
+    }
+    node.errors().require(op.num_parts > 0,
+                          "edgerank.kernels: a projection's weights must be constant");
+    norm.load(node, 2, op.width);
+    op.norm = norm.view;
+  }
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0), cosines = call.input(4), sines = call.input(5);
+    const int64_t rows = x.rank == 2 ? x.shape[0] : 0;
+    call.errors().require(x.rank == 2 && x.shape[1] == op.width,
+                          "edgerank.kernels: a projection's rows have another width than its norm");
+    const int64_t half = op.heads[0].size / 2;
+    call.errors().require(
+        !cosines || (sines && cosines.size() == rows * half && sines.size() == rows * half),
+        "edgerank.kernels: angles are not [1, T, head size / 2]");
+    if (call.errors().any()) return;
+    float* outputs[2] = {};
+    for (int part = 0; part < op.num_parts; ++part) {
+      const int64_t shape[2] = {rows, op.parts[part].columns};
+      outputs[part] = call.output(static_cast<size_t>(output_of[part]), shape, 2);
+      call.errors().require(outputs[part] != nullptr || rows == 0,
+                            "edgerank.kernels: a projection's output is left out");
+    }
+    const int64_t shape[2] = {rows, op.width};
+    float* normed = call.output(2, shape, 2);
+    if (call.errors().any()) return;
+    const int64_t step =
+        rows_of_a_task(rows, 5 * op.width + 4 * op.parts[op.num_parts - 1].columns);
+    call.parallel((rows + step - 1) / step, [&](int64_t task) {
+      const int64_t row = task * step;
+      float* const parts[2] = {outputs[0] + row * op.parts[0].columns,
+                               outputs[1] ? outputs[1] + row * op.parts[1].columns : nullptr};
+      kernels->project(op, x.floats() + row * op.width, rows - row < step ? rows - row : step,
+                       cosines ? cosines.floats() + row * half : nullptr,
+                       cosines ? sines.floats() + row * half : nullptr, parts,
+                       normed ? normed + row * op.width : nullptr);
+    });
+  }
+};
+
+struct LinearKernel {
+  static constexpr const char* NAME = "Linear";
+  static constexpr ONNXTensorElementDataType INPUTS[] = {
+      ONNX_FLOAT,              // x [..., K]
+      ONNX_UINT8,              // zero point
+      ONNX_INT8,  ONNX_FLOAT,  // weight, scales
+      ONNX_FLOAT,              // bias
+      ONNX_FLOAT, ONNX_FLOAT,  // residual [..., N], its scales [N]
+  };
+  static constexpr size_t NUM_INPUTS = 7, NUM_REQUIRED = 4, NUM_OUTPUTS = 1;
+
+  const Kernels* kernels = nullptr;
+  PackedMatrix matrix;
+  Vector residual_scales;
+  Linear op;
+
+  void load(const Node& node, const Kernels& chosen) {
+    kernels = &chosen;
+    op.range = row_range(node, 1, "floor");
+    matrix.load(node, chosen, op.range, 2, 3, 4);
+    node.errors().require(bool(matrix),
+                          "edgerank.kernels: a linear layer's weight must be constant");
+    op.matrix = matrix.view();
+    residual_scales.load(node, 6, "residual scales", op.matrix.columns);
+    op.residual_scales = residual_scales.data();
+  }
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0), residual = call.input(5);
+    const int64_t depth = op.matrix.depth, columns = op.matrix.columns;
+    call.errors().require(
+        x.rank >= 1 && x.last() == depth,
+        "edgerank.kernels: a linear layer's rows have another width than its weight");
+    if (call.errors().any()) return;
+    const int64_t rows = x.size() / depth;
+    call.errors().require(!residual || residual.size() == rows * columns,
+                          "edgerank.kernels: a residual is not of the shape that it is added to");
+    int64_t shape[8];
+    std::memcpy(shape, x.shape, sizeof(shape));
+    shape[x.rank - 1] = columns;
+    float* y = call.output(0, shape, x.rank);
+    if (call.errors().any()) return;
+    const int64_t step = rows_of_a_task(rows, depth + 4 * columns);
+    call.parallel((rows + step - 1) / step, [&](int64_t task) {
+      const int64_t row = task * step;
+      kernels->linear(op, x.floats() + row * depth, rows - row < step ? rows - row : step,
+                      residual ? residual.floats() + row * columns : nullptr, y + row * columns);
+    });
+  }
+};
+
+struct FeedForwardKernel {
+  static constexpr const char* NAME = "FeedForward";
+  static constexpr ONNXTensorElementDataType INPUTS[] = {
+      ONNX_FLOAT,                          // x [T, K]
+      ONNX_UINT8, ONNX_UINT8,              // zero points of x and of what lies between the matrices
+      ONNX_FLOAT, ONNX_FLOAT,              // norm: gain, bias
+      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT,  // up: weight, scales, bias
+      ONNX_INT8,  ONNX_FLOAT,              // gate: weight, scales
+      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT,  // down: weight, scales, bias
+      ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
+  };
+  static constexpr size_t NUM_INPUTS = 15, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+
+  const Kernels* kernels = nullptr;
+  NormParameters norm;
+  PackedMatrix up, gate, down;
+  Vector residual_scales;
+  FeedForward op;
+
+  void load(const Node& node, const Kernels& chosen) {
+    kernels = &chosen;
+    op.range = row_range(node, 1, "floor");
+    op.inner_range = row_range(node, 2, "inner_floor");
+    up.load(node, chosen, op.range, 5, 6, 7);
+    gate.load(node, chosen, op.range, 8, 9, -1);
+    down.load(node, chosen, op.inner_range, 10, 11, 12);
+    node.errors().require(up && down,
+                          "edgerank.kernels: a feed-forward part's weights must be constant");
+    op.up = up.view();
+    op.gate = gate.view();
+    op.down = down.view();
+    op.is_gated = bool(gate);
+    op.activation = static_cast<Activation>(node.integer("activation", 0));
+    node.errors().require(
+        op.up.columns == op.down.depth && (!op.is_gated || op.gate.columns == op.up.columns),
+        "edgerank.kernels: a feed-forward part's matrices do not fit each other");
+    norm.load(node, 3, op.up.depth);
+    op.norm = norm.view;
+    residual_scales.load(node, 14, "residual scales", op.down.columns);
+    op.residual_scales = residual_scales.data();
+  }
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0), residual = call.input(13);
+    const int64_t rows = x.rank == 2 ? x.shape[0] : 0, columns = op.down.columns;
+    call.errors().require(
+        x.rank == 2 && x.shape[1] == op.up.depth,
+        "edgerank.kernels: a feed-forward part's rows have another width than its weight");
+    call.errors().require(residual ? residual.size() == rows * columns : columns == op.up.depth,
+                          "edgerank.kernels: a residual is not of the shape that it is added to");
+    const int64_t shape[2] = {rows, columns};
+    float* y = call.output(0, shape, 2);
+    if (call.errors().any()) return;
+    const int64_t step = rows_of_a_task(rows, 5 * (op.up.columns + op.up.depth));
+    call.parallel((rows + step - 1) / step, [&](int64_t task) {
+      const int64_t row = task * step;
+      kernels->feed_forward(
+          op, x.floats() + row * op.up.depth, rows - row < step ? rows - row : step,
+          residual ? residual.floats() + row * columns : nullptr, y + row * columns);
+    });
+  }
+};
+
+}  // namespace
+
+OrtCustomOp* projection_operator(const Kernels& kernels) {
+  return operator_for<ProjectionKernel>(kernels);
+}
+OrtCustomOp* linear_operator(const Kernels& kernels) { return operator_for<LinearKernel>(kernels); }
+OrtCustomOp* feed_forward_operator(const Kernels& kernels) {
+  return operator_for<FeedForwardKernel>(kernels);
+}

@@ -1,0 +1,205 @@
+// The row-wise operators: norm, rounding, products, and what follows a product.
+// Included after a simd_*.h and a tile_*.h.
+#pragma once
+
+#include "kernels.h"
+#include "product.h"
+#include "rows.h"
+#include "scratch.h"
+
+namespace {
+
+inline int64_t rounded_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+// A thread's memory, cut into parts that begin on a cache line.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) : next_(static_cast<char*>(scratch(size_t(bytes)))) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    T* part = reinterpret_cast<T*>(next_);
+    next_ += size<T>(count);
+    return part;
+  }
+
+  template <typename T>
+  static int64_t size(int64_t count) {
+    return rounded_up(count * static_cast<int64_t>(sizeof(T)), 64);
+  }
+
+ private:
+  char* next_;
+};
+
+// Room for rows as integers, and their steps.
+struct IntegerBuffer {
+  int64_t stride;
+  uint8_t* integers;
+  float* steps;
+
+  static int64_t size(int64_t rows, int64_t width) {
+    return Workspace::size<uint8_t>(rows * rounded_up(width, 64)) + Workspace::size<float>(rows);
+  }
+
+  IntegerBuffer(Workspace& space, int64_t rows, int64_t width)
+      : stride(rounded_up(width, 64)),
+        integers(space.take<uint8_t>(rows * stride)),
+        steps(space.take<float>(rows)) {}
+
+  void set(int64_t row, const RowRange& range, const float* x, int64_t width) {
+    steps[row] = quantize(range, x, width, integers + row * stride);
+  }
+
+  IntegerRows rows() const { return {integers, stride, steps}; }
+};
+
+inline Floats with_bias(Floats x, const Matrix& matrix, int64_t column) {
+  return matrix.bias ? x + load(matrix.bias + column) : x;
+}
+
+inline void linear(const Linear& op, const float* x, int64_t num_rows, const float* residual,
+                   float* y) {
+  const Matrix& matrix = op.matrix;
+  Workspace space(IntegerBuffer::size(num_rows, matrix.depth));
+  IntegerBuffer buffer(space, num_rows, matrix.depth);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    buffer.set(row, op.range, x + row * matrix.depth, matrix.depth);
+  }
+  product(buffer.rows(), num_rows, matrix,
+          [&](int64_t row, int64_t column, Floats values, int64_t count) {
+            Floats z = with_bias(values * splat(buffer.steps[row]), matrix, column);
+            const int64_t at = row * matrix.columns + column;
+            if (residual) {
+              Floats added = get(residual + at, count);
+              if (op.residual_scales) added = added * get(op.residual_scales + column, count);
+              z = z + added;
+            }
+            put(y + at, z, count);
+          });
+}
+
+// Normalises and rotates the heads at the beginning of a row.
+inline void place_heads(const Heads& heads, float* row, const float* cosines, const float* sines) {
+  for (int64_t head = 0; head < heads.count; ++head) {
+    float* at = row + head * heads.size;
+    if (heads.norm.kind != NormKind::none) normalize(heads.norm, at, heads.size, at);
+    if (cosines) rotate(at, heads.size, cosines, sines);
+  }
+}
+
+inline void project(const Projection& op, const float* x, int64_t num_rows, const float* cosines,
+                    const float* sines, float* const outputs[2], float* normed) {
+  const int64_t width = op.width;
+  Workspace space(IntegerBuffer::size(num_rows, width) + Workspace::size<float>(width));
+  IntegerBuffer buffer(space, num_rows, width);
+  float* one_row = space.take<float>(width);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const float* source = x + row * width;
+    if (op.norm.kind != NormKind::none) {
+      float* to = normed ? normed + row * width : one_row;
+      normalize(op.norm, source, width, to);
+      source = to;
+    }
+    buffer.set(row, op.range, source, width);
+  }
+  for (int part = 0; part < op.num_parts; ++part) {
+    const Matrix& matrix = op.parts[part];
+    float* y = outputs[part];
+    product(buffer.rows(), num_rows, matrix,
+            [&](int64_t row, int64_t column, Floats values, int64_t count) {
+              const Floats z = with_bias(values * splat(buffer.steps[row]), matrix, column);
+              put(y + row * matrix.columns + column, z, count);
+            });
+    const Heads& heads = op.heads[part];
+    const int64_t half = heads.size / 2;
+    for (int64_t row = 0; row < num_rows && heads.count; ++row) {
+      place_heads(heads, y + row * matrix.columns, cosines ? cosines + row * half : nullptr,
+                  sines ? sines + row * half : nullptr);
+    }
+  }
+}
+
+template <Activation activation>
+inline Floats activated(Floats x) {
+  if constexpr (activation == Activation::gelu) return gelu(x);
+  if constexpr (activation == Activation::gelu_tanh) return gelu_tanh(x);
+  if constexpr (activation == Activation::silu) return silu(x);
+  return x;
+}
+
+// What lies between the two products of a feed-forward part, float32 [rows, inner]. The gate's
+// products lack the steps of their rows, which the caller multiplies in after rounding.
+template <Activation activation>
+inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_rows, float* inner) {
+  const Matrix& up = op.up;
+  const auto activate = [&](int64_t row, int64_t column, Floats values, int64_t count) {
+    const Floats z = with_bias(values * splat(rows.steps[row]), up, column);
+    put(inner + row * up.columns + column, activated<activation>(z), count);
+  };
+  const auto multiply = [&](int64_t row, int64_t column, Floats values, int64_t count) {
+    float* at = inner + row * up.columns + column;
+    put(at, get(at, count) * values, count);
+  };
+  for (int64_t panel = 0; panel < num_panels(up); ++panel) {
+    for (int64_t row = 0; row < num_rows;) {
+      row += product_step(rows, row, num_rows, up, panel, activate);
+    }
+    for (int64_t row = 0; op.is_gated && row < num_rows;) {
+      row += product_step(rows, row, num_rows, op.gate, panel, multiply);
+    }
+  }
+}
+
+inline void feed_forward(const FeedForward& op, const float* x, int64_t num_rows,
+                         const float* residual, float* y) {
+  const int64_t width = op.up.depth, inner_width = op.up.columns;
+  const bool keeps_normed = residual == nullptr;
+  Workspace space(IntegerBuffer::size(num_rows, width) +
+                  IntegerBuffer::size(num_rows, inner_width) +
+                  Workspace::size<float>(keeps_normed ? num_rows * width : width) +
+                  Workspace::size<float>(num_rows * inner_width));
+  IntegerBuffer outer(space, num_rows, width);
+  IntegerBuffer inner(space, num_rows, inner_width);
+  float* normed = space.take<float>(keeps_normed ? num_rows * width : width);
+  float* between = space.take<float>(num_rows * inner_width);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const float* source = x + row * width;
+    float* to = keeps_normed ? normed + row * width : normed;
+    if (op.norm.kind != NormKind::none) {
+      normalize(op.norm, source, width, to);
+      source = to;
+    }
+    outer.set(row, op.range, source, width);
+  }
+  switch (op.activation) {
+    case Activation::none:
+      expand<Activation::none>(op, outer.rows(), num_rows, between);
+      break;
+    case Activation::gelu:
+      expand<Activation::gelu>(op, outer.rows(), num_rows, between);
+      break;
+    case Activation::gelu_tanh:
+      expand<Activation::gelu_tanh>(op, outer.rows(), num_rows, between);
+      break;
+    case Activation::silu:
+      expand<Activation::silu>(op, outer.rows(), num_rows, between);
+      break;
+  }
+  for (int64_t row = 0; row < num_rows; ++row) {
+    inner.set(row, op.inner_range, between + row * inner_width, inner_width);
+    if (op.is_gated) inner.steps[row] *= outer.steps[row];
+  }
+  const float* added = residual;
+  if (keeps_normed) added = op.norm.kind == NormKind::none ? x : normed;
+  product(inner.rows(), num_rows, op.down,
+          [&](int64_t row, int64_t column, Floats values, int64_t count) {
+            const int64_t at = row * op.down.columns + column;
+            const Floats z = with_bias(values * splat(inner.steps[row]), op.down, column);
+            Floats plus = get(added + at, count);
+            if (op.residual_scales) plus = plus * get(op.residual_scales + column, count);
+            put(y + at, z + plus, count);
+          });
+}
+
+}  // namespace
