@@ -22,9 +22,10 @@ from quantize.architectures.bert_layer import (
 )
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
-from quantize.graph.blocks import declare_inputs, mean_rows, unit_rows
 from quantize.graph.builder import Graph
+from quantize.graph.grid import declare_inputs, mean_rows
 from quantize.graph.precision import Precision
+from quantize.graph.vectors import unit_rows
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
@@ -128,7 +129,7 @@ class Bert:
 
     def finish(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> None:
         g.scope = "head"
-        x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
+        x = self._weights.norm(self.num_layers).write(g, x)
         if self._head == "classifier":
             spec = self._spec
             dense, output = self._weights.classifier(spec.head_dense, spec.head_output)

@@ -16,14 +16,14 @@ import numpy as np
 from edgerank.manifest import Positive
 from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint, one_label
-from quantize.graph.blocks import GraphInputs, attention, gather_rows, in_slices, linear
+from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
-from quantize.graph.precision import ChannelSlice, MatmulInput, Precision
+from quantize.graph.grid import GraphInputs
+from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
+from quantize.graph.precision import Precision
 from quantize.graph.relative_positions import Positions
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
-
-LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
 
 
 class EncoderConfig(msgspec.Struct, frozen=True):
@@ -55,25 +55,6 @@ class EncoderInputs:
     """What a layer reads besides the stream."""
 
     shared: GraphInputs
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A layer normalisation's parameters, [H] each."""
-
-    gain: Floats
-    bias: Floats
-
-    def __add__(self, bias: Floats) -> Norm:
-        return Norm(self.gain, self.bias + bias)
-
-    def __truediv__(self, scales: Floats) -> Norm:
-        return Norm(self.gain / scales, self.bias / scales)
-
-    def write(self, g: Graph, name: str, x: str, config: EncoderConfig) -> str:
-        gain, bias = g.weight(f"{name}.weight", self.gain), g.weight(f"{name}.bias", self.bias)
-        epsilon = config.layer_norm_eps
-        return g.op("LayerNormalization", x, gain, bias, axis=-1, epsilon=epsilon)
 
 
 @dataclass(frozen=True)
@@ -123,12 +104,12 @@ class BertLayer:
         wide = self.intermediate
         smoothed = replace(
             self,
-            attention_norm=self.attention_norm / first,
+            attention_norm=self.attention_norm.divided(first),
             query=replace(self.query, weight=self.query.weight * first),
             key=self.key * first,
             value=self.value * first / values[:, None],
             output=replace(self.output, weight=self.output.weight * values),
-            feed_forward_norm=(self.feed_forward_norm + self.dense_bias) / second,
+            feed_forward_norm=self._biased_norm(self.dense_bias).divided(second),
             intermediate=Dense(wide.weight * second, wide.bias - wide.weight @ self.dense_bias),
             dense_bias=None,
             attention_scales=first,
@@ -137,60 +118,72 @@ class BertLayer:
         changed = (rows[sites[0]] / first, rows[sites[1]] / values, shifted / second)
         return smoothed, {**rows, **dict(zip(sites, changed, strict=True))}
 
+    def _biased_norm(self, bias: Floats) -> Norm:
+        norm = self.feed_forward_norm
+        assert norm.bias is not None
+        return replace(norm, bias=norm.bias + bias)
+
     def write(self, g: Graph, precision: Precision, inputs: EncoderInputs, x: str) -> str:
         config, shared, grid = self.config, inputs.shared, inputs.shared.grid
         g.scope = f"layers.{self.index}"
-        x = self.attention_norm.write(g, self._site("attention_norm"), x, config)
-        rows = precision.rows(g, MatmulInput(self._site("qkv"), x))
+        queries = self._heads(Matrix(self._site("query"), self.query.weight, self.query.bias))
         both = np.concatenate([self.key, self.value])
         bias = self.key_bias
         if bias is not None:
             bias = np.concatenate([bias, np.zeros_like(bias)])
-        keys_values = linear(g, precision, rows, self._site("key_value"), both, bias)
+        projected = projection(
+            g,
+            precision,
+            self._site("qkv"),
+            x,
+            norm=self.attention_norm,
+            queries=None if self.is_scored else queries,
+            keys_values=self._heads(Matrix(self._site("key_value"), both, bias)),
+            keeps_normed=True,
+        )
+        query, residual = projected.queries, projected.normed
         if self.is_scored:
-            grid, scored = shared.scored_grid, shared.scored_rows
-            rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
-        name = self._site("query")
-        queries = linear(g, precision, rows, name, self.query.weight, self.query.bias)
-        heads = config.num_attention_heads
+            grid, residual = shared.scored_grid, g.op("Gather", residual, shared.scored_rows)
+            site = self._site("qkv")
+            query = projection(g, precision, site, residual, queries=queries).queries
         attended = attention(
             g,
             grid,
-            queries,
-            keys_values,
-            num_heads=heads,
-            num_kv_heads=heads,
+            query,
+            projected.keys_values,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_attention_heads,
             positions=self.positions,
         )
-        rows = precision.rows(g, MatmulInput(self._site("output"), attended))
-        added = linear(
-            g, precision, rows, self._site("output"), self.output.weight, self.output.bias
+        output = Matrix(self._site("output"), self.output.weight, self.output.bias)
+        x = linear(
+            g,
+            precision,
+            self._site("output"),
+            attended,
+            output,
+            residual=residual,
+            residual_scales=self._scales(g, "attention", self.attention_scales),
         )
-        x = self._add_residual(g, "attention", added, x, self.attention_scales)
-
-        x = self.feed_forward_norm.write(g, self._site("feed_forward_norm"), x, config)
-        rows = precision.rows(g, MatmulInput(self._site("intermediate"), x))
         wide = self.intermediate
+        part = FeedForward(
+            site=self._site("intermediate"),
+            inner_site=self._site("dense"),
+            norm=self.feed_forward_norm,
+            activation="gelu",
+            activated=Matrix(self._site("intermediate"), wide.weight, wide.bias),
+            multiplied=None,
+            down=Matrix(self._site("dense"), self.dense, self.dense_bias),
+            adds_normed=True,
+            residual_scales=self._scales(g, "feed_forward", self.feed_forward_scales),
+        )
+        return feed_forward(g, precision, x, part)
 
-        def inner(part: ChannelSlice) -> MatmulInput:
-            name = part.name(self._site("intermediate"))
-            y = linear(
-                g, precision, rows, name, wide.weight[part.channels], wide.bias[part.channels]
-            )
-            return MatmulInput(self._site("dense"), g.op("Gelu", y), least=LEAST_GELU, part=part)
+    def _heads(self, matrix: Matrix) -> Heads:
+        return Heads(matrix, self.config.num_attention_heads, self.config.head_size)
 
-        added = in_slices(g, precision, self._site("dense"), self.dense, inner)
-        if self.dense_bias is not None:
-            added = g.op("Add", added, g.weight(self._site("dense.bias"), self.dense_bias))
-        return self._add_residual(g, "feed_forward", added, x, self.feed_forward_scales)
-
-    def _add_residual(
-        self, g: Graph, part: str, x: str, residual: str, scales: Floats | None
-    ) -> str:
-        """Compute x + residual * scales."""
-        if scales is not None:
-            residual = g.op("Mul", residual, g.weight(self._site(f"{part}_scales"), scales))
-        return g.op("Add", x, residual)
+    def _scales(self, g: Graph, part: str, scales: Floats | None) -> str:
+        return "" if scales is None else g.weight(self._site(f"{part}_scales"), scales)
 
     def _site(self, name: str) -> str:
         return f"layers.{self.index}.{name}"
@@ -203,8 +196,8 @@ def classify(
 
     :param activation: between them, an ONNX operator
     """
-    rows = precision.rows(g, MatmulInput("pooler", x))
-    pooled = g.op(activation, linear(g, precision, rows, "pooler", dense.weight, dense.bias))
+    hidden = linear(g, precision, "pooler", x, Matrix("pooler", dense.weight, dense.bias))
+    pooled = g.op(activation, hidden)
     logits = g.op("MatMul", pooled, g.weight("classifier.weight", output.weight.T))
     logits = g.op("Add", logits, g.weight("classifier.bias", output.bias))
     return g.op("Squeeze", logits, g.constant([1]))
@@ -251,7 +244,9 @@ class EncoderWeights:
             key=key.weight,
             value=value.weight,
             output=replace(output, bias=output.bias + output.weight @ value.bias),
-            feed_forward_norm=self._norm(f"{prefix}.attention.output.LayerNorm"),
+            feed_forward_norm=self._norm(
+                f"layers.{index}.feed_forward_norm", f"{prefix}.attention.output.LayerNorm"
+            ),
             intermediate=self._dense(
                 f"{prefix}.intermediate.dense", self._config.intermediate_size, hidden
             ),
@@ -267,7 +262,9 @@ class EncoderWeights:
     def norm(self, index: int) -> Norm:
         """Load the norm that layer ``index`` begins with; the head's comes after the last."""
         previous = f"encoder.layer.{index - 1}.output" if index else "embeddings"
-        return self._norm(f"{previous}.LayerNorm")
+        is_head = index == self._config.num_hidden_layers
+        name = "head.norm" if is_head else f"layers.{index}.attention_norm"
+        return self._norm(name, f"{previous}.LayerNorm")
 
     def classifier(self, dense: str, output: str) -> tuple[Dense, Dense]:
         """Load the two linear layers of a classification head, by their full names.
@@ -279,11 +276,10 @@ class EncoderWeights:
         first = Dense(load(f"{dense}.weight", hidden, hidden), load(f"{dense}.bias", hidden))
         return first, Dense(row[None], load(f"{output}.bias", 1))
 
-    def _norm(self, name: str) -> Norm:
+    def _norm(self, name: str, stored: str) -> Norm:
         load, size = self._checkpoint.tensor, self._config.hidden_size
-        return Norm(
-            load(f"{self._root}{name}.weight", size), load(f"{self._root}{name}.bias", size)
-        )
+        gain, bias = (load(f"{self._root}{stored}.{part}", size) for part in ("weight", "bias"))
+        return Norm(name, "layer", gain, bias, self._config.layer_norm_eps)
 
     def _dense(self, name: str, rows: int, columns: int) -> Dense:
         load = self._checkpoint.tensor

@@ -19,13 +19,12 @@ from quantize.architectures.bert_layer import (
     EncoderConfig,
     EncoderInputs,
     EncoderWeights,
-    Norm,
     classify,
 )
 from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint
-from quantize.graph.blocks import Grid, declare_inputs
 from quantize.graph.builder import Graph
+from quantize.graph.grid import Grid, declare_inputs
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import Positions, log_buckets, write_buckets
 from quantize.rounding.rounding import Floats
@@ -153,7 +152,7 @@ class Deberta:
         norm would reach it, for only layers are smoothed.
         """
         g.scope = "head"
-        x = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
+        x = self._weights.norm(self.num_layers).write(g, x)
         dense, output = self._weights.classifier("pooler.dense", "classifier")
         g.output("scores", classify(g, Float32(), x, dense, output, "Gelu"), ["scored"])
 
@@ -165,10 +164,8 @@ class Deberta:
         config, load, prefix = self.config, self._checkpoint.tensor, f"{ROOT}encoder"
         heads, size, hidden = config.num_attention_heads, config.head_size, config.hidden_size
         stored = load(f"{prefix}.rel_embeddings.weight", 2 * config.position_buckets, hidden)
-        norm = Norm(
-            load(f"{prefix}.LayerNorm.weight", hidden), load(f"{prefix}.LayerNorm.bias", hidden)
-        )
-        rows = _normalised(stored, norm, config.layer_norm_eps)
+        gain, bias = (load(f"{prefix}.LayerNorm.{part}", hidden) for part in ("weight", "bias"))
+        rows = _normalised(stored, gain, bias, config.layer_norm_eps)
         scale = (PRODUCTS * size) ** -0.5
 
         def project(dense: Dense) -> Floats:
@@ -178,8 +175,8 @@ class Deberta:
         return Positions(f"layers.{index}.positions", project(key), project(query), scale)
 
 
-def _normalised(rows: Floats, norm: Norm, epsilon: float) -> Floats:
+def _normalised(rows: Floats, gain: Floats, bias: Floats, epsilon: float) -> Floats:
     """Normalise rows [N, H] as the graph's LayerNormalization does."""
     centred = rows - rows.mean(axis=1, keepdims=True)
     deviation = np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + np.float32(epsilon))
-    return np.asarray(centred / deviation * norm.gain + norm.bias, np.float32)
+    return np.asarray(centred / deviation * gain + bias, np.float32)

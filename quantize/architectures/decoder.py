@@ -14,8 +14,8 @@ from onnx import TensorProto
 from quantize.architectures.decoder_layer import DecoderInputs, DecoderLayer, load_layer
 from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.checkpoint.files import Checkpoint, one_label
-from quantize.graph.blocks import declare_inputs
 from quantize.graph.builder import Graph
+from quantize.graph.grid import declare_inputs
 from quantize.graph.precision import Precision
 from quantize.graph.rotary import rotary_angles
 from quantize.rounding.rounding import Floats

@@ -14,17 +14,12 @@ from onnx import TensorProto
 
 from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.checkpoint.files import Checkpoint
-from quantize.graph.blocks import (
-    GraphInputs,
-    attention,
-    gather_rows,
-    in_slices,
-    linear,
-    split_columns,
-)
-from quantize.graph.builder import CONTRIB, Graph
-from quantize.graph.precision import ChannelSlice, MatmulInput, Precision, Rows
-from quantize.graph.rotary import Angles, rotate
+from quantize.graph.attention import attention
+from quantize.graph.builder import Graph
+from quantize.graph.grid import GraphInputs
+from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
+from quantize.graph.precision import Precision
+from quantize.graph.rotary import Angles
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 
@@ -52,13 +47,13 @@ class DecoderLayer:
 
     spec: DecoderSpec
     index: int
-    attention_norm: Floats  # [H]
+    attention_norm: Norm
     query: Projection  # [heads·D, H]
     key: Projection  # [KV·D, H]
     value: Projection  # [KV·D, H]
-    head_norms: tuple[Floats, Floats] | None  # of queries and keys, [D] each
+    head_norms: tuple[Norm, Norm] | None  # of queries and keys
     output: Floats  # [H, heads·D]
-    feed_forward_norm: Floats  # [H]
+    feed_forward_norm: Norm
     gate: Floats  # [I, H]
     up: Floats  # [I, H]
     down: Floats  # [H, I]
@@ -74,25 +69,25 @@ class DecoderLayer:
             return np.ascontiguousarray(stream.apply(weight.T).T)
 
         query, key = (
-            replace(dense, weight=read(dense.weight, self.attention_norm))
+            replace(dense, weight=read(dense.weight, self.attention_norm.gain))
             for dense in (self.query, self.key)
         )
         value, output = rotate_heads(
-            head, read(self.value.weight, self.attention_norm), write(self.output), size
+            head, read(self.value.weight, self.attention_norm.gain), write(self.output), size
         )
         bias = self.value.bias
         if bias is not None:
             bias = head.apply(bias.reshape(-1, size)).reshape(-1)
         return replace(
             self,
-            attention_norm=np.ones_like(self.attention_norm),
+            attention_norm=self.attention_norm.divided(self.attention_norm.gain),
             query=query,
             key=key,
             value=Projection(value, bias),
             output=output,
-            feed_forward_norm=np.ones_like(self.feed_forward_norm),
-            gate=read(self.gate, self.feed_forward_norm),
-            up=read(self.up, self.feed_forward_norm),
+            feed_forward_norm=self.feed_forward_norm.divided(self.feed_forward_norm.gain),
+            gate=read(self.gate, self.feed_forward_norm.gain),
+            up=read(self.up, self.feed_forward_norm.gain),
             down=write(self.down),
         )
 
@@ -110,7 +105,7 @@ class DecoderLayer:
         inner = channel_scales(rows[sites[3]], self.down)
         smoothed = replace(
             self,
-            attention_norm=self.attention_norm / normed,
+            attention_norm=self.attention_norm.divided(normed),
             query=replace(self.query, weight=self.query.weight * normed),
             key=replace(self.key, weight=self.key.weight * normed),
             value=Projection(
@@ -118,7 +113,7 @@ class DecoderLayer:
                 None if self.value.bias is None else self.value.bias / values,
             ),
             output=self.output * values[owners],
-            feed_forward_norm=self.feed_forward_norm / raised,
+            feed_forward_norm=self.feed_forward_norm.divided(raised),
             gate=self.gate * raised,
             up=self.up * raised / inner[:, None],
             down=self.down * inner,
@@ -128,84 +123,72 @@ class DecoderLayer:
 
     def write(self, g: Graph, precision: Precision, inputs: DecoderInputs, x: str) -> str:
         spec, shared, angles, grid = self.spec, inputs.shared, inputs.angles, inputs.shared.grid
+        is_last = self.index == spec.num_layers - 1
         g.scope = f"layers.{self.index}"
         past = g.input(f"past.{self.index}", TensorProto.FLOAT, ["past", 2 * spec.kv_width])
-
-        rows = precision.rows(g, MatmulInput(self._site("qkv"), self._norm(g, "attention", x)))
-        keys_values = self._keys_values(g, precision, rows, angles)
+        queries = self._heads("query", "q", self.query)
+        projected = projection(
+            g,
+            precision,
+            self._site("qkv"),
+            x,
+            norm=self.attention_norm,
+            queries=None if is_last else queries,
+            keys_values=self._heads("key", "kv", self._keys_values()),
+            angles=angles,
+            keeps_normed=is_last,
+        )
         g.output(
             f"present.{self.index}",
-            g.op("Gather", keys_values, inputs.cache_rows),
+            g.op("Gather", projected.keys_values, inputs.cache_rows),
             ["cached", 2 * spec.kv_width],
         )
-        if self.index == spec.num_layers - 1:
-            scored, grid = shared.scored_rows, shared.scored_grid
-            rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
+        query = projected.queries
+        if is_last:
+            grid, scored = shared.scored_grid, shared.scored_rows
+            rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
             cosines, sines = (g.op("Gather", part, scored, axis=1) for part in angles)
-            angles = (cosines, sines)
-        query = linear(
-            g, precision, rows, self._name("self_attn.q"), self.query.weight, self.query.bias
-        )
+            site = self._site("qkv")
+            query = projection(
+                g, precision, site, rows, queries=queries, angles=(cosines, sines)
+            ).queries
         attended = attention(
             g,
             grid,
-            self._positioned(g, query, angles, "query"),
-            g.op("Concat", past, keys_values, axis=0),
+            query,
+            projected.keys_values,
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
+            past=past,
         )
-        rows = precision.rows(g, MatmulInput(self._site("o"), attended))
-        x = g.op("Add", x, linear(g, precision, rows, self._name("self_attn.o"), self.output))
-        rows = precision.rows(
-            g, MatmulInput(self._site("gate_up"), self._norm(g, "feed_forward", x))
+        output = Matrix(self._name("self_attn.o"), self.output)
+        x = linear(g, precision, self._site("o"), attended, output, residual=x)
+        part = FeedForward(
+            site=self._site("gate_up"),
+            inner_site=self._site("down"),
+            norm=self.feed_forward_norm,
+            activation=spec.activation,
+            activated=Matrix(self._name("mlp.gate"), self.gate),
+            multiplied=Matrix(self._name("mlp.up"), self.up),
+            down=Matrix(self._name("mlp.down"), self.down),
         )
-        return g.op("Add", x, self._feed_forward(g, precision, rows))
+        return feed_forward(g, precision, x, part)
 
-    def _norm(self, g: Graph, part: Literal["attention", "feed_forward"], x: str) -> str:
-        gain = self.attention_norm if part == "attention" else self.feed_forward_norm
-        weight = g.weight(f"layers.{self.index}.{part}_norm", gain)
-        return g.op("RMSNormalization", x, weight, epsilon=self.spec.norm_epsilon)
-
-    def _keys_values(self, g: Graph, precision: Precision, rows: Rows, angles: Angles) -> str:
-        """Compute rotated keys and, beside them, values: float32 [T, 2·KV·D]."""
-        width = self.spec.kv_width
-        weight = np.concatenate([self.key.weight, self.value.weight])
+    def _keys_values(self) -> Projection:
+        """Return keys and, beside them, values."""
         bias = None
         if self.key.bias is not None and self.value.bias is not None:
             bias = np.concatenate([self.key.bias, self.value.bias])
-        both = linear(g, precision, rows, self._name("self_attn.kv"), weight, bias)
-        key, value = split_columns(g, both, [width, width])
-        return g.op("Concat", self._positioned(g, key, angles, "key"), value, axis=1)
+        return Projection(np.concatenate([self.key.weight, self.value.weight]), bias)
 
-    def _positioned(self, g: Graph, x: str, angles: Angles, part: Literal["query", "key"]) -> str:
-        """Normalise and rotate each head of float32 [T, heads·D]."""
+    def _heads(self, part: Literal["query", "key"], name: str, dense: Projection) -> Heads:
         spec, is_query = self.spec, part == "query"
-        if self.head_norms is not None:
-            gain = g.weight(f"layers.{self.index}.{part}_norm", self.head_norms[not is_query])
-            heads = g.op("Reshape", x, g.constant([0, -1, spec.head_size]))
-            normed = g.op("RMSNormalization", heads, gain, epsilon=spec.norm_epsilon)
-            x = g.op("Reshape", normed, g.constant([0, -1]))
-        return rotate(g, x, angles, spec.num_heads if is_query else spec.num_kv_heads)
-
-    def _feed_forward(self, g: Graph, precision: Precision, rows: Rows) -> str:
-        """Compute down(activation(gate(x)) * up(x)).
-
-        up keeps its row scale back: a row's scale does not change how the row quantizes, so it
-        joins the scale of down's rows instead of costing a pass over the widest tensor.
-        """
-
-        def inner(part: ChannelSlice) -> MatmulInput:
-            gate, up = (part.name(self._name(f"mlp.{name}")) for name in ("gate", "up"))
-            gated = linear(g, precision, rows, gate, self.gate[part.channels])
-            if self.spec.activation == "silu":
-                gated = g.op("QuickGelu", gated, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
-            else:
-                gated = g.op("Gelu", gated, approximate="tanh")
-            raised = precision.matmul(g, rows, up, self.up[part.channels])
-            product = g.op("Mul", gated, raised.values)
-            return MatmulInput(self._site("down"), product, carried=raised.scale, part=part)
-
-        return in_slices(g, precision, self._name("mlp.down"), self.down, inner)
+        return Heads(
+            Matrix(self._name(f"self_attn.{name}"), dense.weight, dense.bias),
+            spec.num_heads if is_query else spec.num_kv_heads,
+            spec.head_size,
+            self.head_norms[not is_query] if self.head_norms else None,
+        )
 
     def _name(self, part: str) -> str:
         return f"model.layers.{self.index}.{part}_proj"
@@ -227,25 +210,25 @@ def load_layer(checkpoint: Checkpoint, spec: DecoderSpec, index: int) -> Decoder
         bias = checkpoint.tensor(bias_name, rows) if spec.has_qkv_bias else None
         return Projection(matrix(f"self_attn.{name}", rows, hidden), bias)
 
-    def norm(name: str, size: int = hidden) -> Floats:
-        gain: Floats = checkpoint.tensor(f"{prefix}.{name}norm.weight", size)
+    def norm(name: str, stored: str, size: int = hidden) -> Norm:
+        gain: Floats = checkpoint.tensor(f"{prefix}.{stored}norm.weight", size)
         gain += np.float32(spec.gain_offset)
-        return gain
+        return Norm(f"layers.{index}.{name}_norm", "rms", gain, None, spec.norm_epsilon)
 
     head_norms = None
     if spec.has_head_norms:
-        query_norm, key_norm = (norm(f"self_attn.{x}_", spec.head_size) for x in "qk")
-        head_norms = query_norm, key_norm
+        size = spec.head_size
+        head_norms = norm("query", "self_attn.q_", size), norm("key", "self_attn.k_", size)
     return DecoderLayer(
         spec=spec,
         index=index,
-        attention_norm=norm("input_layer"),
+        attention_norm=norm("attention", "input_layer"),
         query=dense("q", spec.query_width),
         key=dense("k", narrow),
         value=dense("v", narrow),
         head_norms=head_norms,
         output=matrix("self_attn.o", hidden, spec.query_width),
-        feed_forward_norm=norm("post_attention_layer"),
+        feed_forward_norm=norm("feed_forward", "post_attention_layer"),
         gate=matrix("mlp.gate", wide, hidden),
         up=matrix("mlp.up", wide, hidden),
         down=matrix("mlp.down", hidden, wide),

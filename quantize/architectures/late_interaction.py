@@ -22,9 +22,10 @@ import msgspec
 
 from quantize.architectures.bert import BERT, Bert, BertInputs
 from quantize.checkpoint.files import Checkpoint, one_label
-from quantize.graph.blocks import MASKED, TINY, GraphInputs, unit_rows
 from quantize.graph.builder import Graph
+from quantize.graph.grid import token_slots, with_mask
 from quantize.graph.precision import Precision
+from quantize.graph.vectors import TINY, unit_rows
 from quantize.rounding.transforms import Rotation
 
 ARCHITECTURE = "BertForLateInteraction"  # in config.json; transformers has none like it
@@ -82,28 +83,23 @@ class LateInteraction(Bert):
         shared, grid = inputs.shared, inputs.shared.grid
         g.scope = "parts"
         types = g.op("Gather", inputs.token_types, grid.query_rows)  # [B, L]
-        first = g.op("Gather", grid.mask, g.constant([0]), axis=2)  # [B, 1, 1, L]
-        visible = g.op("Squeeze", first, g.constant([1, 2]))
-        zero, one, start = g.constant(0.0), g.constant(1.0), g.constant([0])
-        is_token = g.op("Where", g.op("Equal", visible, zero), one, zero)
+        is_token = g.op("Cast", token_slots(g, grid), to=1)
         is_document = g.op("Mul", is_token, g.op("Cast", types, to=1))
         is_query = g.op("Sub", is_token, is_document)
-        rows, columns = (g.op("Unsqueeze", types, g.constant([axis])) for axis in (2, 1))
-        is_same = g.op("Unsqueeze", g.op("Equal", rows, columns), g.constant([1]))
-        mask = g.op("Where", is_same, grid.mask, g.constant(MASKED))
         length = g.op("Shape", grid.query_rows, start=1, end=2)
         sequences = g.op("Div", grid.slots, length)  # [T]
         num_query = g.op("Cast", g.op("ReduceSum", is_query, g.constant([1]), keepdims=0), to=7)
         shift = g.op("Mul", inputs.token_types, g.op("Gather", num_query, sequences))
-        positions = g.op("Max", g.op("Sub", shared.positions, shift), start)
-        apart: GraphInputs = replace(shared, positions=positions, grid=replace(grid, mask=mask))
-        return PairInputs(apart, inputs.token_types, is_query, is_document)
+        positions = g.op("Max", g.op("Sub", shared.positions, shift), g.constant([0]))
+        apart = with_mask(g, replace(grid, parts=inputs.token_types))
+        shared = replace(shared, positions=positions, grid=apart)
+        return PairInputs(shared, inputs.token_types, is_query, is_document)
 
     def finish(self, g: Graph, precision: Precision, inputs: BertInputs, x: str) -> None:
         assert isinstance(inputs, PairInputs)
         g.scope = "head"
         rows = inputs.shared.grid.query_rows
-        vectors = self._weights.norm(self.num_layers).write(g, "head.norm", x, self.config)
+        vectors = self._weights.norm(self.num_layers).write(g, x)
         g.output(VECTORS_OUTPUT, vectors, ["tokens", self.stream_width])
         load, vocabulary = self._checkpoint.tensor, self.config.vocab_size
         table = g.weight("token_weights", load("token_weights", vocabulary))

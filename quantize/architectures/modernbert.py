@@ -7,6 +7,7 @@ layer and within a sliding window in the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,15 +16,16 @@ from quantize.architectures.modernbert_layer import (
     ModernBertInputs,
     ModernBertLayer,
     Span,
-    layer_norm,
 )
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.checkpoint.sidecars import Pooling
 from quantize.errors import QuantizeError
-from quantize.graph.blocks import declare_inputs, linear, mean_rows, unit_rows, within_window
 from quantize.graph.builder import Graph
-from quantize.graph.precision import MatmulInput, Precision
+from quantize.graph.grid import declare_inputs, mean_rows, with_mask
+from quantize.graph.layers import Matrix, Norm, linear
+from quantize.graph.precision import Precision
 from quantize.graph.rotary import rotary_angles, rotary_frequencies
+from quantize.graph.vectors import unit_rows
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
@@ -66,7 +68,8 @@ class ModernBert:
     def declare(self, g: Graph) -> ModernBertInputs:
         config, shared = self.config, declare_inputs(g, with_past=False)
         grids = (shared.grid, shared.scored_grid)
-        near, scored_near = (within_window(g, grid, config.window) for grid in grids)
+        g.scope = "window"
+        near, scored_near = (with_mask(g, replace(grid, window=config.window)) for grid in grids)
         far_angles, near_angles = (
             rotary_angles(g, shared.positions, rotary_frequencies(config.head_size, theta))
             for theta in (config.global_theta, config.local_theta)
@@ -95,7 +98,7 @@ class ModernBert:
 
     def finish(self, g: Graph, precision: Precision, inputs: ModernBertInputs, x: str) -> None:
         g.scope = "head"
-        x = layer_norm(g, "head.final_norm", x, self._weights.final_norm(), self.config)
+        x = self._weights.final_norm().write(g, x)
         pooled = mean_rows(g, x, inputs.shared.grid) if self._pooling == "mean" else x
         if self._is_classifier:
             g.output("scores", self._classify(g, precision, pooled), ["scored"])
@@ -110,10 +113,8 @@ class ModernBert:
 
         The classifier's weight is part of its norm's gain.
         """
-        dense, dense_bias, gain, bias = self._weights.classifier()
-        rows = precision.rows(g, MatmulInput("head.dense", pooled))
-        activated = g.op("Gelu", linear(g, precision, rows, "head.dense", dense, dense_bias))
-        products = layer_norm(g, "head.norm", activated, gain, self.config)
+        dense, norm, bias = self._weights.classifier()
+        products = norm.write(g, g.op("Gelu", linear(g, precision, dense.name, pooled, dense)))
         logits = g.op("ReduceSum", products, g.constant([-1]), keepdims=0)
         return g.op("Add", logits, g.weight("classifier.bias", bias))
 
@@ -160,35 +161,41 @@ class _Weights:
             config=self._config,
             index=index,
             is_scored=is_scored,
-            attention_norm=self._load(
-                f"{prefix}.attn_norm" if index else "embeddings.norm", hidden
+            attention_norm=self._norm(
+                f"{prefix}.attention_norm", f"{prefix}.attn_norm" if index else "embeddings.norm"
             ),
             query=query,
             key=key,
             value=value,
             output=self._load(f"{prefix}.attn.Wo", hidden, hidden),
-            feed_forward_norm=self._load(f"{prefix}.mlp_norm", hidden),
+            feed_forward_norm=self._norm(f"{prefix}.feed_forward_norm", f"{prefix}.mlp_norm"),
             input=input_,
             gate=gate,
             down=self._load(f"{prefix}.mlp.Wo", hidden, wide),
         )
 
-    def final_norm(self) -> Floats:
-        return self._load("final_norm", self._config.hidden_size)
+    def final_norm(self) -> Norm:
+        return self._norm("head.final_norm", "final_norm")
 
-    def classifier(self) -> tuple[Floats, Floats | None, Floats, Floats]:
-        """Load dense weight and bias, the norm's gain times the classifier, and its bias.
+    def classifier(self) -> tuple[Matrix, Norm, Floats]:
+        """Load the dense layer, the norm with the classifier in its gain, and the bias.
 
         :raises QuantizeError: the classifier has several labels
         """
         load, hidden = self._checkpoint.tensor, self._config.hidden_size
         classifier = one_label(self._checkpoint, "classifier.weight", hidden)
-        return (
+        dense = Matrix(
+            "head.dense",
             load("head.dense.weight", hidden, hidden),
             load("head.dense.bias", hidden) if self._config.classifier_bias else None,
-            load("head.norm.weight", hidden) * classifier,
-            load("classifier.bias", 1),
         )
+        gain = load("head.norm.weight", hidden) * classifier
+        norm = Norm("head.norm", "layer", gain, None, self._config.norm_eps)
+        return dense, norm, load("classifier.bias", 1)
+
+    def _norm(self, name: str, stored: str) -> Norm:
+        gain = self._load(stored, self._config.hidden_size)
+        return Norm(name, "layer", gain, None, self._config.norm_eps)
 
     def _load(self, name: str, *shape: int) -> Floats:
         return self._checkpoint.tensor(f"{self._root}{name}.weight", *shape)

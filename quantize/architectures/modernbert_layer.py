@@ -11,18 +11,12 @@ import numpy as np
 
 from edgerank.manifest import Positive
 from quantize.checkpoint.sidecars import Pooling
-from quantize.graph.blocks import (
-    GraphInputs,
-    Grid,
-    attention,
-    gather_rows,
-    in_slices,
-    linear,
-    split_columns,
-)
+from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
-from quantize.graph.precision import ChannelSlice, MatmulInput, Precision, Rows
-from quantize.graph.rotary import Angles, RopeScaling, rotate
+from quantize.graph.grid import GraphInputs, Grid
+from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
+from quantize.graph.precision import Precision
+from quantize.graph.rotary import Angles, RopeScaling
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 
@@ -109,11 +103,6 @@ class ModernBertInputs:
     window: Span
 
 
-def layer_norm(g: Graph, name: str, x: str, gain: Floats, config: ModernBertConfig) -> str:
-    """Normalise rows, float32 [T, H]; there is no bias."""
-    return g.op("LayerNormalization", x, g.weight(name, gain), axis=-1, epsilon=config.norm_eps)
-
-
 @dataclass(frozen=True)
 class ModernBertLayer:
     """The weights of one layer; feed-forward: down(gelu(input(x)) * gate(x))."""
@@ -121,12 +110,12 @@ class ModernBertLayer:
     config: ModernBertConfig
     index: int
     is_scored: bool  # only the scored rows leave the layer
-    attention_norm: Floats  # [H], in the first layer the embedding's, which the stream passes too
+    attention_norm: Norm  # in the first layer the embedding's, which the stream passes too
     query: Floats  # [H, H]
     key: Floats  # [H, H]
     value: Floats  # [H, H]
     output: Floats  # [H, H]
-    feed_forward_norm: Floats  # [H]
+    feed_forward_norm: Norm
     input: Floats  # [I, H]
     gate: Floats  # [I, H]
     down: Floats  # [H, I]
@@ -147,12 +136,12 @@ class ModernBertLayer:
         inner = channel_scales(rows[sites[3]], self.down)
         smoothed = replace(
             self,
-            attention_norm=self.attention_norm / normed,
+            attention_norm=self.attention_norm.divided(normed),
             query=self.query * normed,
             key=self.key * normed,
             value=self.value * normed / values[:, None],
             output=self.output * values,
-            feed_forward_norm=self.feed_forward_norm / raised,
+            feed_forward_norm=self.feed_forward_norm.divided(raised),
             input=self.input * raised,
             gate=self.gate * raised / inner[:, None],
             down=self.down * inner,
@@ -162,61 +151,55 @@ class ModernBertLayer:
         return smoothed, {site: rows[site] / scale for site, scale in scales}
 
     def write(self, g: Graph, precision: Precision, inputs: ModernBertInputs, x: str) -> str:
-        config = self.config
+        config, shared = self.config, inputs.shared
         span = inputs.window if config.is_local(self.index) else inputs.everything
         g.scope = f"layers.{self.index}"
-        normed = layer_norm(g, self._site("attention_norm"), x, self.attention_norm, config)
+        queries = self._heads(Matrix(self._site("query"), self.query))
+        both = np.concatenate([self.key, self.value])
+        projected = projection(
+            g,
+            precision,
+            self._site("qkv"),
+            x,
+            norm=self.attention_norm,
+            queries=None if self.is_scored else queries,
+            keys_values=self._heads(Matrix(self._site("key_value"), both)),
+            angles=span.angles,
+            keeps_normed=self.index == 0 or self.is_scored,
+        )
         if self.index == 0:
-            x = self._first_stream(g, normed)
-        rows, grid = precision.rows(g, MatmulInput(self._site("qkv"), normed)), span.grid
-        keys_values = self._keys_values(g, precision, rows, span.angles)
+            x = self._first_stream(g, projected.normed)
+        query, grid = projected.queries, span.grid
         if self.is_scored:
-            grid, scored = span.scored_grid, inputs.shared.scored_rows
-            rows, x = gather_rows(g, rows, scored), g.op("Gather", x, scored)
-        queries = linear(g, precision, rows, self._site("query"), self.query)
-        if not self.is_scored:  # scored rows are at position 0, whose angles are 0
-            queries = rotate(g, queries, span.angles, config.num_attention_heads)
+            # at position 0, whose angles are 0
+            grid, scored = span.scored_grid, shared.scored_rows
+            rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
+            query = projection(g, precision, self._site("qkv"), rows, queries=queries).queries
         heads = config.num_attention_heads
-        attended = attention(g, grid, queries, keys_values, num_heads=heads, num_kv_heads=heads)
-        rows = precision.rows(g, MatmulInput(self._site("output"), attended))
-        x = g.op("Add", x, linear(g, precision, rows, self._site("output"), self.output))
+        attended = attention(
+            g, grid, query, projected.keys_values, num_heads=heads, num_kv_heads=heads
+        )
+        output = Matrix(self._site("output"), self.output)
+        x = linear(g, precision, self._site("output"), attended, output, residual=x)
+        part = FeedForward(
+            site=self._site("input_gate"),
+            inner_site=self._site("down"),
+            norm=self.feed_forward_norm,
+            activation="gelu",
+            activated=Matrix(self._site("input"), self.input),
+            multiplied=Matrix(self._site("gate"), self.gate),
+            down=Matrix(self._site("down"), self.down),
+        )
+        return feed_forward(g, precision, x, part)
 
-        normed = layer_norm(g, self._site("feed_forward_norm"), x, self.feed_forward_norm, config)
-        rows = precision.rows(g, MatmulInput(self._site("input_gate"), normed))
-        return g.op("Add", x, self._feed_forward(g, precision, rows))
+    def _heads(self, matrix: Matrix) -> Heads:
+        return Heads(matrix, self.config.num_attention_heads, self.config.head_size)
 
     def _first_stream(self, g: Graph, normed: str) -> str:
         """Return the embedding's norm as the stream: without the scales of what matrices read."""
         if self.stream_scales is None:
             return normed
         return g.op("Mul", normed, g.weight(self._site("stream_scales"), self.stream_scales))
-
-    def _keys_values(self, g: Graph, precision: Precision, rows: Rows, angles: Angles) -> str:
-        """Compute rotated keys and, beside them, values: float32 [T, 2·H]."""
-        hidden = self.config.hidden_size
-        weight = np.concatenate([self.key, self.value])
-        both = linear(g, precision, rows, self._site("key_value"), weight)
-        key, value = split_columns(g, both, [hidden, hidden])
-        key = rotate(g, key, angles, self.config.num_attention_heads)
-        return g.op("Concat", key, value, axis=1)
-
-    def _feed_forward(self, g: Graph, precision: Precision, rows: Rows) -> str:
-        """Compute down(gelu(input(x)) * gate(x)).
-
-        gate keeps its row scale back: a row's scale does not change how the row quantizes, so it
-        joins the scale of down's rows instead of costing a pass over the widest tensor.
-        """
-
-        def inner(part: ChannelSlice) -> MatmulInput:
-            names = [part.name(self._site(name)) for name in ("input", "gate")]
-            activated = g.op(
-                "Gelu", linear(g, precision, rows, names[0], self.input[part.channels])
-            )
-            gate = precision.matmul(g, rows, names[1], self.gate[part.channels])
-            product = g.op("Mul", activated, gate.values)
-            return MatmulInput(self._site("down"), product, carried=gate.scale, part=part)
-
-        return in_slices(g, precision, self._site("down"), self.down, inner)
 
     def _site(self, name: str) -> str:
         return f"layers.{self.index}.{name}"

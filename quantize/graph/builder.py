@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 23  # first with Attention, RMSNormalization and RotaryEmbedding
-CONTRIB = "com.microsoft"
+from quantize.graph.functions import KERNELS, OPSETS, Functions
+
 PAGE_BYTES = 4096  # external tensors start on a page, or they cannot be memory-mapped
 INLINE_BYTES = 4096  # smaller initializers live inside the .onnx file
 
@@ -37,6 +37,7 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._functions = Functions()
 
     def input(self, name: str, dtype: int, shape: Sequence[Dimension]) -> str:
         """Declare a graph input; ``dtype`` is a ``TensorProto`` type."""
@@ -108,6 +109,41 @@ class Graph:
         self._nodes.append(node)
 
     @property
+    def num_nodes(self) -> int:
+        """How many nodes there are so far: where a part that becomes a function begins."""
+        return len(self._nodes)
+
+    def outline(
+        self,
+        op_type: str,
+        start: int,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        **attributes: Any,
+    ) -> None:
+        """Make the nodes from ``start`` on the stock body of one compiled operator.
+
+        A session with the compiled kernels runs the operator; any other runs the body.
+
+        :param inputs: what the kernel reads, in its order; "" for what is left out
+        :param outputs: values of those nodes that others read, in the kernel's order, or ""
+        :param attributes: of the kernel; the body does without
+        """
+        body, self._nodes[start:] = self._nodes[start:], []
+        constants = {name: self._initializers[name] for name in self._constants.values()}
+        overload = self._functions.add(op_type, body, inputs, outputs, constants)
+        node = helper.make_node(
+            op_type,
+            list(inputs),
+            list(outputs),
+            name=f"{self.scope}/{op_type}".lstrip("/"),
+            domain=KERNELS,
+            **{name: value for name, value in attributes.items() if value is not None},
+        )
+        node.overload = overload
+        self._nodes.append(node)
+
+    @property
     def weights(self) -> Collection[str]:
         """Names of the weights so far."""
         return self._initializers.keys() - set(self._constants.values())
@@ -139,9 +175,13 @@ class Graph:
             outputs,
             [tensor for name, tensor in self._initializers.items() if name in wanted],
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        called = {(node.op_type, node.overload) for node in nodes if node.domain == KERNELS}
         return helper.make_model(
-            graph, opset_imports=opsets, ir_version=11, producer_name="edgerank"
+            graph,
+            functions=self._functions.those(called),
+            opset_imports=[*OPSETS, helper.make_opsetid(KERNELS, 1)],
+            ir_version=11,
+            producer_name="edgerank",
         )
 
     def close(self) -> None:

@@ -6,14 +6,15 @@ matrix that reads it, and so that a row's scale can be carried past operations t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Protocol
 
 import numpy as np
 
-from quantize.graph.builder import CONTRIB, Graph
+from quantize.graph.builder import Graph
+from quantize.graph.functions import CONTRIB
 from quantize.rounding.rounding import (
     INT8_MAX,
     Floats,
@@ -24,8 +25,8 @@ from quantize.rounding.rounding import (
 )
 
 EMBEDDING_CHUNK_ROWS = 16384  # bounds the float32 copy of a table while it is rounded
-ZERO_POINT = 128
-SHIFTED_ZERO_POINT = 16  # of rows that hardly go below zero
+ZERO_POINT = 128  # of rows that go as far below zero as above: 127 levels on each side
+ONE_SIDED_ZERO_POINT = 16  # of rows that hardly go below zero: 239 levels above it
 OBSERVED = "rows/"  # before a site, the name of the output with its rows
 SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
 FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/model/slices.py)
@@ -58,9 +59,29 @@ class MatmulInput:
 
     site: str  # where in the model, for calibration
     x: str  # float32 [T, K]
-    carried: str | None = None  # float32 [T, 1], a scale that ``x`` still lacks
+    carried: str | None = None  # float32 [T, 1], a factor that ``x`` still lacks
     least: float | None = None  # a small negative number that no element of ``x`` is below
     part: ChannelSlice = ALL  # of the site's channels
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """How far apart a row's integers lie, and where zero is among them."""
+
+    zero_point: int
+    levels: int  # above zero
+    floor: float | None  # the least peak of a one-sided range, None for a symmetric one
+
+
+SYMMETRIC = RowRange(ZERO_POINT, INT8_MAX, None)
+
+
+def row_range(least: float | None) -> RowRange:
+    """Return the range of rows of which no element is below ``least``, None for any rows."""
+    if least is None:
+        return SYMMETRIC
+    levels = 255 - ONE_SIDED_ZERO_POINT
+    return RowRange(ONE_SIDED_ZERO_POINT, levels, -least * levels / ONE_SIDED_ZERO_POINT)
 
 
 @dataclass(frozen=True)
@@ -72,19 +93,18 @@ class Rows:
 
     site: str  # where in the model they are read
     real: str  # float32 [T, K]
-    integers: str = ""  # uint8 [T, K]; the real row is (integers - zero_point) * scale / levels
-    scale: str = ""  # float32 [T, 1]
-    zero_point: int = ZERO_POINT
-    levels: int = 1
+    integers: str = ""  # uint8 [T, K]; the real row is (integers - zero point) * step
+    step: str = ""  # float32 [T, 1]
+    zero_point: str = ""  # uint8
     part: ChannelSlice = ALL  # of the site's channels
 
 
 @dataclass(frozen=True)
 class Product:
-    """Rows times a matrix: the real product is ``values * scale``."""
+    """Rows times a matrix: the real product is ``values * step``."""
 
     values: str  # float32 [T, N]
-    scale: str | None  # float32 [T, 1], None for 1
+    step: str | None  # float32 [T, 1], None for 1
 
 
 class Precision(Protocol):
@@ -101,6 +121,9 @@ class Precision(Protocol):
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         """Multiply by ``weight`` [N, K]."""
+
+    def has_kernels(self, names: Collection[str]) -> bool:
+        """Whether compiled operators multiply by these matrices."""
 
 
 class Float32:
@@ -121,16 +144,22 @@ class Float32:
         transposed = g.weight(name, np.ascontiguousarray(weight.T))
         return Product(g.op("MatMul", rows.real, transposed), None)
 
+    def has_kernels(self, names: Collection[str]) -> bool:
+        return False
+
 
 @dataclass
 class Observed(Float32):
     """float32 that puts out the rows of every site, and keeps the names of the matrices."""
 
     matrices: list[str] = field(default_factory=list)
+    _sites: set[str] = field(default_factory=set)
 
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         rows = super().rows(g, operand)
-        g.output(OBSERVED + rows.site, rows.real, ["tokens", "width"])
+        if rows.site not in self._sites:  # all rows of a site come before some of them
+            g.output(OBSERVED + rows.site, rows.real, ["tokens", "width"])
+            self._sites.add(rows.site)
         return rows
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
@@ -142,17 +171,17 @@ class Observed(Float32):
 class Int8:
     """int8 weights per output channel, uint8 activations per token.
 
-    x ─┬─ Abs ─ ReduceMax ─┬──────────────────────────────────── scale [T, 1]
-       └─────── Div ───────┴─ QuantizeLinear(1/127, 128) ─ integers uint8 [T, K]
+    x ─┬─ Abs ─ ReduceMax ── peak [T, 1] ── Mul(1/127) ── step [T, 1]
+       └─ Mul(127 / peak) ── QuantizeLinear(1, 128) ── integers uint8 [T, K]
 
-    integers ─ MatMulIntegerToFloat(W int8 [K, N], channel scales / 127) ─ product float32 [T, N]
+    integers ─ MatMulIntegerToFloat(W int8 [K, N], channel scales) ─ Mul(step) ─ product [T, N]
 
-    A row of zeros divides 0 by 0; whatever integers come of it, the scale of 0 makes them 0 again.
+    A row of zeros has a peak and a step of 0: whatever its integers, its product is 0.
 
-    Rows that hardly go below zero are given nearly all of the range for what is above:
+    Rows that hardly go below zero are given nearly all of the range for what is above: their peak
+    is Max(ReduceMax(x), floor), the zero point 16, the levels 239.
 
-    x ─┬─ ReduceMax ─ Div(239) ─ Max(-least/16) ─┬────────────── scale [T, 1]
-       └──────────────── Div ────────────────────┴─ QuantizeLinear(1, 16) ─ integers
+    The compiled kernels do the same operation by operation (edgerank/kernels/src/kernels.h).
     """
 
     inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
@@ -189,26 +218,25 @@ class Int8:
         )
 
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
-        x, carried, least = operand.x, operand.carried, operand.least
-        if least is None:
-            zero_point, levels = ZERO_POINT, INT8_MAX
-            scale = g.op("ReduceMax", g.op("Abs", x), g.constant([-1]), keepdims=1)
-        else:
-            zero_point, levels = SHIFTED_ZERO_POINT, 1
-            peak = g.op("ReduceMax", x, g.constant([-1]), keepdims=1)
-            step = g.op("Div", peak, g.constant(float(255 - zero_point)))
-            scale = g.op("Max", step, g.constant(-least / zero_point))
+        x, carried = operand.x, operand.carried
+        range_ = row_range(operand.least)
+        top = x if range_.floor is not None else g.op("Abs", x)
+        peak = g.op("ReduceMax", top, g.constant([-1]), keepdims=1)
+        if range_.floor is not None:
+            peak = g.op("Max", peak, g.constant(range_.floor))
+        step = g.op("Mul", peak, g.constant(1 / range_.levels))
+        zero_point = g.constant(np.uint8(range_.zero_point))
         integers = g.op(
             "QuantizeLinear",
-            g.op("Div", x, scale),
-            g.constant(1 / levels),
-            g.constant(np.uint8(zero_point)),
+            g.op("Mul", x, g.op("Div", g.constant(float(range_.levels)), peak)),
+            g.constant(1.0),
+            zero_point,
             domain=CONTRIB,  # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
         )
         real = x
         if carried is not None:
-            scale, real = g.op("Mul", scale, carried), g.op("Mul", x, carried)
-        return Rows(operand.site, real, integers, scale, zero_point, levels, operand.part)
+            step, real = g.op("Mul", step, carried), g.op("Mul", x, carried)
+        return Rows(operand.site, real, integers, step, zero_point, operand.part)
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         if self._is_kept(name):
@@ -222,11 +250,14 @@ class Int8:
             rows.integers,
             g.weight(name, values),
             g.constant(1.0),
-            g.weight(f"{name}.scales", scales / np.float32(rows.levels)),
-            g.constant(np.uint8(rows.zero_point)),
+            g.weight(f"{name}.scales", scales),
+            rows.zero_point,
             domain=CONTRIB,
         )
-        return Product(product, rows.scale)
+        return Product(product, rows.step)
+
+    def has_kernels(self, names: Collection[str]) -> bool:
+        return not any(map(self._is_kept, names))
 
     def _is_kept(self, name: str) -> bool:
         return any(fnmatchcase(matrix_of(name), pattern) for pattern in self.keep)
@@ -264,10 +295,13 @@ class Int4(Int8):
         )
         return Product(product, None)
 
+    def has_kernels(self, names: Collection[str]) -> bool:
+        return False
+
 
 def scaled(g: Graph, product: Product) -> str:
     """Return the real product, float32 [T, N]."""
-    return product.values if product.scale is None else g.op("Mul", product.values, product.scale)
+    return product.values if product.step is None else g.op("Mul", product.values, product.step)
 
 
 def matrix_of(weight: str) -> str:

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from quantize.graph.builder import CONTRIB, Graph
+from quantize.graph.builder import Graph
+from quantize.graph.functions import CONTRIB
 from quantize.rounding.rounding import Floats
 
 

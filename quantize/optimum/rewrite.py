@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgerank.session import open_session
-from quantize.architectures.bert_layer import LEAST_GELU
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph, reads
-from quantize.graph.precision import MatmulInput, Precision, Rows, scaled
+from quantize.graph.layers import LEAST_GELU, Matrix, linear
+from quantize.graph.precision import Precision
 from quantize.rounding.rounding import Floats
 
 MIN_WIDTH = 16  # narrower matrices, such as the classifier's one row, are left as they are
@@ -57,13 +57,13 @@ class ExportedGraph:
         weight = self.array(node.input[1])
         return weight if transposed else weight.T
 
-    def table(self, node: onnx.NodeProto) -> Floats | None:
-        """Return the table [V, H] of an embedding; None if the node is none worth rounding."""
+    def is_table(self, node: onnx.NodeProto) -> bool:
+        """Whether a node looks rows up in a table [V, H] that is worth rounding."""
         if node.op_type != "Gather" or not self._is_wide(node.input[0]):
-            return None
-        if _attributes(node).get("axis", 0) or self.tensors[node.input[0]].dims[0] < MIN_TABLE_ROWS:
-            return None
-        return self.array(node.input[0])
+            return False
+        if _attributes(node).get("axis", 0):
+            return False
+        return bool(self.tensors[node.input[0]].dims[0] >= MIN_TABLE_ROWS)
 
     def name(self, tensor: str) -> str:
         """Name a matrix as its module is named in the checkpoint."""
@@ -126,21 +126,20 @@ def write_rewritten(
     try:
         _write_inputs(g, exported.inputs, pad_token_id)
         g.scope = "exported"
-        rows: dict[str, Rows] = {}  # one quantization serves all matrices that read it
         gelus = {node.output[0] for node in exported.nodes if node.op_type == "Gelu"}
+        tables = {node.input[0] for node in exported.nodes if exported.is_table(node)}
         for node in exported.nodes:
             if (weight := exported.matrix(node)) is not None:
                 x, tensor, *bias = node.input
-                if x not in rows:
-                    least = LEAST_GELU if x in gelus else None
-                    rows[x] = precision.rows(g, MatmulInput(x, x, least=least))
-                y = scaled(g, precision.matmul(g, rows[x], exported.name(tensor), weight))
+                name = exported.name(tensor) + ("'" if tensor in tables else "")
+                least = LEAST_GELU if x in gelus else None
+                y = linear(g, precision, x, x, Matrix(name, weight), least=least)
                 for addend in bias:
                     y = g.op("Add", y, _written(g, exported, addend))
                 _alias(g, y, node.output[0])
-            elif (table := exported.table(node)) is not None:
+            elif exported.is_table(node):
                 tensor, ids = node.input
-                y = precision.embedding(g, exported.name(tensor), table, ids)
+                y = precision.embedding(g, exported.name(tensor), exported.array(tensor), ids)
                 _alias(g, y, node.output[0])
             else:
                 for value in reads(node):
@@ -162,12 +161,9 @@ class _SharingGraph(Graph):
 
     def weight(self, name: str, array: NDArray[Any]) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
-        while self._digests.get(name, digest) != digest:
-            name += "'"  # a table that is tied to a matrix
-        if name not in self._digests:
-            self._digests[name] = digest
-            super().weight(name, array)
-        return name
+        if self._digests.setdefault(name, digest) != digest:
+            raise ValueError(f"two weights are named {name}")
+        return name if name in self.weights else super().weight(name, array)
 
 
 def _write_inputs(g: Graph, names: Sequence[str], pad_token_id: int) -> None:

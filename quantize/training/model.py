@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from edgerank.files import write_atomically
 from quantize.architectures.late_interaction import ARCHITECTURE, FARTHEST, FEATURES, LexicalConfig
 from quantize.errors import QuantizeError
-from quantize.graph.blocks import TINY
+from quantize.graph.vectors import TINY
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from edgerank.session import Session
 from quantize import quantize
 from quantize.checkpoint.files import open_checkpoint
 from quantize.errors import QuantizeError
-from quantize.graph.builder import OPSET
+from quantize.graph.functions import OPSET
 from quantize.graph.precision import Float32, Int8
 from quantize.optimum.export import EXPORT_OPSET, export
 from quantize.optimum.rewrite import CHANGED_OPERATORS, fold, write_rewritten

@@ -22,7 +22,6 @@ struct ProjectionKernel {
   PackedMatrix matrices[2];
   Vector head_gains[2];
   Projection op;
-  int output_of[2] = {0, 1};
 
   void load(const Node& node, const Kernels& chosen) {
     kernels = &chosen;
@@ -33,7 +32,6 @@ struct ProjectionKernel {
       matrices[part].load(node, chosen, op.range, first, first + 1, static_cast<int>(first + 2));
       if (!matrices[part] || node.errors().any()) continue;
       const int at = op.num_parts++;
-      output_of[at] = static_cast<int>(part);
       op.parts[at] = matrices[part].view();
       op.width = op.parts[at].depth;
       Heads& heads = op.heads[at];
@@ -44,7 +42,7 @@ struct ProjectionKernel {
       head_gains[part].load(node, first + 3, "head norm", heads.size);
       if (head_gains[part].data()) {
         heads.norm = {NormKind::rms, head_gains[part].data(), nullptr,
-                      node.number("epsilon", 1e-5f)};
+                      node.number("head_epsilon", 1e-5f)};
       }
     }
     node.errors().require(op.num_parts > 0,
@@ -66,12 +64,12 @@ struct ProjectionKernel {
     float* outputs[2] = {};
     for (int part = 0; part < op.num_parts; ++part) {
       const int64_t shape[2] = {rows, op.parts[part].columns};
-      outputs[part] = call.output(static_cast<size_t>(output_of[part]), shape, 2);
+      outputs[part] = call.output(static_cast<size_t>(part), shape, 2);
       call.errors().require(outputs[part] != nullptr || rows == 0,
                             "edgerank.kernels: a projection's output is left out");
     }
     const int64_t shape[2] = {rows, op.width};
-    float* normed = call.output(2, shape, 2);
+    float* normed = call.output(static_cast<size_t>(op.num_parts), shape, 2);
     if (call.errors().any()) return;
     const int64_t step =
         rows_of_a_task(rows, 5 * op.width + 4 * op.parts[op.num_parts - 1].columns);

@@ -1,0 +1,135 @@
+"""Where the tokens of a flat axis sit during attention.
+
+Everything lies on one flat token axis T without padding. Only stock attention leaves it: queries
+and keys are gathered into a grid with one sequence a row, attended to, and gathered back. At 512
+tokens this takes a third of the time of attention on the flat axis under a mask, which computes
+every document against every other (``benchmarks/micro/attention.py``). Compiled attention reads
+from the grid where the sequences lie, and stays on the flat axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import TensorProto
+
+from quantize.graph.builder import Graph
+from quantize.graph.relative_positions import Buckets
+
+MASKED = -1e9  # added to the attention logit of a key that must not be seen; its weight becomes 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the flat axis sits during attention: B sequences, L query slots, S key slots."""
+
+    query_rows: str  # int64 [B, L], the flat row in each query slot, 0 in empty slots
+    key_rows: str  # int64 [B, S], the row of past ++ flat axis in each key slot
+    slots: str  # int64 [T], the slot of each flat row in the flattened [B, L]
+    visible: str  # int64 [B, L], how many leading keys each query slot sees
+    mask: str  # float32 [B, 1, L, S], 0 where the key is visible; empty for compiled attention
+    window: int | None = None  # a query sees keys at most so many tokens away, None for any
+    parts: str = ""  # int64 [T], a query sees keys of its own part alone; "" if there is one
+    buckets: Buckets | None = None  # of distances from query to key slots, if attention reads them
+
+
+@dataclass(frozen=True)
+class GraphInputs:
+    """What a graph is fed besides the stream and the caches."""
+
+    token_ids: str  # int64 [T]
+    positions: str  # int64 [T]
+    scored_rows: str  # int64 [R], the flat rows whose final state is read, one a sequence
+    grid: Grid
+    scored_grid: Grid  # that of the scored rows alone, with L = 1
+
+
+def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
+    """Declare the inputs that all architectures share.
+
+    ``visible`` int64 [B, L] says how many of a sequence's leading keys each query slot sees. That
+    one number covers causal and two-sided attention, a shared prefix and a chunk's past.
+
+    Without a past, keys are the sequence's own tokens and share the query slots.
+    """
+    token_ids = g.input("token_ids", TensorProto.INT64, ["tokens"])
+    positions = g.input("positions", TensorProto.INT64, ["tokens"])
+    query_rows = g.input("query_rows", TensorProto.INT64, ["sequences", "length"])
+    key_rows = (
+        g.input("key_rows", TensorProto.INT64, ["sequences", "keys"]) if with_past else query_rows
+    )
+    slots = g.input("slots", TensorProto.INT64, ["tokens"])
+    visible = g.input("visible", TensorProto.INT64, ["sequences", "length"])
+    scored_rows = g.input("scored_rows", TensorProto.INT64, ["scored"])
+
+    g.scope = "grid"
+    grid = with_mask(g, Grid(query_rows, key_rows, slots, visible, mask=""))
+    scored_slots = g.op("Gather", slots, scored_rows)
+    length = g.op("Shape", query_rows, start=1, end=2)
+    sequence = g.op("Div", scored_slots, length)
+    flat_visible = g.op("Reshape", visible, g.constant([-1]))
+    scored_visible = g.op("Gather", flat_visible, scored_slots)
+    every_scored = g.op(
+        "Range",
+        g.constant(np.int64(0)),
+        g.op("Squeeze", g.op("Shape", scored_rows)),
+        g.constant(np.int64(1)),
+    )
+    scored_grid = Grid(
+        query_rows=g.op("Unsqueeze", every_scored, g.constant([1])),
+        key_rows=g.op("Gather", key_rows, sequence),
+        slots=every_scored,
+        visible=g.op("Unsqueeze", scored_visible, g.constant([1])),
+        mask="",
+    )
+    return GraphInputs(token_ids, positions, scored_rows, grid, with_mask(g, scored_grid))
+
+
+def with_mask(g: Graph, grid: Grid) -> Grid:
+    """Compute the mask: 0 for keys that a query sees, MASKED for the others.
+
+    Slots are positions where there is a window or are parts: without a past, and in a scored grid,
+    whose one slot is then slot 0, for first tokens alone.
+    """
+    start = g.num_nodes
+    keys = _slot_numbers(g, grid.key_rows)
+    is_seen = g.op("Less", keys, g.op("Unsqueeze", grid.visible, g.constant([1, 3])))
+    if grid.window is not None:
+        queries = g.op("Unsqueeze", _slot_numbers(g, grid.query_rows), g.constant([1]))
+        distances = g.op("Abs", g.op("Sub", queries, keys))  # [L, S]
+        is_near = g.op("LessOrEqual", distances, g.constant(np.int64(grid.window)))
+        is_seen = g.op("And", is_seen, is_near)
+    if grid.parts:
+        parts = g.op("Gather", grid.parts, grid.query_rows)  # [B, L]
+        rows, columns = (g.op("Unsqueeze", parts, g.constant([axis])) for axis in (2, 1))
+        is_same = g.op("Unsqueeze", g.op("Equal", rows, columns), g.constant([1]))
+        is_seen = g.op("And", is_seen, is_same)
+    mask = g.op("Where", is_seen, g.constant(0.0), g.constant(MASKED))
+    inputs = [grid.query_rows, grid.key_rows, grid.visible, grid.parts]
+    g.outline("AttentionMask", start, inputs, [mask])
+    return replace(grid, mask=mask)
+
+
+def token_slots(g: Graph, grid: Grid) -> str:
+    """Say which slots of a grid hold tokens, if all tokens of a sequence see all of it.
+
+    :return: bool [B, L]
+    """
+    lengths = g.op("Gather", grid.visible, g.constant([0]), axis=1)  # the first slot has a token
+    return g.op("Less", _slot_numbers(g, grid.query_rows), lengths)
+
+
+def mean_rows(g: Graph, x: str, grid: Grid) -> str:
+    """Average each sequence's rows: float32 [T, H] to [B, H]."""
+    is_token = g.op("Cast", token_slots(g, grid), to=TensorProto.FLOAT)
+    count = g.op("ReduceSum", is_token, g.constant([1]), keepdims=1)
+    weights = g.op("Unsqueeze", g.op("Div", is_token, count), g.constant([1]))  # [B, 1, L]
+    rows = g.op("Gather", x, grid.query_rows)  # [B, L, H]
+    return g.op("Squeeze", g.op("MatMul", weights, rows), g.constant([1]))
+
+
+def _slot_numbers(g: Graph, rows: str) -> str:
+    """Number the slots of ``rows`` [B, L]: int64 [L]."""
+    count = g.op("Squeeze", g.op("Shape", rows, start=1, end=2))
+    return g.op("Range", g.constant(np.int64(0)), count, g.constant(np.int64(1)))

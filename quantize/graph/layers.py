@@ -1,0 +1,303 @@
+"""The row-wise parts of layers: projections, linear layers, feed-forward parts.
+
+Each is written in stock operators by the precision at hand. Where it multiplies by int8 matrices it
+then becomes the body of one compiled operator, whose sources are in ``edgerank/kernels/src``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from quantize.graph.builder import Graph
+from quantize.graph.functions import CONTRIB
+from quantize.graph.precision import (
+    ALL,
+    ChannelSlice,
+    MatmulInput,
+    Precision,
+    Rows,
+    row_range,
+    scaled,
+)
+from quantize.graph.rotary import Angles, rotate
+from quantize.rounding.rounding import Floats
+
+NORMS = {"layer": 1, "rms": 2}  # numbers of the compiled operators
+ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "silu": 3}
+LEAST_GELU = -0.17  # x Φ(x) has its minimum of -0.16997 at x = -0.7518
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation of rows."""
+
+    name: str
+    kind: Literal["layer", "rms"]
+    gain: Floats  # [H]
+    bias: Floats | None  # [H]
+    epsilon: float
+
+    def divided(self, scales: Floats) -> Norm:
+        """Divide what the norm puts out."""
+        bias = None if self.bias is None else self.bias / scales
+        return replace(self, gain=self.gain / scales, bias=bias)
+
+    def write(self, g: Graph, x: str) -> str:
+        """Normalise the last axis of float32 [..., H]."""
+        self.declare(g)
+        return self.apply(g, x)
+
+    def declare(self, g: Graph) -> None:
+        """Add the parameters to a graph."""
+        g.weight(f"{self.name}.weight", self.gain)
+        if self.bias is not None:
+            g.weight(f"{self.name}.bias", self.bias)
+
+    def apply(self, g: Graph, x: str) -> str:
+        """Normalise by the parameters that a graph has."""
+        gain, bias = self.weights
+        if self.kind == "rms":
+            return g.op("RMSNormalization", x, gain, epsilon=self.epsilon)
+        parameters = [gain, bias] if bias else [gain]
+        return g.op("LayerNormalization", x, *parameters, axis=-1, epsilon=self.epsilon)
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of its parameters, as compiled operators read them."""
+        return [f"{self.name}.weight", "" if self.bias is None else f"{self.name}.bias"]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear layer's parameters."""
+
+    name: str
+    weight: Floats  # [N, K]
+    bias: Floats | None = None  # [N]
+
+    def write(self, g: Graph, precision: Precision, rows: Rows) -> str:
+        """Compute rows · weightᵀ + bias: float32 [T, N]."""
+        product = scaled(g, precision.matmul(g, rows, self.name, self.weight))
+        if self.bias is None:
+            return product
+        return g.op("Add", product, g.weight(f"{self.name}.bias", self.bias))
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of its parameters, as compiled operators read them."""
+        bias = "" if self.bias is None else f"{self.name}.bias"
+        return [self.name, f"{self.name}.scales", bias]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A matrix whose product's leading columns are heads: queries, or keys beside their values."""
+
+    matrix: Matrix
+    count: int
+    size: int
+    norm: Norm | None = None  # of each head
+
+    def write(self, g: Graph, precision: Precision, rows: Rows, angles: Angles | None) -> str:
+        """Compute the product, its heads normalised and rotated: float32 [T, N]."""
+        product = self.matrix.write(g, precision, rows)
+        if self.norm is None and angles is None:
+            return product
+        width, others = self.count * self.size, len(self.matrix.weight) - self.count * self.size
+        if not others:
+            return self._place(g, product, angles)
+        sizes = g.constant([width, others])
+        heads, values = g.ops("Split", product, sizes, count=2, axis=1)
+        return g.op("Concat", self._place(g, heads, angles), values, axis=1)
+
+    def _place(self, g: Graph, x: str, angles: Angles | None) -> str:
+        if self.norm is not None:
+            heads = g.op("Reshape", x, g.constant([0, -1, self.size]))
+            x = g.op("Reshape", self.norm.write(g, heads), g.constant([0, -1]))
+        return x if angles is None else rotate(g, x, angles, self.count)
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of its parameters, as compiled operators read them."""
+        return [*self.matrix.weights, self.norm.weights[0] if self.norm else ""]
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Results of ``projection``."""
+
+    queries: str  # float32 [T, heads · size], "" if there are none
+    keys_values: str  # float32 [T, 2 · kv heads · size], likewise
+    normed: str  # float32 [T, K], the rows that were multiplied
+
+
+def projection(
+    g: Graph,
+    precision: Precision,
+    site: str,
+    x: str,
+    *,
+    norm: Norm | None = None,
+    queries: Heads | None = None,
+    keys_values: Heads | None = None,
+    angles: Angles | None = None,
+    keeps_normed: bool = False,
+) -> Projected:
+    """Normalise rows and multiply them to queries, and to keys and values.
+
+    :param x: float32 [T, K]
+    :param angles: by which queries and keys are rotated
+    :param keeps_normed: whether something else reads the normalised rows
+    """
+    start = g.num_nodes
+    normed = x if norm is None else norm.write(g, x)
+    rows = precision.rows(g, MatmulInput(site, normed))
+    parts = [part for part in (queries, keys_values) if part is not None]
+    products = [part.write(g, precision, rows, angles) for part in parts]
+    if precision.has_kernels([part.matrix.name for part in parts]):
+        outputs = [*products, normed] if keeps_normed and norm is not None else products
+        inputs = [x, rows.zero_point, *(norm.weights if norm else ("", "")), *(angles or ("", ""))]
+        for part in (queries, keys_values):
+            inputs += ["", "", "", ""] if part is None else part.weights
+        head_norm = next((part.norm for part in parts if part.norm), None)
+        g.outline(
+            "Projection",
+            start,
+            inputs,
+            outputs,
+            norm=NORMS[norm.kind] if norm else None,
+            epsilon=norm.epsilon if norm else None,
+            head_epsilon=head_norm.epsilon if head_norm else None,
+            head_size=parts[0].size,
+            num_heads=queries.count if queries else None,
+            num_kv_heads=keys_values.count if keys_values else None,
+        )
+    named = dict(zip(map(id, parts), products, strict=True))
+    return Projected(named.get(id(queries), ""), named.get(id(keys_values), ""), normed)
+
+
+def linear(
+    g: Graph,
+    precision: Precision,
+    site: str,
+    x: str,
+    matrix: Matrix,
+    *,
+    least: float | None = None,
+    residual: str = "",
+    residual_scales: str = "",
+) -> str:
+    """Compute x · weightᵀ + bias + residual * residual_scales: float32 [..., N].
+
+    :param x: float32 [..., K]
+    :param least: a small negative number that no element of ``x`` is below
+    :param residual: float32 [..., N], "" for none
+    :param residual_scales: float32 [N], "" for ones
+    """
+    start = g.num_nodes
+    rows = precision.rows(g, MatmulInput(site, x, least=least))
+    y = matrix.write(g, precision, rows)
+    if residual:
+        y = g.op("Add", y, _scaled_residual(g, residual, residual_scales))
+    if precision.has_kernels([matrix.name]):
+        inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales]
+        g.outline("Linear", start, inputs, [y], floor=row_range(least).floor)
+    return y
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """down(activation(activated(n)) * multiplied(n)) + residual, where n is the normalised row."""
+
+    site: str  # of the normalised rows
+    inner_site: str  # of what down reads
+    norm: Norm
+    activation: Literal["gelu", "gelu_tanh", "silu"]
+    activated: Matrix  # [I, H]
+    multiplied: Matrix | None  # [I, H], without a bias; None for a factor of 1
+    down: Matrix  # [H, I]
+    adds_normed: bool = False  # the residual is the normalised row, not the row
+    residual_scales: str = ""  # of the normalised row, float32 [H]; "" for ones
+
+
+def feed_forward(g: Graph, precision: Precision, x: str, part: FeedForward) -> str:
+    """Write a feed-forward part with its residual: float32 [T, H] to float32 [T, H].
+
+    What lies between the matrices is the widest tensor, which several stock operators go over. A
+    slice of its channels after the other stays in the cache meanwhile, and has steps of its own.
+    """
+    part.norm.declare(g)
+    total = "" if part.adds_normed else x
+    for channels in precision.slices(part.down.weight.shape[1]):
+        total = _slice(g, precision, x, part, channels, total)
+    return total
+
+
+def _slice(
+    g: Graph,
+    precision: Precision,
+    x: str,
+    part: FeedForward,
+    channels: ChannelSlice,
+    residual: str,
+) -> str:
+    """Write a slice of the inner channels, added to ``residual``, or to the rows' norm for ""."""
+    start = g.num_nodes
+    activated = _outputs(part.activated, channels)
+    multiplied = part.multiplied and _outputs(part.multiplied, channels)
+    is_first = channels.start == 0
+    down = Matrix(
+        channels.name(part.down.name),
+        part.down.weight[:, channels.channels],
+        part.down.bias if is_first else None,
+    )
+    normed = part.norm.apply(g, x)  # ONNX Runtime computes what slices share once
+    rows = precision.rows(g, MatmulInput(part.site, normed))
+    inner = _activate(g, part.activation, activated.write(g, precision, rows))
+    carried = None
+    if multiplied:
+        # a row's step does not change how the row rounds, so that it can wait for down's rows
+        product = precision.matmul(g, rows, multiplied.name, multiplied.weight)
+        inner, carried = g.op("Mul", inner, product.values), product.step
+    least = LEAST_GELU if multiplied is None and part.activation == "gelu" else None
+    operand = MatmulInput(part.inner_site, inner, carried, least, channels)
+    inner_rows = precision.rows(g, operand)
+    y = down.write(g, precision, inner_rows)
+    scales = part.residual_scales if not residual else ""
+    y = g.op("Add", y, _scaled_residual(g, residual or normed, scales))
+    matrices = [activated, *([multiplied] if multiplied else []), down]
+    if precision.has_kernels([matrix.name for matrix in matrices]):
+        inputs = [x, rows.zero_point, inner_rows.zero_point, *part.norm.weights]
+        inputs += activated.weights
+        inputs += multiplied.weights[:2] if multiplied else ["", ""]
+        inputs += [*down.weights, residual, scales]
+        g.outline(
+            "FeedForward",
+            start,
+            inputs,
+            [y],
+            norm=NORMS[part.norm.kind],
+            epsilon=part.norm.epsilon,
+            activation=ACTIVATIONS[part.activation],
+            inner_floor=row_range(least).floor,
+        )
+    return y
+
+
+def _activate(g: Graph, activation: str, x: str) -> str:
+    if activation == "silu":
+        return g.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
+    return g.op("Gelu", x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+def _scaled_residual(g: Graph, residual: str, scales: str) -> str:
+    return g.op("Mul", residual, scales) if scales else residual
+
+
+def _outputs(matrix: Matrix, part: ChannelSlice) -> Matrix:
+    """Return some of a matrix's output channels."""
+    if part == ALL:
+        return matrix
+    bias = None if matrix.bias is None else matrix.bias[part.channels]
+    return Matrix(part.name(matrix.name), matrix.weight[part.channels], bias)
