@@ -7,6 +7,7 @@ what reranking needs. Weights lie page-aligned in ``<model>.data`` so that ONNX 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Graph:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._functions = Functions()
+        self._names = count()
 
     def input(self, name: str, dtype: int, shape: Sequence[Dimension]) -> str:
         """Declare a graph input; ``dtype`` is a ``TensorProto`` type."""
@@ -97,12 +99,15 @@ class Graph:
         self, op_type: str, *inputs: str, count: int, domain: str = "", **attributes: Any
     ) -> list[str]:
         """Append a node with ``count`` outputs and return their names."""
-        name = f"{self.scope}/{op_type}_{len(self._nodes)}".lstrip("/")
+        name = self._node_name(op_type)
         outputs = [name if i == 0 else f"{name}:{i}" for i in range(count)]
         self._nodes.append(
             helper.make_node(op_type, list(inputs), outputs, name=name, domain=domain, **attributes)
         )
         return outputs
+
+    def _node_name(self, op_type: str) -> str:
+        return f"{self.scope}/{op_type}_{next(self._names)}".lstrip("/")
 
     def append(self, node: onnx.NodeProto) -> None:
         """Append a node that was made elsewhere, under the names of its values there."""
@@ -136,7 +141,7 @@ class Graph:
             op_type,
             list(inputs),
             list(outputs),
-            name=f"{self.scope}/{op_type}".lstrip("/"),
+            name=self._node_name(op_type),
             domain=KERNELS,
             **{name: value for name, value in attributes.items() if value is not None},
         )
