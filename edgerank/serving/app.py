@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgerank.errors import EdgerankError
+from edgerank.kernels import choose_kernels
 from edgerank.serving import logs
 from edgerank.serving.addresses import check_exposure
 from edgerank.serving.authentication import BearerTokens
@@ -79,6 +80,7 @@ def serve(settings: ServerSettings, make_transports: Sequence[MakeTransport]) ->
         or (settings.tls is not None and settings.tls.client_ca is not None),
         is_insecure=settings.is_insecure,
     )
+    choose_kernels(settings.model_settings.kernels)  # refused here rather than after listening
     logs.configure(settings.log_level)
     # the engine has the cores: a text is tokenised by the thread that asks for it
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
