@@ -135,8 +135,8 @@ def _read_back(path: Path, tag: str, candidates: Run) -> Run:
         whole, num_others = read_tagged(file, tag, candidates)
         if num_others:
             logger.warning(
-                "%s: queries left out: %d, unfinished or of another bundle, collection, length or"
-                " first stage",
+                "%s: queries left out: %d, unfinished or of another bundle, collection, length,"
+                " first stage or kernels",
                 file,
                 num_others,
             )
