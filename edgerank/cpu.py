@@ -13,6 +13,10 @@ CPU_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_V2 = Path("/sys/fs/cgroup")
 CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+NOTEWORTHY = (
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "bf16", "sve"),
+)
 FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 0x8000, 0x0040  # bits of MXCSR
 
 
@@ -26,8 +30,21 @@ def physical_cores() -> int:
         return max(1, (os.cpu_count() or 2) // 2)  # macOS, Windows: no mask to read
     cpus = os.sched_getaffinity(0)
     cores = {_siblings(cpu) for cpu in cpus}
-    quota = _quota()
+    quota = cpu_quota()
     return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
+
+
+def cpu_quota() -> float | None:
+    """Return the cgroup's limit in CPUs, None if there is none."""
+    try:
+        quota, period = (CGROUP_V2 / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (CGROUP_V1 / "cpu.cfs_quota_us").read_text().strip()
+            period = (CGROUP_V1 / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def instruction_sets() -> frozenset[str]:
@@ -35,12 +52,32 @@ def instruction_sets() -> frozenset[str]:
 
     Empty where the system does not list them.
     """
+    fields = cpu_fields()
+    return frozenset(fields.get("flags", fields.get("Features", "")).split())  # x86, Arm
+
+
+def noteworthy_instruction_sets() -> list[str]:
+    """Return those of the CPU's instruction sets that matter to the speed of a model."""
+    found = instruction_sets()
+    return [name for name in NOTEWORTHY if name in found]
+
+
+def cpu_name() -> str:
+    """Return what the CPU is sold as, or its architecture where the system does not say."""
+    return cpu_fields().get("model name", platform.processor() or platform.machine())
+
+
+def cpu_fields() -> dict[str, str]:
+    """Return what Linux says of the first logical CPU, by Linux's names; empty elsewhere."""
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
-        return frozenset()
-    flags = (line for line in lines if line.startswith(("flags", "Features")))  # x86, Arm
-    return frozenset(next(flags, "").partition(":")[2].split())
+        return {}
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields
 
 
 def flush_denormals() -> None:
@@ -67,16 +104,3 @@ def _siblings(cpu: int) -> str:
         return Path(CPU_TOPOLOGY.format(cpu)).read_text().strip()
     except OSError:
         return str(cpu)
-
-
-def _quota() -> float | None:
-    """Read the cgroup's limit in CPUs, None if there is none."""
-    try:
-        quota, period = (CGROUP_V2 / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (CGROUP_V1 / "cpu.cfs_quota_us").read_text().strip()
-            period = (CGROUP_V1 / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)

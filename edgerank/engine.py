@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerank.errors import BundleError
+from edgerank.errors import BundleError, EdgerankError
+from edgerank.kernels import DOMAIN, STOCK, VARIABLE, Kernels
 from edgerank.packing import Batch
 from edgerank.session import Session
 
@@ -32,19 +33,31 @@ class Engine:
     """Runs micro-batches; safe to share between threads."""
 
     def __init__(
-        self, graph: Path, outputs: Sequence[str], *, threads: int, providers: Sequence[str]
+        self,
+        graph: Path,
+        outputs: Sequence[str],
+        *,
+        threads: int,
+        providers: Sequence[str],
+        kernels: Kernels | None = None,
     ) -> None:
         """Open a session on a graph.
 
         :param outputs: those that the graph must have
         :param threads: threads that one operator may use
         :param providers: execution providers, most wanted first
+        :param kernels: what computes; ``choose_kernels()`` by default
         :raises BundleError: ONNX Runtime cannot load the graph, or it is not of a reranker
+        :raises ProviderError: the library of kernels does not fit the installed ONNX Runtime
         """
         try:
-            self._session = Session(graph, threads=threads, providers=providers)
+            self._session = Session(graph, threads=threads, providers=providers, kernels=kernels)
+        except EdgerankError:
+            raise
         except Exception as error:  # onnxruntime's own errors share no base class
-            raise BundleError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+            advice = f"; {VARIABLE}={STOCK} does without compiled kernels"
+            reason = str(error) + (advice if DOMAIN in str(error) else "")
+            raise BundleError(f"{graph}: ONNX Runtime cannot load it: {reason}") from error
         known = {*self._session.pasts, *(field.name for field in fields(Batch))}
         is_known = known.issuperset(self._session.inputs)
         if not is_known or not {*outputs}.issubset(self._session.outputs):

@@ -70,7 +70,10 @@ class BundleError(EdgerankError):
 
 
 class ProviderError(EdgerankError):
-    """This machine lacks an execution provider, an instruction set, a library or a GPU."""
+    """This machine lacks an execution provider, an instruction set, a library or a GPU.
+
+    Or its ONNX Runtime is not one that the library of kernels was made for.
+    """
 
 
 class ServerError(EdgerankError):

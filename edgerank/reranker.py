@@ -26,6 +26,7 @@ from edgerank.documents import (
 )
 from edgerank.engine import Array, Engine, Output, gather
 from edgerank.errors import InputError
+from edgerank.kernels import choose_kernels
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, Batch, Group, pack
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
@@ -52,6 +53,7 @@ class Reranker:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
         variant: str | None = None,
+        kernels: str | None = None,
         max_length: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         verify: bool = False,
@@ -64,11 +66,15 @@ class Reranker:
             first; the bundle's order by default
         :param variant: name of the bundle's variant to run; the first that this machine can run by
             default
+        :param kernels: what computes: "auto", the fastest compiled kernels that this CPU can run,
+            or ONNX Runtime's operators where there are none; "stock", ONNX Runtime's operators; or
+            the name of an instruction set. What EDGERANK_KERNELS says, or "auto", by default
         :param max_length: tokens of query and document together; the bundle's default by default
         :param max_batch_tokens: tokens of one micro-batch; more take more memory
         :param verify: compare every file with its sha256 first
         :raises BundleError: the bundle is missing, altered, incomplete or of another format
-        :raises ProviderError: this machine lacks what the variant needs
+        :raises ProviderError: this machine lacks what the variant needs, or the library of kernels
+            does not fit the installed ONNX Runtime
         :raises InputError: an option is out of range
         """
         self.bundle = read_bundle(bundle)
@@ -82,7 +88,9 @@ class Reranker:
             raise InputError("providers", f"expected a list of names, got the string {providers!r}")
         threads = physical_cores() if threads is None else threads
         check_integer("threads", threads, 1)
-        self.variant = choose_variant(self.bundle, machine_capabilities(), variant, providers)
+        self.kernels = choose_kernels(kernels)
+        machine = machine_capabilities(self.kernels)
+        self.variant = choose_variant(self.bundle, machine, variant, providers)
         self._rule = scoring_rule(self.bundle.manifest.scoring)
         manifest = self.bundle.manifest
         self._prompt = PromptEncoder(
@@ -96,6 +104,7 @@ class Reranker:
             self._rule.outputs,
             threads=threads,
             providers=list(dict.fromkeys([self.variant.variant.provider, CPU_PROVIDER])),
+            kernels=self.kernels,
         )
 
     @property

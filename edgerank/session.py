@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgerank.cpu import flush_denormals, physical_cores
 from edgerank.errors import EdgerankError
+from edgerank.kernels import Kernels, choose_kernels, register
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
 
@@ -26,6 +27,7 @@ def open_session(
     *,
     threads: int | None = None,
     providers: Sequence[str] = (CPU_PROVIDER,),
+    kernels: Kernels | None = None,
     save_to: Path | None = None,
     without: Sequence[str] = (),
 ) -> ort.InferenceSession:
@@ -34,8 +36,11 @@ def open_session(
     :param model: a file, or a serialized model
     :param threads: threads that one operator may use; the physical cores of the process by default
     :param providers: execution providers, most wanted first
+    :param kernels: what computes; ``choose_kernels()`` by default
     :param save_to: where to save the graph as ONNX Runtime folds it, with its weights beside it
     :param without: optimizers of ONNX Runtime to leave out
+    :raises InputError: EDGERANK_KERNELS names kernels that are not there
+    :raises ProviderError: the library of kernels does not fit the installed ONNX Runtime
     :raises Exception: ONNX Runtime cannot load the model; its errors share no base class
     """
     options = ort.SessionOptions()
@@ -45,6 +50,7 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    register(options, choose_kernels() if kernels is None else kernels)
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
         key = "session.optimized_model_external_initializers"
@@ -92,11 +98,12 @@ class Session:
         *,
         threads: int | None = None,
         providers: Sequence[str] = (CPU_PROVIDER,),
+        kernels: Kernels | None = None,
     ) -> None:
         """Load ``model``; parameters and errors are those of ``open_session``."""
         self._thread = ThreadPoolExecutor(1, "edgerank", initializer=flush_denormals)
         self._session = self._thread.submit(
-            open_session, model, threads=threads, providers=providers
+            open_session, model, threads=threads, providers=providers, kernels=kernels
         ).result()
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True  # a graph may have several outputs

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from edgerank.bundle import Bundle
 from edgerank.cpu import instruction_sets
 from edgerank.errors import InputError, ProviderError
+from edgerank.kernels import DOMAIN, Kernels
 from edgerank.manifest import Variant
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")  # one entry a GPU, where the driver is loaded
@@ -41,12 +42,15 @@ class ChosenVariant:
         return f"{self.variant.name} on {self.variant.provider}: {self.reason}"
 
 
-def machine_capabilities() -> Capabilities:
-    """Look at this machine."""
+def machine_capabilities(kernels: Kernels) -> Capabilities:
+    """Look at this machine.
+
+    :param kernels: what computes; a variant that needs the library of kernels runs on no others
+    """
     return Capabilities(
         providers=tuple(ort.get_available_providers()),
         instruction_sets=instruction_sets(),
-        libraries=frozenset(),
+        libraries=frozenset() if kernels.library is None else frozenset({DOMAIN}),
         has_gpu=NVIDIA_GPUS.is_dir() and any(NVIDIA_GPUS.iterdir()),
     )
 

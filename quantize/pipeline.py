@@ -15,6 +15,7 @@ from tqdm import tqdm
 from edgerank.bundle import Bundle, describe_files, read_bundle, write_manifest
 from edgerank.errors import InputError
 from edgerank.files import atomic_directory
+from edgerank.kernels import choose_kernels
 from edgerank.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -82,6 +83,7 @@ def quantize(
         ``min_tau``; nothing is left behind but the report
     """
     precisions = check_precisions(precision)
+    choose_kernels()  # what EDGERANK_KERNELS says is refused now rather than when a layer runs
     keep_fp32 = keep_fp32 or ()
     if precisions == ["fp32"] and (keep_fp32 or min_tau is not None or report is not None):
         raise InputError(

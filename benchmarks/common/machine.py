@@ -9,12 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgerank.cpu import physical_cores
+from edgerank.cpu import cpu_fields, cpu_name, noteworthy_instruction_sets, physical_cores
 
-NOTEWORTHY = (
-    *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
-    *("asimddp", "i8mm", "bf16", "sve"),
-)
 PACKAGES = ("onnxruntime", "numpy", "edgerank")
 
 
@@ -47,13 +43,12 @@ class Machine(msgspec.Struct, frozen=True):
 
 def describe_machine() -> Machine:
     """Describe this machine, from Linux's files where there are any."""
-    fields = _cpu_fields()
-    flags = fields.get("flags", fields.get("Features", "")).split()
+    fields = cpu_fields()
     steppings = (fields.get(name, "?") for name in ("cpu family", "model", "stepping"))
     return Machine(
-        cpu=fields.get("model name", platform.processor() or platform.machine()),
+        cpu=cpu_name(),
         stepping=", ".join(steppings),
-        instruction_sets=[name for name in NOTEWORTHY if name in flags],
+        instruction_sets=noteworthy_instruction_sets(),
         physical_cores=physical_cores(),
         logical_cores=os.cpu_count() or 1,
         caches=_caches(),
@@ -64,16 +59,6 @@ def describe_machine() -> Machine:
             **{package: version(package) for package in PACKAGES},
         },
     )
-
-
-def _cpu_fields() -> dict[str, str]:
-    """Read what the kernel says of the first core, by the kernel's names."""
-    path = Path("/proc/cpuinfo")
-    fields: dict[str, str] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    return fields
 
 
 def _caches() -> dict[str, str]:

@@ -167,7 +167,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "source", "family", "precision", "max_length", "takes_instruction", "digest", "fidelity", "variant", "variant_reason")
+    __slots__ = ("name", "source", "family", "precision", "max_length", "takes_instruction", "digest", "fidelity", "variant", "variant_reason", "kernels", "kernels_reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +178,8 @@ class Model(_message.Message):
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     VARIANT_REASON_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     source: str
     family: str
@@ -188,7 +190,9 @@ class Model(_message.Message):
     fidelity: Fidelity
     variant: str
     variant_reason: str
-    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., max_length: _Optional[int] = ..., takes_instruction: _Optional[bool] = ..., digest: _Optional[str] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., variant: _Optional[str] = ..., variant_reason: _Optional[str] = ...) -> None: ...
+    kernels: str
+    kernels_reason: str
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., max_length: _Optional[int] = ..., takes_instruction: _Optional[bool] = ..., digest: _Optional[str] = ..., fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., variant: _Optional[str] = ..., variant_reason: _Optional[str] = ..., kernels: _Optional[str] = ..., kernels_reason: _Optional[str] = ...) -> None: ...
 
 class Fidelity(_message.Message):
     __slots__ = ("pairs", "spread", "mean_error", "p99_error", "max_error", "kendall_tau", "top10_overlap")

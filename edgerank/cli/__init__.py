@@ -10,6 +10,7 @@ import click
 
 import edgerank
 from edgerank.cli.client import client
+from edgerank.cli.doctor import doctor
 from edgerank.cli.eval import eval_command
 from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
@@ -28,7 +29,8 @@ def cli() -> None:
     """Rank documents by relevance to a query, on plain CPUs and without a network."""
 
 
-for command in (quantize, families, rerank, eval_command, inspect, verify, serve, client):
+COMMANDS = (quantize, families, rerank, eval_command, inspect, verify, doctor, serve, client)
+for command in COMMANDS:
     cli.add_command(command)
 
 

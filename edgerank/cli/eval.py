@@ -11,6 +11,7 @@ import msgspec
 
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli.extras import needs_extra
+from edgerank.cli.options import kernels_option
 
 if TYPE_CHECKING:
     from edgerank.evaluation import Evaluation
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Threads to compute with. The default is the physical cores given to this process.",
 )
+@kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every query.")
 def eval_command(
     bundles: tuple[Path, ...],
@@ -63,6 +65,7 @@ def eval_command(
     split: str,
     max_length: int | None,
     threads: int | None,
+    kernels: str | None,
     as_json: bool,
 ) -> None:
     """Measure how well bundles rank, on a collection with relevance judgements.
@@ -83,6 +86,7 @@ def eval_command(
         split=split,
         max_length=max_length,
         threads=threads,
+        kernels=kernels,
         show_progress=sys.stderr.isatty(),
     )
     if as_json:

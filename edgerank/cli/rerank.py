@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgerank.bundle import DEFAULT_BUNDLE
+from edgerank.cli.options import bundle_option, kernels_option
 from edgerank.cli.ranking import named_documents, ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
 
@@ -15,15 +15,7 @@ from edgerank.documents import LongDocuments
 @click.command()
 @click.argument("query")
 @click.argument("documents", default="-")
-@click.option(
-    "-m",
-    "--model",
-    default=DEFAULT_BUNDLE,
-    envvar="EDGERANK_MODEL",
-    show_envvar=True,
-    type=click.Path(path_type=Path),
-    help="The bundle to rank with. The default is the one in the package.",
-)
+@bundle_option
 @ranking_options
 @click.option(
     "--max-length",
@@ -35,6 +27,7 @@ from edgerank.documents import LongDocuments
     type=int,
     help="Threads to compute with. The default is the physical cores given to this process.",
 )
+@kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")
 def rerank(
     query: str,
@@ -46,6 +39,7 @@ def rerank(
     long_documents: LongDocuments | None,
     max_length: int | None,
     threads: int | None,
+    kernels: str | None,
     as_json: bool,
 ) -> None:
     """Rank documents by relevance to a query.
@@ -56,7 +50,7 @@ def rerank(
     from edgerank.reranker import Reranker  # onnxruntime takes a while to load
 
     lines = list(read_documents(documents))
-    reranker = Reranker(model, max_length=max_length, threads=threads)
+    reranker = Reranker(model, max_length=max_length, threads=threads, kernels=kernels)
     with named_documents(lines):
         hits = reranker.rank(
             query,

@@ -9,6 +9,7 @@ OPTIONS = (  # parameters in Python that are options of a command, by the same n
     "family",
     "instruction",
     "keep_fp32",
+    "kernels",
     "listen",
     "long_documents",
     "max_length",

@@ -134,6 +134,8 @@ def models_exchange() -> Exchange[list[ServedModel]]:
                 model.digest,
                 model.variant,
                 model.variant_reason,
+                model.kernels,
+                model.kernels_reason,
             )
             for model in response.models
         ]

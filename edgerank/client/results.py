@@ -95,3 +95,5 @@ class ServedModel:
     digest: str  # sha256 of the bundle's manifest
     variant: str  # which of the bundle's graphs runs
     variant_reason: str  # why that one
+    kernels: str  # what computes it: "stock", or the instruction set of compiled kernels
+    kernels_reason: str  # why those

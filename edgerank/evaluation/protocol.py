@@ -14,6 +14,7 @@ from edgerank.evaluation.first_stage import bm25, read_candidates
 from edgerank.evaluation.measures import NDCG, evaluate, randomisation_test, recall_at
 from edgerank.evaluation.rescoring import rescore_with_bundle
 from edgerank.evaluation.trec import Run, write_run
+from edgerank.kernels import choose_kernels
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def evaluate_bundles(
     split: str = "test",
     max_length: int | None = None,
     threads: int | None = None,
+    kernels: str | None = None,
     show_progress: bool = False,
 ) -> Evaluation:
     """Re-rank the same candidates with each bundle, and compare the rankings.
@@ -64,11 +66,14 @@ def evaluate_bundles(
     :param split: the judgements are those of qrels/<split>.tsv
     :param max_length: tokens of query and document together; each bundle's default by default
     :param threads: threads to compute with; the physical cores given to the process by default
+    :param kernels: what computes, as ``Reranker`` takes it
     :param show_progress: draw progress bars on stderr
     :raises InputError: the collection, the run file or an option is unusable
     :raises BundleError: a bundle is missing or broken
     """
-    for bundle in bundles:  # before hours have gone into the bundles ahead of a broken one
+    # what is broken is found here, before hours have gone into what comes ahead of it
+    choose_kernels(kernels)
+    for bundle in bundles:
         _check_length(bundle, max_length)
     judged = read_collection(collection, split)
     directory = None if runs is None else Path(runs)
@@ -85,6 +90,7 @@ def evaluate_bundles(
             candidates,
             bundle,
             threads=threads,
+            kernels=kernels,
             max_length=max_length,
             path=None if directory is None else directory / f"{name}.trec",
             name=name,

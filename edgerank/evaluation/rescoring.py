@@ -99,6 +99,7 @@ def rescore_with_bundle(
     bundle: str | os.PathLike[str],
     *,
     threads: int | None = None,
+    kernels: str | None = None,
     max_length: int | None = None,
     path: Path | None = None,
     name: str = "rescore",
@@ -108,13 +109,19 @@ def rescore_with_bundle(
 
     Parameters and errors are those of ``Reranker`` and ``rescore``.
     """
-    reranker = Reranker(bundle, threads=threads, max_length=max_length)
+    reranker = Reranker(bundle, threads=threads, kernels=kernels, max_length=max_length)
+    scorer = (
+        reranker.bundle.digest,
+        reranker.variant.name,
+        reranker.kernels.name,
+        reranker.max_length,
+    )
     return rescore(
         collection,
         candidates,
         reranker.score_pairs,
         path=path,
-        digest=f"{reranker.bundle.digest} {reranker.variant.name} {reranker.max_length}",
+        digest=" ".join(map(str, scorer)),
         queries_at_once=QUERIES_AT_ONCE if reranker.encodes_apart else 1,
         name=name,
         show_progress=show_progress,
@@ -128,8 +135,8 @@ def _read_back(path: Path, tag: str, candidates: Run) -> Run:
         whole, num_others = read_tagged(file, tag, candidates)
         if num_others:
             logger.warning(
-                "%s: queries left out: %d, unfinished or of another bundle, collection, length or"
-                " first stage",
+                "%s: queries left out: %d, unfinished or of another bundle, collection, length,"
+                " first stage or kernels",
                 file,
                 num_others,
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgerank.errors import EdgerankError
+from edgerank.kernels import choose_kernels
 from edgerank.serving import logs
 from edgerank.serving.addresses import check_exposure
 from edgerank.serving.authentication import BearerTokens
@@ -79,6 +80,7 @@ def serve(settings: ServerSettings, make_transports: Sequence[MakeTransport]) ->
         or (settings.tls is not None and settings.tls.client_ca is not None),
         is_insecure=settings.is_insecure,
     )
+    choose_kernels(settings.model_settings.kernels)  # refused here rather than after listening
     logs.configure(settings.log_level)
     # the engine has the cores: a text is tokenised by the thread that asks for it
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -103,7 +105,7 @@ async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTranspo
         if settings.metrics is not None:
             _listen_for_scrapes(metrics, *settings.metrics)
         log.info("listening", extra={"addresses": addresses, "pid": os.getpid()})
-        await _serve_until_told(transports, models, settings.drain_s)
+        await _serve_until_told(transports, models, metrics, settings.drain_s)
     finally:
         await asyncio.gather(*(transport.close() for transport in transports))
         await asyncio.to_thread(scheduler.close)
@@ -112,17 +114,18 @@ async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTranspo
 
 
 async def _serve_until_told(
-    transports: Sequence[Transport], models: Models, drain_s: float
+    transports: Sequence[Transport], models: Models, metrics: Metrics, drain_s: float
 ) -> None:
     """Load the models, serve, and drain after a signal."""
     stop = asyncio.Event()
     reload = asyncio.Event()
     _handle_signals(stop, reload)
     await asyncio.to_thread(models.load)
+    _describe(models, metrics)
     for transport in transports:
         await transport.serve()
     log.info("serving", extra={"models": {model.name: model.digest for model in models.all()}})
-    reloader = asyncio.create_task(_reload_when_asked(models, reload))
+    reloader = asyncio.create_task(_reload_when_asked(models, metrics, reload))
     await stop.wait()
     reloader.cancel()
     log.info("draining")
@@ -135,6 +138,12 @@ def _listen_for_scrapes(metrics: Metrics, host: str, port: int) -> None:
     except OSError as error:
         raise EdgerankError(f"metrics: {host}:{port} cannot be listened on: {error}") from error
     log.info("metrics", extra={"address": f"{host}:{bound}"})
+
+
+def _describe(models: Models, metrics: Metrics) -> None:
+    for model in models.all():
+        opened = model.reranker
+        metrics.describe_model(model.name, model.digest, opened.variant.name, opened.kernels.name)
 
 
 def _handle_signals(stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -150,9 +159,10 @@ def _handle_signals(stop: asyncio.Event, reload: asyncio.Event) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload.set)
 
 
-async def _reload_when_asked(models: Models, asked: asyncio.Event) -> None:
+async def _reload_when_asked(models: Models, metrics: Metrics, asked: asyncio.Event) -> None:
     while True:
         await asked.wait()
         asked.clear()
         await asyncio.to_thread(models.reload)
+        _describe(models, metrics)
         log.info("reload done")

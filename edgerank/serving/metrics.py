@@ -9,6 +9,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Info,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -57,6 +58,12 @@ class Metrics:
         self._queue = Gauge(
             "edgerank_queue_tokens", "Tokens waiting or in progress.", registry=registry
         )
+        self._models = Info(
+            "edgerank_model",
+            "What a model was opened from, and what computes it.",
+            ["model"],
+            registry=registry,
+        )
         self._fill = Histogram(
             "edgerank_batch_fill",
             "Share of a micro-batch's token budget that was used.",
@@ -81,6 +88,11 @@ class Metrics:
     def watch_queue(self, queue_tokens: Callable[[], float]) -> None:
         """Ask for the queue's tokens at each scrape."""
         self._queue.set_function(queue_tokens)
+
+    def describe_model(self, model: str, digest: str, variant: str, kernels: str) -> None:
+        """Say what a model is from now on."""
+        facts = {"digest": digest, "variant": variant, "kernels": kernels}
+        self._models.labels(model).info(facts)
 
     def observe_run(self, run: MicroBatchRun) -> None:
         """Count a micro-batch."""

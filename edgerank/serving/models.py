@@ -13,6 +13,7 @@ from edgerank.manifest import MANIFEST_NAME
 from edgerank.reranker import Reranker
 from edgerank.serving.errors import NoSuchModel, NotReady
 from edgerank.serving.settings import (
+    KERNELS,
     MAX_BATCH_TOKENS,
     MAX_LENGTH,
     PROVIDERS,
@@ -31,6 +32,7 @@ class ModelSettings:
 
     threads: int | None = THREADS.default
     providers: Sequence[str] = PROVIDERS.default  # empty: those of the bundle, in its order
+    kernels: str | None = KERNELS.default
     max_length: int | None = MAX_LENGTH.default
     max_batch_tokens: int = MAX_BATCH_TOKENS.default
     warmup: bool = WARMUP.default
@@ -47,6 +49,16 @@ class LoadedModel:
     def digest(self) -> str:
         """The sha256 of the bundle's manifest, hexadecimal."""
         return self.reranker.bundle.digest
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """What the log says of it: what was opened, what computes it, and why that."""
+        return {
+            "model": self.name,
+            "digest": self.digest,
+            "variant": str(self.reranker.variant),
+            "kernels": str(self.reranker.kernels),
+        }
 
 
 class Models:
@@ -65,6 +77,8 @@ class Models:
         self._models = {
             name: open_model(name, path, self._settings) for name, path in self._paths.items()
         }
+        for model in self._models.values():
+            log.info("loaded", extra=model.entry)
 
     def reload(self) -> None:
         """Open anew the bundles whose manifests have changed; one that fails is kept as it was."""
@@ -77,7 +91,7 @@ class Models:
                 log.error("reload failed", extra={"model": name, "reason": str(error)})
                 continue
             self._models = {**self._models, name: model}
-            log.info("reloaded", extra={"model": name, "digest": model.digest})
+            log.info("reloaded", extra=model.entry)
 
     def get(self, name: str) -> LoadedModel:
         """Return a model, the first for the empty name.
@@ -112,6 +126,7 @@ def open_model(name: str, path: Path, settings: ModelSettings) -> LoadedModel:
         path,
         threads=settings.threads,
         providers=settings.providers or None,
+        kernels=settings.kernels,
         max_length=settings.max_length,
         max_batch_tokens=settings.max_batch_tokens,
     )

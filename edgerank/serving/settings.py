@@ -159,6 +159,15 @@ PROVIDERS = SettingSpec[tuple[str, ...]](
     value="PROVIDER",
     default_words="the bundle's order",
 )
+KERNELS = SettingSpec[str | None](
+    "kernels",
+    "text",
+    None,
+    "Compute with compiled kernels where there are any (auto), with ONNX Runtime's operators"
+    " (stock), or with the kernels of an instruction set that `edgerank doctor` lists.",
+    value="KERNELS",
+    default_words="auto",
+)
 MAX_LENGTH = SettingSpec[int | None](
     "max-length",
     "integer",
@@ -249,6 +258,7 @@ SETTINGS: tuple[SettingSpec[object], ...] = (  # in the order of the help and of
     OTLP_ENDPOINT,
     THREADS,
     PROVIDERS,
+    KERNELS,
     MAX_LENGTH,
     MAX_BATCH_TOKENS,
     MAX_DOCUMENTS,

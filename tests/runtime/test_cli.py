@@ -56,6 +56,12 @@ def test_a_checkpoint_becomes_a_bundle_that_is_inspected_verified_and_reranks(qw
     assert printed == ranked(bundle, TEXTS, ["1", "2", "3"])
 
 
+def test_kernels_that_are_not_there_are_refused_before_any_work(tmp_path):
+    absent, message = tmp_path / "absent", "--kernels: 'avx9'"
+    assert fail("eval", absent, "--kernels", "avx9").startswith(message)
+    assert fail("quantize", absent, "-o", absent, EDGERANK_KERNELS="avx9").startswith(message)
+
+
 def test_the_precision_of_a_bundle_can_be_chosen(cross_encoder, tmp_path):
     succeed("quantize", cross_encoder, "-o", tmp_path / "bundle", "--precision", "fp32")
     assert (tmp_path / "bundle" / "model.fp32.onnx").exists()

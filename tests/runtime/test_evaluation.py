@@ -18,7 +18,7 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerank import EdgerankError, InputError, Reranker
+from edgerank import EdgerankError, InputError, Reranker, kernels
 from edgerank.evaluation import (
     MEASURES,
     Collection,
@@ -36,6 +36,7 @@ from edgerank.evaluation import (
 )
 from tests.support import ROOT
 from tests.support.cli import edgerank, environment, fail, succeed
+from tests.support.kernels import compile_library
 
 CORPUS = [
     {"_id": "paris", "title": "Paris", "text": "the capital of France since 987"},
@@ -429,6 +430,17 @@ def test_the_length_tells_runs_of_a_bundle_apart(bundles, collection, candidates
         done = rescore_with_bundle(collection, candidates, bundle, path=path, max_length=length)
         assert done.num_scored == num_scored
     assert len(caplog.records) == 1
+
+
+def test_the_kernels_tell_runs_of_a_bundle_apart(
+    bundles, collection, candidates, tmp_path, monkeypatch
+):
+    library = compile_library(tmp_path / "library.so", "fast")
+    monkeypatch.setattr(kernels, "LIBRARY", library)
+    path, bundle = tmp_path / "x.trec", bundles / "cross-encoder.int8"
+    for name, num_scored in (("stock", 5), ("stock", 0), ("fast", 5)):
+        done = rescore_with_bundle(collection, candidates, bundle, path=path, kernels=name)
+        assert done.num_scored == num_scored
 
 
 # The command

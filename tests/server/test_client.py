@@ -140,7 +140,7 @@ def record_of(server: ServerProcess, request_id: str) -> dict[str, Any]:
     return record
 
 
-def test_models_are_described_with_the_variant_that_runs(ask, reranker):
+def test_models_are_described_with_the_variant_and_the_kernels_that_run(ask, reranker):
     models = ask("models")
     assert [model.name for model in models] == MODELS
     assert [model.takes_instruction for model in models] == [True, False]
@@ -152,6 +152,10 @@ def test_models_are_described_with_the_variant_that_runs(ask, reranker):
     assert (described.variant, described.variant_reason) == (
         reranker.variant.name,
         reranker.variant.reason,
+    )
+    assert (described.kernels, described.kernels_reason) == (
+        reranker.kernels.name,
+        reranker.kernels.reason,
     )
 
 

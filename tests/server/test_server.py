@@ -29,6 +29,7 @@ from edgerank._proto import rerank_pb2_grpc, tei_pb2, tei_pb2_grpc
 from edgerank.bundle import read_bundle, write_manifest
 from edgerank.client import AsyncClient, Client, TlsFiles
 from edgerank.errors import InputError, ServerError, Unavailable
+from edgerank.kernels import choose_kernels
 from edgerank.manifest import MANIFEST_NAME
 from tests.support import ROOT
 from tests.support.cli import fail, succeed
@@ -227,14 +228,33 @@ def test_models_are_listed_and_described(client, stub, bundles):
     assert [model.takes_instruction for model in models] == [True, False, False]
     described = stub.GetModel(pb.GetModelRequest(name=MODELS[1])).model
     assert (described.family, described.precision) == (models[1].family, "int8")
-    variant = edgerank.Reranker(bundles / MODELS[1]).variant
+    reranker = edgerank.Reranker(bundles / MODELS[1])
+    variant, kernels = reranker.variant, reranker.kernels
     assert (described.variant, described.variant_reason) == (variant.name, variant.reason)
+    assert (described.kernels, described.kernels_reason) == (kernels.name, kernels.reason)
     assert described.max_length == read_bundle(bundles / MODELS[1]).manifest.max_length
     assert len(described.digest) == 64
     assert described.fidelity.pairs > 0
     assert failure(stub.GetModel, pb.GetModelRequest(name="other")).code() is (
         grpc.StatusCode.NOT_FOUND
     )
+
+
+def test_the_log_and_the_metrics_say_what_computes_each_model(server, bundles):
+    loaded = server.records("loaded")
+    assert [record["model"] for record in loaded] == MODELS
+    series = server.series("edgerank_model_info")
+    assert len(series) == len(MODELS)
+    for name, record in zip(MODELS, loaded, strict=True):
+        reranker = edgerank.Reranker(bundles / name)
+        assert record["digest"] == reranker.bundle.digest
+        assert record["variant"] == str(reranker.variant)
+        assert record["kernels"] == str(reranker.kernels)
+        [line] = [line for line in series if f'model="{name}"' in line]
+        assert f'digest="{reranker.bundle.digest}"' in line
+        assert f'variant="{reranker.variant.name}"' in line
+        assert f'kernels="{reranker.kernels.name}"' in line
+        assert line.endswith(" 1.0")
 
 
 # the statuses
@@ -621,7 +641,7 @@ def copied(bundle: Path, copy: Path) -> Path:
 def test_a_bundle_is_replaced_under_load_without_a_failed_request(bundles, tmp_path):
     bundle = copied(bundles / "cross-encoder.int8", tmp_path / "model")
     with (
-        ServerProcess("--model", bundle) as server,
+        ServerProcess("--model", bundle, "--metrics", "127.0.0.1:0") as server,
         Client(server.address, max_attempts=1) as client,
     ):
         stop = threading.Event()
@@ -652,7 +672,12 @@ def test_a_bundle_is_replaced_under_load_without_a_failed_request(bundles, tmp_p
         stop.set()
         for thread in threads:
             thread.join()
+        [series] = server.series("edgerank_model_info")
+        reloaded = server.records("reloaded")
     assert failures == []
+    assert f'digest="{digests[-1]}"' in series
+    assert [record["digest"] for record in reloaded] == digests[1:4]
+    assert {record["kernels"] for record in reloaded} == {str(choose_kernels())}
     assert len(set(digests)) == 4
     assert digests[-1] == digests[-2]
 
@@ -713,7 +738,7 @@ def test_mutual_tls_on_a_public_address_names_the_client(bundles, tmp_path, auth
 
 def test_tokens_are_asked_for_and_replaced_on_a_unix_socket(bundles, tmp_path):
     tokens = tmp_path / "tokens"
-    tokens.write_text("# both for now\nfirst\nsecond\n")
+    tokens.write_text("# both for now\ntoken-1\ntoken-2\n")
     address = f"unix:{tmp_path / 'socket'}"
     options = ("--listen", address, "--tokens", tokens)
     with ServerProcess("--model", bundles / "cross-encoder.int8", *options) as server:
@@ -727,18 +752,18 @@ def test_tokens_are_asked_for_and_replaced_on_a_unix_socket(bundles, tmp_path):
                 return error.code
             return "OK"
 
-        assert [code(token) for token in (None, "", "third", "first", "second")] == [
+        assert [code(token) for token in (None, "", "token-3", "token-1", "token-2")] == [
             *["UNAUTHENTICATED"] * 3,
             *["OK"] * 2,
         ]
-        tokens.write_text("second\nthird\n")
-        assert [code(token) for token in ("first", "second", "third")] == [
+        tokens.write_text("token-2\ntoken-3\n")
+        assert [code(token) for token in ("token-1", "token-2", "token-3")] == [
             "UNAUTHENTICATED",
             "OK",
             "OK",
         ]
         tokens.write_text("")  # not taken for "no tokens": what was read before stays
-        assert [code(token) for token in (None, "third")] == ["UNAUTHENTICATED", "OK"]
+        assert [code(token) for token in (None, "token-3")] == ["UNAUTHENTICATED", "OK"]
         with grpc.insecure_channel(address) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             assert check.status == 1
@@ -746,7 +771,7 @@ def test_tokens_are_asked_for_and_replaced_on_a_unix_socket(bundles, tmp_path):
             asked = reflection_pb2.ServerReflectionRequest(list_services="")
             with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
                 list(info(iter([asked]), timeout=30))
-        assert not re.search("first|second|third", "".join(server.lines))
+        assert not re.search(r"token-\d", "".join(server.lines))
 
 
 @pytest.mark.parametrize(
@@ -759,6 +784,7 @@ def test_tokens_are_asked_for_and_replaced_on_a_unix_socket(bundles, tmp_path):
         (["--tls-cert", "a"], "go together"),
         (["--tokens", "absent"], "absent"),
         (["--metrics", "9090"], "not HOST:PORT"),
+        (["--kernels", "avx9"], "--kernels: 'avx9' cannot be used here"),
         (["--model", "a=x", "--model", "a=y"], "given twice"),
         ([], "a bundle is a directory"),
     ],

@@ -76,6 +76,7 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
         "otlp-endpoint": "http://127.0.0.1:4317",
         "threads": 3,
         "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        "kernels": "stock",
         "max-batch-tokens": 1024,
         "max-length": 99,
         "max-documents": 98,
@@ -97,6 +98,7 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
     assert told.model_settings == ModelSettings(
         threads=3,
         providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
+        kernels="stock",
         max_length=99,
         max_batch_tokens=1024,
         warmup=False,
@@ -109,9 +111,11 @@ def test_every_setting_has_its_environment_variable_and_a_sentence_of_help(setti
         EDGERANK_PROVIDERS="CUDAExecutionProvider CPUExecutionProvider",
         EDGERANK_LISTEN="127.0.0.1:0 unix:socket",
         EDGERANK_MAX_BATCH_TOKENS="64",
+        EDGERANK_KERNELS="stock",
         EDGERANK_WARMUP="0",
     )
     assert told.model_settings.providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert told.model_settings.kernels == "stock"
     assert told.model_settings.max_batch_tokens == 64
     assert not told.model_settings.warmup
     assert told.listen == ("127.0.0.1:0", "unix:socket")
@@ -144,11 +148,14 @@ def test_the_limits_in_the_proto_s_comments_are_the_defaults():
     assert set(re.findall(r"over (\d+) MiB", text)) == {f"{limits.max_message_bytes >> 20}"}
 
 
-def test_models_are_opened_with_the_variant_and_the_batches_asked_for(bundles):
-    asked = ModelSettings(providers=("CPUExecutionProvider",), max_batch_tokens=64, warmup=False)
+def test_models_are_opened_with_the_variant_kernels_and_batches_asked_for(bundles):
+    asked = ModelSettings(
+        providers=("CPUExecutionProvider",), kernels="stock", max_batch_tokens=64, warmup=False
+    )
     model = open_model("small", bundles / "cross-encoder.int8", asked)
     assert model.reranker.max_batch_tokens == 64
     assert "providers asked for" in model.reranker.variant.reason
+    assert str(model.reranker.kernels) == "stock: asked for"
     with pytest.raises(ProviderError, match="NoSuchProvider"):
         open_model(
             "small", bundles / "cross-encoder.int8", replace(asked, providers=("NoSuchProvider",))

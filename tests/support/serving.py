@@ -75,13 +75,16 @@ class ServerProcess:
         assert len(self.records(message)) >= count, self.lines
         return self.records(message)[count - 1]
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+    def series(self, name: str) -> list[str]:
+        """The lines of a metric, one for each set of labels."""
         address = self.wait_for("metrics")["address"]
         with urllib.request.urlopen(f"http://{address}/metrics") as page:
             lines = page.read().decode().splitlines()
-        found = [line for line in lines if line.split("{")[0].split(" ")[0] == name]
-        return sum(float(line.rpartition(" ")[2]) for line in found)
+        return [line for line in lines if line.split("{")[0].split(" ")[0] == name]
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        return sum(float(line.rpartition(" ")[2]) for line in self.series(name))
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit status."""

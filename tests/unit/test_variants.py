@@ -10,6 +10,7 @@ import pytest
 from edgerank import InputError, ProviderError, Reranker
 from edgerank.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from edgerank.cpu import instruction_sets
+from edgerank.kernels import choose_kernels
 from edgerank.manifest import CPU_PROVIDER, Needs
 from edgerank.variants import Capabilities, choose_variant, machine_capabilities
 
@@ -81,7 +82,7 @@ def test_a_machine_that_can_run_no_variant_is_told_what_each_needs(bundle):
 
 
 def test_this_machine_has_the_cpu_s_flags_and_onnx_runtimes_providers():
-    machine = machine_capabilities()
+    machine = machine_capabilities(choose_kernels("stock"))
     assert CPU_PROVIDER in machine.providers
     assert machine.instruction_sets == instruction_sets()
 

@@ -90,6 +90,8 @@ def model_of(model: LoadedModel) -> pb.Model:
         fidelity=_fidelity_of(chosen.variant.fidelity),
         variant=chosen.name,
         variant_reason=chosen.reason,
+        kernels=model.reranker.kernels.name,
+        kernels_reason=model.reranker.kernels.reason,
     )
 
 

@@ -1,0 +1,25 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgerank.bundle import DEFAULT_BUNDLE
+from edgerank.kernels import VARIABLE
+
+bundle_option = click.option(
+    "-m",
+    "--model",
+    default=DEFAULT_BUNDLE,
+    envvar="EDGERANK_MODEL",
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="The bundle to rank with. The default is the one in the package.",
+)
+kernels_option = click.option(
+    "--kernels",
+    help="Compute with these kernels: auto, stock or an instruction set that `edgerank doctor`"
+    f" lists. The default is what {VARIABLE} says, or auto.",
+)

@@ -1,0 +1,133 @@
+"""Which kernels sessions use: compiled ones, or ONNX Runtime's own operators.
+
+The library of compiled kernels is optional: without it ONNX Runtime runs stock operators, which
+give the same scores up to rounding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgerank.errors import InputError, ProviderError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+DOMAIN = "edgerank.kernels"  # of the operators, and how a bundle calls the library that it needs
+AUTO, STOCK = "auto", "stock"
+VARIABLE = "EDGERANK_KERNELS"  # what is asked for where the caller does not say
+BUILD = "python -m edgerank.kernels.build"
+_FILES = {"win32": "edgerank_kernels.dll", "darwin": "libedgerank_kernels.dylib"}
+LIBRARY = Path(__file__).parent / _FILES.get(sys.platform, "libedgerank_kernels.so")
+
+# the library has one choice of instruction set, which a session reads while it is being set up
+_registering = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What computes, and why that."""
+
+    name: str  # "stock", or the instruction set of compiled kernels
+    reason: str
+    library: Path | None = None  # None for stock
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Library:
+    """The library of compiled kernels, as this process finds it."""
+
+    path: Path
+    instruction_sets: tuple[str, ...]  # that it has kernels for and this CPU runs; fastest first
+    problem: str | None  # why there are none
+
+
+def find_library() -> Library:
+    """Look at the library for this platform; it need not be there."""
+    if not LIBRARY.exists():
+        problem = f"the library is not built; {BUILD} builds it with a C++ compiler"
+        return Library(LIBRARY, (), problem)
+    try:
+        loaded = _load(LIBRARY)
+        names = loaded.edgerank_instruction_sets().decode()
+    except (OSError, AttributeError) as error:  # of another system, or another library altogether
+        problem = f"the library cannot be loaded: {error}; {BUILD} builds it anew"
+        return Library(LIBRARY, (), problem)
+    if not names:
+        problem = "this CPU has none of the instruction sets that the library is made for"
+        return Library(LIBRARY, (), problem)
+    return Library(LIBRARY, tuple(names.split(",")), None)
+
+
+def available() -> tuple[str, ...]:
+    """Return the instruction sets that there are kernels for, the fastest first; () if none."""
+    return find_library().instruction_sets
+
+
+def choose_kernels(asked: str | None = None) -> Kernels:
+    """Choose what sessions compute with.
+
+    :param asked: "auto", "stock", or the name of an instruction set; by default what the variable
+        EDGERANK_KERNELS says, and "auto" where it says nothing. "auto" takes the fastest kernels
+        that this CPU can run, and stock operators where there are none.
+    :raises InputError: there are no kernels of that name here
+    """
+    by = ""
+    if asked is None and os.environ.get(VARIABLE):
+        asked, by = os.environ[VARIABLE], f" by {VARIABLE}"
+    if asked == STOCK:
+        return Kernels(STOCK, f"asked for{by}")
+    library = find_library()
+    names = library.instruction_sets
+    if asked is None or asked == AUTO:
+        if not names:
+            return Kernels(STOCK, str(library.problem))
+        return Kernels(names[0], "the fastest that this CPU can run", library.path)
+    if asked not in names:
+        known = ", ".join([AUTO, STOCK, *names])
+        but = "" if library.problem is None else f" ({library.problem})"
+        place = f" in {VARIABLE}" if by else ""
+        raise InputError("kernels", f"{asked!r}{place} cannot be used here; choose {known}{but}")
+    return Kernels(asked, f"asked for{by}", library.path)
+
+
+def register(options: ort.SessionOptions, kernels: Kernels) -> None:
+    """Let a session that is opened with ``options`` use ``kernels``; stock needs nothing.
+
+    :raises ProviderError: the library does not fit the installed ONNX Runtime
+    """
+    if kernels.library is None:
+        return
+    with _registering:
+        is_there = _load(kernels.library).edgerank_use_instruction_set(kernels.name.encode())
+        assert is_there, kernels  # choose_kernels has asked
+        try:
+            options.register_custom_ops_library(str(kernels.library))
+        except Exception as error:  # onnxruntime's own errors share no base class
+            raise ProviderError(
+                f"{kernels.library}: ONNX Runtime does not take it: {error}; {BUILD} builds it"
+                f" anew, and {VARIABLE}={STOCK} does without"
+            ) from error
+
+
+@cache
+def _load(path: Path) -> ctypes.CDLL:
+    """Load the library, which stays loaded.
+
+    :raises OSError: it is missing, or not made for this system
+    :raises AttributeError: it is another library
+    """
+    loaded = ctypes.CDLL(str(path))
+    loaded.edgerank_instruction_sets.restype = ctypes.c_char_p
+    loaded.edgerank_use_instruction_set.argtypes = [ctypes.c_char_p]
+    return loaded
