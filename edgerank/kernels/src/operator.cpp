@@ -86,12 +86,11 @@ float* Call::output(size_t index, const int64_t* shape, int rank) const {
   return static_cast<float*>(data);
 }
 
-Memory::~Memory() { free_aligned(data_, bytes_); }
+Memory::~Memory() { free_aligned(data_); }
 
 void* Memory::allocate(size_t bytes) {
-  free_aligned(data_, bytes_);
+  free_aligned(data_);
   data_ = allocate_aligned(bytes);
-  bytes_ = bytes;
   return data_;
 }
 

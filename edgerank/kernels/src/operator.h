@@ -112,7 +112,6 @@ class Memory {
 
  private:
   void* data_ = nullptr;
-  size_t bytes_ = 0;
 };
 
 // An int8 matrix in panels of the instruction set in use, with what belongs to its columns.

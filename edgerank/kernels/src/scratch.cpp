@@ -8,7 +8,7 @@ struct Buffer {
   void* data = nullptr;
   size_t size = 0;
 
-  ~Buffer() { free_aligned(data, size); }
+  ~Buffer() { free_aligned(data); }
 };
 
 thread_local Buffer buffer;
@@ -17,7 +17,7 @@ thread_local Buffer buffer;
 
 void* scratch(size_t bytes) {
   if (bytes > buffer.size) {
-    free_aligned(buffer.data, buffer.size);
+    free_aligned(buffer.data);
     buffer.data = allocate_aligned(bytes);
     buffer.size = buffer.data ? bytes : 0;
   }
