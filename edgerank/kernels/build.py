@@ -1,7 +1,7 @@
 """Compile the kernels: ``src/*.cpp`` become one shared library beside this file.
 
-    python edgerank/kernels/build.py             # for this machine
-    python edgerank/kernels/build.py --help
+    python -m edgerank.kernels.build             # for this machine
+    python edgerank/kernels/build.py --help      # the same, where edgerank is not installed
 
 It needs nothing but the standard library, because pip runs it before edgerank's dependencies are
 there. A machine without a C++ compiler is no error: edgerank then runs on ONNX Runtime's operators.
@@ -28,6 +28,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 WITHOUT = "edgerank uses ONNX Runtime's stock operators."
+NO_SOURCES = """This installation has no sources of the kernels. Where there is a C++ compiler, run
+    pip install --force-reinstall --no-deps --no-binary edgerank edgerank
+or install a checkout."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,13 @@ def build(
     :param compiler: the command of a compiler for ``target``; None for what `find_compiler` finds
     :param sanitize: for the compiler's option -fsanitize, such as "address,undefined"
     :param werror: let warnings be errors
-    :raises BuildError: the target is unknown, or the compiler fails
+    :raises BuildError: the target is unknown, there are no sources, or the compiler fails
     :raises OSError: the library cannot be written or removed
     """
     if target is not None and target not in TARGETS:
         raise BuildError(f"{target!r} is not a target; those are {', '.join(TARGETS)}")
+    if not sources.is_dir():
+        raise BuildError(NO_SOURCES)
     name = target or host_target()
     if name is None:
         return Built(None, f"There are no kernels for this {platform.machine()} machine: {WITHOUT}")

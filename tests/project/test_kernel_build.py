@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+import edgerank.kernels
 from edgerank.kernels import build as kernels
 from tests.support import ROOT
 
 HOST = kernels.host_target()
 pytestmark = pytest.mark.skipif(HOST is None, reason="there are no kernels for this machine")
 LIBRARY = kernels.TARGETS[HOST].library if HOST else ""
+BUILD = "edgerank/kernels/build.py"
 WITHOUT = "edgerank uses ONNX Runtime's stock operators."
 
 STUB = """
@@ -296,6 +298,15 @@ def test_the_compiler_is_cxx_or_else_the_first_on_the_path(tmp_path, monkeypatch
     assert kernels.find_compiler() == ["ccache", "clang++"]
 
 
+def test_an_installation_without_sources_says_how_to_get_them(tmp_path):
+    with pytest.raises(kernels.BuildError, match="no sources of the kernels"):
+        kernels.build(sources=tmp_path / "src")
+
+
+def test_the_library_is_where_sessions_look_for_it():
+    assert kernels.HERE / LIBRARY == edgerank.kernels.LIBRARY
+
+
 def test_another_platform_needs_ziglang(monkeypatch):
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(kernels.BuildError, match="needs ziglang"):
@@ -353,7 +364,7 @@ def test_a_wheel_has_the_library_without_its_sources_and_is_for_one_platform(
     make, use_fake, project
 ):
     name, files = make("wheel")
-    assert files == {f"edgerank/kernels/{LIBRARY}"}
+    assert files == {f"edgerank/kernels/{LIBRARY}", BUILD}
     python, abi, platform = name.removesuffix(".whl").split("-")[2:]
     assert (python, abi) == ("py3", "none")
     assert platform.endswith(os.uname().machine)
@@ -377,7 +388,7 @@ def test_an_editable_installation_has_the_library_among_the_sources(use_fake, pr
 
 
 def test_without_a_compiler_a_wheel_is_for_any_platform(make, capfd, project, no_compiler):
-    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", set())
+    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", {BUILD})
     assert capfd.readouterr().err.splitlines() == [f"No C++ compiler found: {WITHOUT}"]
     assert install_editable(project) == {"force_include": {}}
 
@@ -385,7 +396,7 @@ def test_without_a_compiler_a_wheel_is_for_any_platform(make, capfd, project, no
 def test_a_compiler_that_fails_fails_no_installation(make, capfd, use_fake, project):
     broken = project / "edgerank/kernels/src/stub.cpp"
     broken.write_text("#error broken")
-    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", set())
+    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", {BUILD})
     (said,) = capfd.readouterr().err.splitlines()
     assert said == (
         f"The kernels were not compiled ({broken}:1:2: error: #error broken): {WITHOUT}"
@@ -395,7 +406,7 @@ def test_a_compiler_that_fails_fails_no_installation(make, capfd, use_fake, proj
 def test_a_library_that_cannot_be_written_fails_no_installation(make, capfd, use_fake, project):
     in_its_place = project / "edgerank/kernels" / LIBRARY
     in_its_place.mkdir()
-    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", set())
+    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", {BUILD})
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("The kernels were not compiled ([Errno ")
     assert said.endswith(f"'{in_its_place}'): {WITHOUT}")
@@ -422,7 +433,7 @@ def test_a_wheel_for_another_platform(make, monkeypatch, project, fake, target, 
     monkeypatch.setenv("EDGERANK_KERNELS_TARGET", target)
     name, files = make("wheel")
     assert name == f"edgerank-0.1.0-py3-none-{platform}.whl"
-    assert files == {f"edgerank/kernels/{library}"}
+    assert files == {f"edgerank/kernels/{library}", BUILD}
     assert not list((project / "edgerank/kernels").glob("*edgerank_kernels*"))
     calls = [json.loads(line) for line in (zig / "calls").read_text().splitlines()]
     assert all(call[:2] == ["c++", "-target"] for call in calls)
@@ -439,4 +450,4 @@ def test_a_source_distribution_has_the_sources_and_no_library(make, use_fake, pr
     assert (project / "edgerank/kernels" / LIBRARY).exists()
     _, files = make("sdist")
     expected = {f"edgerank/kernels/src/{path.name}" for path in sources.iterdir()}
-    assert files == expected | {f"edgerank/kernels/{name}build.py" for name in ("", "hatch_")}
+    assert files == expected | {BUILD, "edgerank/kernels/hatch_build.py"}
