@@ -4,5 +4,6 @@
 #include "tasks.h"
 
 extern const Kernels avx512_vnni_kernels;
-const Kernels avx512_vnni_kernels = {"avx512_vnni", PANEL_COLUMNS, DEPTH_STEP,   pack,
-                                     project,       linear,        feed_forward, attend};
+const Kernels avx512_vnni_kernels = {"avx512_vnni",  PANEL_COLUMNS, DEPTH_STEP,
+                                     INTEGER_OFFSET, pack,          project,
+                                     linear,         feed_forward,  attend};

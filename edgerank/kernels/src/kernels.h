@@ -31,9 +31,10 @@ struct Matrix {
   int64_t depth = 0;
   int64_t columns = 0;
   const int8_t* panels = nullptr;
-  const int32_t* corrections = nullptr;  // for each column: zero_point * sum of its weights
-  const float* scales = nullptr;         // of the columns
-  const float* bias = nullptr;           // of the columns, or null
+  // for each column: the sum of its weights, times the zero point as tiles see it
+  const int32_t* corrections = nullptr;
+  const float* scales = nullptr;  // of the columns
+  const float* bias = nullptr;    // of the columns, or null
 };
 
 enum class NormKind : int { none = 0, layer = 1, rms = 2 };
@@ -113,6 +114,7 @@ struct Kernels {
   const char* name;       // as Linux names the instruction set
   int64_t panel_columns;  // columns of a panel; the last is filled up with zeros
   int64_t depth_step;     // likewise rows of a matrix
+  int integer_offset;     // what tiles take off the integers of rows, and so off their zero point
 
   void (*pack)(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels);
   // rows of x from the first on; `normed` may be null

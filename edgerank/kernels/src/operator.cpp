@@ -108,28 +108,34 @@ void PackedMatrix::load(const Node& node, const Kernels& kernels, const RowRange
                  "edgerank.kernels: a bias must have one number for each column");
   if (errors.any()) return;
   const int64_t depth = weight.shape[0], columns = weight.shape[1];
+  const bool is_packed = pack(kernels, range, static_cast<const int8_t*>(weight.data), depth,
+                              columns, scales.floats(), bias.floats());
+  errors.require(is_packed, "edgerank.kernels: no memory is left");
+  release_mapped(weight.data, static_cast<size_t>(depth * columns));
+}
+
+bool PackedMatrix::pack(const Kernels& kernels, const RowRange& range, const int8_t* weight,
+                        int64_t depth, int64_t columns, const float* scales, const float* bias) {
   const int64_t padded_columns = rounded_up(columns, kernels.panel_columns);
   const int64_t padded_depth = rounded_up(depth, kernels.depth_step);
   const size_t panel_bytes = static_cast<size_t>(padded_depth * padded_columns);
   const size_t column_bytes = static_cast<size_t>(rounded_up(padded_columns * 4, 64));
   auto* bytes = static_cast<char*>(memory_.allocate(panel_bytes + 3 * column_bytes));
-  errors.require(bytes != nullptr, "edgerank.kernels: no memory is left");
-  if (!bytes) return;
+  if (!bytes) return false;
   auto* panels = reinterpret_cast<int8_t*>(bytes);
   auto* corrections = reinterpret_cast<int32_t*>(bytes + panel_bytes);
   auto* column_scales = reinterpret_cast<float*>(bytes + panel_bytes + column_bytes);
   auto* column_bias = reinterpret_cast<float*>(bytes + panel_bytes + 2 * column_bytes);
-  const auto* values = static_cast<const int8_t*>(weight.data);
-  kernels.pack(values, depth, columns, panels);
+  kernels.pack(weight, depth, columns, panels);
   std::memset(corrections, 0, 3 * column_bytes);
   for (int64_t k = 0; k < depth; ++k) {
-    for (int64_t n = 0; n < columns; ++n) corrections[n] += values[k * columns + n];
+    for (int64_t n = 0; n < columns; ++n) corrections[n] += weight[k * columns + n];
   }
-  for (int64_t n = 0; n < columns; ++n) corrections[n] *= range.zero_point;
-  std::memcpy(column_scales, scales.data, static_cast<size_t>(columns) * sizeof(float));
-  if (bias) std::memcpy(column_bias, bias.data, static_cast<size_t>(columns) * sizeof(float));
-  release_mapped(weight.data, static_cast<size_t>(depth * columns));
+  for (int64_t n = 0; n < columns; ++n) corrections[n] *= range.zero_point - kernels.integer_offset;
+  std::memcpy(column_scales, scales, static_cast<size_t>(columns) * sizeof(float));
+  if (bias) std::memcpy(column_bias, bias, static_cast<size_t>(columns) * sizeof(float));
   view_ = {depth, columns, panels, corrections, column_scales, bias ? column_bias : nullptr};
+  return true;
 }
 
 void Vector::load(const Node& node, size_t index, const char* name, int64_t size) {

@@ -120,6 +120,9 @@ class PackedMatrix {
   // Reads [depth, columns] int8 and its scales and perhaps bias; leaves nothing if there is none.
   void load(const Node& node, const Kernels& kernels, const RowRange& range, size_t weight,
             size_t scales, int bias);
+  // Copies what it is given; bias may be null. False if there is no memory left.
+  bool pack(const Kernels& kernels, const RowRange& range, const int8_t* weight, int64_t depth,
+            int64_t columns, const float* scales, const float* bias);
   explicit operator bool() const { return view_.panels != nullptr; }
   const Matrix& view() const { return view_; }
 

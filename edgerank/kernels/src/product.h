@@ -3,6 +3,7 @@
 //
 //   TILE_ROWS                   rows that are multiplied at once
 //   PANEL_COLUMNS, DEPTH_STEP   the layout of panels
+//   INTEGER_OFFSET              what is taken off integers, where instructions want them signed
 //   pack(...)                   lays a matrix out
 //   tile<Rows>(integers, stride, panel, steps, sums)   sums[Rows][PANEL_COLUMNS / WIDTH] of
 //   Integers to_floats(Integers)

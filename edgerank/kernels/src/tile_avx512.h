@@ -13,6 +13,7 @@ using Integers = __m512i;
 constexpr int TILE_ROWS = 6;
 constexpr int64_t PANEL_COLUMNS = 64;
 constexpr int64_t DEPTH_STEP = 4;
+constexpr int INTEGER_OFFSET = 0;
 
 inline Integers load_integers(const int32_t* from) { return _mm512_loadu_si512(from); }
 inline Integers subtract(Integers a, Integers b) { return _mm512_sub_epi32(a, b); }

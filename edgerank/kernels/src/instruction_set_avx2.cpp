@@ -1,0 +1,8 @@
+#include "tile_avx2.h"
+// after the tile
+#include "attend.h"
+#include "tasks.h"
+
+extern const Kernels avx2_kernels;
+const Kernels avx2_kernels = {"avx2",  PANEL_COLUMNS, DEPTH_STEP,   INTEGER_OFFSET, pack,
+                              project, linear,        feed_forward, attend};

@@ -1,0 +1,8 @@
+#include "tile_neon.h"
+// after the tile
+#include "attend.h"
+#include "tasks.h"
+
+extern const Kernels dotprod_kernels;
+const Kernels dotprod_kernels = {"dotprod", PANEL_COLUMNS, DEPTH_STEP,   INTEGER_OFFSET, pack,
+                                 project,   linear,        feed_forward, attend};

@@ -1,0 +1,8 @@
+#include "tile_neon.h"
+// after the tile
+#include "attend.h"
+#include "tasks.h"
+
+extern const Kernels i8mm_kernels;
+const Kernels i8mm_kernels = {"i8mm",  PANEL_COLUMNS, DEPTH_STEP,   INTEGER_OFFSET, pack,
+                              project, linear,        feed_forward, attend};
