@@ -26,76 +26,143 @@ struct IntegerRows {
   const float* steps;  // of the rows
 };
 
-// Multiplies Rows rows by one panel; finish(row, column, values, count) gets
-// float(sum) * scale, for `count` columns, and leaves the row's step to its caller.
-template <int Rows, typename Finish>
-inline void product_tile(const IntegerRows& rows, int64_t row, const Matrix& matrix, int64_t panel,
-                         const Finish& finish) {
-  const int64_t depth = padded_depth(matrix.depth);
-  Integers sums[Rows][PANEL_VECTORS];
-  tile<Rows>(rows.integers + row * rows.stride, rows.stride,
-             matrix.panels + panel * depth * PANEL_COLUMNS, depth / DEPTH_STEP, sums);
-#pragma GCC unroll 16
-  for (int j = 0; j < PANEL_VECTORS; ++j) {
-    const int64_t column = panel * PANEL_COLUMNS + j * WIDTH;
-    const int64_t left = matrix.columns - column;
-    if (left <= 0) break;
-    const Integers correction = load_integers(matrix.corrections + column);
-    const Floats scale = load(matrix.scales + column);
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
-      const Floats values = to_floats(subtract(sums[i][j], correction)) * scale;
-      finish(row + i, column, values, left < WIDTH ? left : WIDTH);
-    }
-  }
-}
-
-template <typename Finish, int Rows = TILE_ROWS>
-inline void product_tail(const IntegerRows& rows, int64_t row, int64_t left, const Matrix& matrix,
-                         int64_t panel, const Finish& finish) {
-  if constexpr (Rows > 0) {
-    if (left == Rows) {
-      product_tile<Rows>(rows, row, matrix, panel, finish);
-    } else {
-      product_tail<Finish, Rows - 1>(rows, row, left, matrix, panel, finish);
-    }
-  }
-}
-
-// Multiplies rows from `row` on, at most TILE_ROWS, by one panel.
-template <typename Finish>
-inline int64_t product_step(const IntegerRows& rows, int64_t row, int64_t num_rows,
-                            const Matrix& matrix, int64_t panel, const Finish& finish) {
-  const int64_t left = num_rows - row < TILE_ROWS ? num_rows - row : TILE_ROWS;
-  product_tail(rows, row, left, matrix, panel, finish);
-  return left;
-}
+// Where a product goes, and what is added to it: y = product + residual * residual_scales.
+struct Target {
+  float* y;
+  int64_t stride;                // of y and of the residual
+  const float* residual;         // or null
+  const float* residual_scales;  // of the columns, or null for ones
+};
 
 inline int64_t num_panels(const Matrix& matrix) {
   return (matrix.columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
 }
 
-// Multiplies all rows by all panels: a panel stays in the cache while the rows pass by.
-template <typename Finish>
-inline void product(const IntegerRows& rows, int64_t num_rows, const Matrix& matrix,
-                    const Finish& finish) {
-  for (int64_t panel = 0; panel < num_panels(matrix); ++panel) {
-    for (int64_t row = 0; row < num_rows;) {
-      row += product_step(rows, row, num_rows, matrix, panel, finish);
-    }
-  }
+// How many columns a panel has, without those that fill it up.
+inline int64_t columns_of_panel(const Matrix& matrix, int64_t panel) {
+  const int64_t left = matrix.columns - panel * PANEL_COLUMNS;
+  return left < PANEL_COLUMNS ? left : PANEL_COLUMNS;
+}
+
+inline Floats get(const float* from, int64_t count) {
+  return count >= WIDTH ? load(from) : load_first(from, count);
 }
 
 inline void put(float* to, Floats x, int64_t count) {
-  if (count == WIDTH) {
+  if (count >= WIDTH) {
     store(to, x);
   } else {
     store_first(to, x, count);
   }
 }
 
-inline Floats get(const float* from, int64_t count) {
-  return count == WIDTH ? load(from) : load_first(from, count);
+struct Ones {
+  float values[PANEL_COLUMNS];
+  constexpr Ones() : values() {
+    for (int64_t i = 0; i < PANEL_COLUMNS; ++i) values[i] = 1;
+  }
+};
+alignas(64) constexpr float ZEROS[PANEL_COLUMNS] = {};
+alignas(64) constexpr Ones ONES;
+
+// Multiplies Rows rows by one panel of PANEL_COLUMNS columns from `column` on:
+// y = float(sum) * scale * step + bias + residual * residual_scale.
+//
+// A function of its own, so that the innermost loop's sums have the registers to themselves.
+template <int Rows, bool has_residual>
+__attribute__((noinline)) void whole_tile(const uint8_t* integers, int64_t stride,
+                                          const float* steps, const Matrix& matrix, int64_t column,
+                                          const Target& target) {
+  const int64_t depth = padded_depth(matrix.depth);
+  const float* bias = matrix.bias ? matrix.bias + column : ZEROS;
+  const float* residual_scales =
+      target.residual_scales ? target.residual_scales + column : ONES.values;
+  Integers sums[Rows][PANEL_VECTORS];
+  tile<Rows>(integers, stride, matrix.panels + column * depth, depth / DEPTH_STEP, sums);
+#pragma GCC unroll 16
+  for (int j = 0; j < PANEL_VECTORS; ++j) {
+    const Integers correction = load_integers(matrix.corrections + column + j * WIDTH);
+    const Floats scale = load(matrix.scales + column + j * WIDTH);
+    const Floats shift = load(bias + j * WIDTH);
+    const Floats factor = load(residual_scales + j * WIDTH);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const int64_t place = i * target.stride + j * WIDTH;
+      const Floats real = to_floats(subtract(sums[i][j], correction)) * scale;
+      Floats z = real * splat(steps[i]) + shift;
+      if constexpr (has_residual) z = z + load(target.residual + place) * factor;
+      store(target.y + place, z);
+    }
+  }
+}
+
+template <int Rows = TILE_ROWS>
+inline void some_rows(int64_t num_rows, const uint8_t* integers, int64_t stride, const float* steps,
+                      const Matrix& matrix, int64_t column, const Target& target) {
+  if constexpr (Rows > 0) {
+    if (num_rows == Rows && target.residual) {
+      whole_tile<Rows, true>(integers, stride, steps, matrix, column, target);
+    } else if (num_rows == Rows) {
+      whole_tile<Rows, false>(integers, stride, steps, matrix, column, target);
+    } else {
+      some_rows<Rows - 1>(num_rows, integers, stride, steps, matrix, column, target);
+    }
+  }
+}
+
+// Multiplies at most TILE_ROWS rows, from `row` on, by one panel; y begins at the rows' first
+// column of the panel. Without steps their factor is left to the caller.
+inline void product_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
+                         const Matrix& matrix, int64_t panel, const Target& target) {
+  const uint8_t* integers = rows.integers + row * rows.stride;
+  const float* steps = rows.steps ? rows.steps + row : ONES.values;
+  const int64_t column = panel * PANEL_COLUMNS, count = columns_of_panel(matrix, panel);
+  if (count == PANEL_COLUMNS) {
+    some_rows(num_rows, integers, rows.stride, steps, matrix, column, target);
+    return;
+  }
+  alignas(64) float whole[TILE_ROWS * PANEL_COLUMNS];  // with the columns that fill the panel up
+  some_rows(num_rows, integers, rows.stride, steps, matrix, column,
+            {whole, PANEL_COLUMNS, nullptr, nullptr});
+  for (int64_t i = 0; i < num_rows; ++i) {
+    for (int64_t j = 0; j < count; j += WIDTH) {
+      Floats z = load(whole + i * PANEL_COLUMNS + j);
+      const int64_t place = i * target.stride + j;
+      if (target.residual) {
+        Floats residual = get(target.residual + place, count - j);
+        if (target.residual_scales) {
+          residual = residual * get(target.residual_scales + column + j, count - j);
+        }
+        z = z + residual;
+      }
+      put(target.y + place, z, count - j);
+    }
+  }
+}
+
+// Calls visit(row, count) for the tiles of rows.
+template <typename Visit>
+inline void for_each_tile(int64_t num_rows, const Visit& visit) {
+  for (int64_t row = 0; row < num_rows; row += TILE_ROWS) {
+    visit(row, num_rows - row < TILE_ROWS ? num_rows - row : TILE_ROWS);
+  }
+}
+
+// The target of a tile, from that of all rows and columns.
+inline Target part_of(const Target& target, int64_t row, int64_t panel) {
+  const int64_t at = row * target.stride + panel * PANEL_COLUMNS;
+  return {target.y + at, target.stride, target.residual ? target.residual + at : nullptr,
+          target.residual_scales};
+}
+
+// Multiplies all rows by all panels: a panel stays in the cache while the rows pass by.
+inline void product(const IntegerRows& rows, int64_t num_rows, const Matrix& matrix,
+                    const Target& target) {
+  for (int64_t panel = 0; panel < num_panels(matrix); ++panel) {
+    for_each_tile(num_rows, [&](int64_t row, int64_t count) {
+      product_tile(rows, row, count, matrix, panel, part_of(target, row, panel));
+    });
+  }
 }
 
 }  // namespace

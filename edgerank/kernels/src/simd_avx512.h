@@ -5,6 +5,11 @@
 
 #include <cstdint>
 
+#if defined(__GNUC__) && !defined(__clang__)
+// This pass lets gcc keep the sums of an innermost loop in memory: a third of the speed.
+#pragma GCC optimize("no-tree-pre")
+#endif
+
 namespace {
 
 using Floats = __m512;  // + - * / work on it

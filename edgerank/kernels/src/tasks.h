@@ -54,10 +54,6 @@ struct IntegerBuffer {
   IntegerRows rows() const { return {integers, stride, steps}; }
 };
 
-inline Floats with_bias(Floats x, const Matrix& matrix, int64_t column) {
-  return matrix.bias ? x + load(matrix.bias + column) : x;
-}
-
 inline void linear(const Linear& op, const float* x, int64_t num_rows, const float* residual,
                    float* y) {
   const Matrix& matrix = op.matrix;
@@ -66,17 +62,7 @@ inline void linear(const Linear& op, const float* x, int64_t num_rows, const flo
   for (int64_t row = 0; row < num_rows; ++row) {
     buffer.set(row, op.range, x + row * matrix.depth, matrix.depth);
   }
-  product(buffer.rows(), num_rows, matrix,
-          [&](int64_t row, int64_t column, Floats values, int64_t count) {
-            Floats z = with_bias(values * splat(buffer.steps[row]), matrix, column);
-            const int64_t at = row * matrix.columns + column;
-            if (residual) {
-              Floats added = get(residual + at, count);
-              if (op.residual_scales) added = added * get(op.residual_scales + column, count);
-              z = z + added;
-            }
-            put(y + at, z, count);
-          });
+  product(buffer.rows(), num_rows, matrix, {y, matrix.columns, residual, op.residual_scales});
 }
 
 // Normalises and rotates the heads at the beginning of a row.
@@ -106,11 +92,7 @@ inline void project(const Projection& op, const float* x, int64_t num_rows, cons
   for (int part = 0; part < op.num_parts; ++part) {
     const Matrix& matrix = op.parts[part];
     float* y = outputs[part];
-    product(buffer.rows(), num_rows, matrix,
-            [&](int64_t row, int64_t column, Floats values, int64_t count) {
-              const Floats z = with_bias(values * splat(buffer.steps[row]), matrix, column);
-              put(y + row * matrix.columns + column, z, count);
-            });
+    product(buffer.rows(), num_rows, matrix, {y, matrix.columns, nullptr, nullptr});
     const Heads& heads = op.heads[part];
     const int64_t half = heads.size / 2;
     for (int64_t row = 0; row < num_rows && heads.count; ++row) {
@@ -128,26 +110,41 @@ inline Floats activated(Floats x) {
   return x;
 }
 
+// Calls change(x, place) for the vectors of a tile, where place is that in the tile.
+template <typename Change>
+inline void change_tile(float* y, int64_t stride, int64_t rows, int64_t columns,
+                        const Change& change) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; j += WIDTH) {
+      float* at = y + i * stride + j;
+      put(at, change(get(at, columns - j), i * PANEL_COLUMNS + j), columns - j);
+    }
+  }
+}
+
 // What lies between the two products of a feed-forward part, float32 [rows, inner]. The gate's
 // products lack the steps of their rows, which the caller multiplies in after rounding.
 template <Activation activation>
 inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_rows, float* inner) {
-  const Matrix& up = op.up;
-  const auto activate = [&](int64_t row, int64_t column, Floats values, int64_t count) {
-    const Floats z = with_bias(values * splat(rows.steps[row]), up, column);
-    put(inner + row * up.columns + column, activated<activation>(z), count);
-  };
-  const auto multiply = [&](int64_t row, int64_t column, Floats values, int64_t count) {
-    float* at = inner + row * up.columns + column;
-    put(at, get(at, count) * values, count);
-  };
-  for (int64_t panel = 0; panel < num_panels(up); ++panel) {
-    for (int64_t row = 0; row < num_rows;) {
-      row += product_step(rows, row, num_rows, up, panel, activate);
-    }
-    for (int64_t row = 0; op.is_gated && row < num_rows;) {
-      row += product_step(rows, row, num_rows, op.gate, panel, multiply);
-    }
+  const Target target{inner, op.up.columns, nullptr, nullptr};
+  const IntegerRows without_steps{rows.integers, rows.stride, nullptr};
+  for (int64_t panel = 0; panel < num_panels(op.up); ++panel) {
+    const int64_t columns = columns_of_panel(op.up, panel);
+    for_each_tile(num_rows, [&](int64_t row, int64_t count) {
+      const Target part = part_of(target, row, panel);
+      product_tile(rows, row, count, op.up, panel, part);
+      change_tile(part.y, part.stride, count, columns,
+                  [](Floats x, int64_t) { return activated<activation>(x); });
+    });
+    if (!op.is_gated) continue;
+    for_each_tile(num_rows, [&](int64_t row, int64_t count) {
+      alignas(64) float factors[TILE_ROWS * PANEL_COLUMNS];
+      product_tile(without_steps, row, count, op.gate, panel,
+                   {factors, PANEL_COLUMNS, nullptr, nullptr});
+      const Target part = part_of(target, row, panel);
+      change_tile(part.y, part.stride, count, columns,
+                  [&](Floats x, int64_t place) { return x * load(factors + place); });
+    });
   }
 }
 
@@ -192,14 +189,7 @@ inline void feed_forward(const FeedForward& op, const float* x, int64_t num_rows
   }
   const float* added = residual;
   if (keeps_normed) added = op.norm.kind == NormKind::none ? x : normed;
-  product(inner.rows(), num_rows, op.down,
-          [&](int64_t row, int64_t column, Floats values, int64_t count) {
-            const int64_t at = row * op.down.columns + column;
-            const Floats z = with_bias(values * splat(inner.steps[row]), op.down, column);
-            Floats plus = get(added + at, count);
-            if (op.residual_scales) plus = plus * get(op.residual_scales + column, count);
-            put(y + at, z + plus, count);
-          });
+  product(inner.rows(), num_rows, op.down, {y, op.down.columns, added, op.residual_scales});
 }
 
 }  // namespace
