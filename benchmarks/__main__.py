@@ -36,9 +36,9 @@ class Benchmark(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         json_path = ctx.params.pop("json_path")
         parameters = {name: _plain(value) for name, value in ctx.params.items()}
-        record = new_record(str(self.name), ctx.meta["command"], parameters)
         rows: list[Row] = []
         try:
+            record = new_record(str(self.name), ctx.meta["command"], parameters)
             for row in super().invoke(ctx):
                 rows.append(row)
                 if json_path is not None:  # at every row: a long run that breaks off leaves some

@@ -13,8 +13,17 @@ from pathlib import Path
 from types import ModuleType
 
 GROUPS = {
-    "micro": ("operators", "attention", "kernels"),
-    "model": ("engine", "opening", "quantizing", "architectures", "slices", "transforms"),
+    "micro": ("compiled", "operators", "attention", "numba"),
+    "model": (
+        "engine",
+        "kernels",
+        "neighbour",
+        "opening",
+        "quantizing",
+        "architectures",
+        "slices",
+        "transforms",
+    ),
     "quality": ("precisions", "outliers", "long-documents", "size-curve", "published"),
     "serving": ("throughput", "load", "fairness"),
     "peers": ("peers", "scaling"),

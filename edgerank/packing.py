@@ -243,7 +243,7 @@ def attention_grid(
     :param past_length: rows of the past
     :param causal: whether a token sees only keys up to itself, or all of its segment's
     :return: query_rows [B, L], key_rows [B, S], visible [B, L], slots [T], positions [T], int64;
-        see ``quantize.graph.blocks.Grid``; empty slots hold row 0, and see one key
+        see ``quantize.graph.grid.Grid``; empty slots hold row 0, and see one key
     """
     starts = np.cumsum(lengths) - lengths
     columns = np.arange(lengths.max())

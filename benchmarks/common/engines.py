@@ -8,7 +8,8 @@ import numpy as np
 
 from edgerank.bundle import Bundle
 from edgerank.cpu import physical_cores
-from edgerank.engine import Engine
+from edgerank.engine import Engine, Results, gather
+from edgerank.kernels import Kernels
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, MAX_BATCH_TOKENS, Group, Tokens, pack
 from edgerank.rules import scoring_rule
@@ -16,22 +17,31 @@ from edgerank.rules import scoring_rule
 TOKEN_IDS = 5, 4096  # not special, and known to every model here
 DOCUMENT_TOKENS = 40, 250  # the fewest and the most
 
-Run = Callable[..., None]  # of a group, and a micro-batch's tokens
+Run = Callable[..., Results]  # of a group, and a micro-batch's tokens
 
 
-def open_engine(bundle: Bundle, threads: int | None = None) -> Run:
-    """Open a bundle's first variant: what packs a group and runs it.
+def open_engine(
+    bundle: Bundle, threads: int | None = None, kernels: Kernels | None = None
+) -> Run:
+    """Open a bundle's first variant: what packs a group, runs it, and returns its raw results.
 
     It takes the tokens of a micro-batch as ``max_tokens``, the runtime's own by default.
-    """
-    outputs = [scoring_rule(bundle.manifest.scoring).output.name]
-    graph = bundle.graph_path(bundle.manifest.variants[0])
-    engine = Engine(graph, outputs, threads=threads or physical_cores(), providers=[CPU_PROVIDER])
 
-    def run(group: Group, max_tokens: int = MAX_BATCH_TOKENS) -> None:
+    :param kernels: what computes; ``choose_kernels()`` by default
+    """
+    output = scoring_rule(bundle.manifest.scoring).output
+    engine = Engine(
+        bundle.graph_path(bundle.manifest.variants[0]),
+        [output.name],
+        threads=threads or physical_cores(),
+        providers=[CPU_PROVIDER],
+        kernels=kernels,
+    )
+
+    def run(group: Group, max_tokens: int = MAX_BATCH_TOKENS) -> Results:
         batches = pack([group], max_tokens=max_tokens, causal=engine.is_causal)
-        for _ in engine.run(batches, outputs):
-            pass
+        results = ((batch, raw) for batch, (raw,) in engine.run(batches, [output.name]))
+        return gather(results, output, len(group.sequences))
 
     return run
 
@@ -40,9 +50,14 @@ def random_tokens(rng: np.random.Generator, count: int) -> Tokens:
     return Tokens(rng.integers(*TOKEN_IDS, count), np.zeros(count, np.int64))
 
 
-def random_documents(count: int) -> Group:
-    """Draw documents of real lengths, the same ones every time, without a shared prefix."""
+def random_documents(
+    count: int, tokens: tuple[int, int] = DOCUMENT_TOKENS, prefix: Tokens = EMPTY
+) -> Group:
+    """Draw documents of real lengths, the same ones every time, behind a shared prefix.
+
+    :param tokens: of a document, the fewest and, exclusive, the most
+    """
     rng = np.random.default_rng(0)
-    lengths = rng.integers(*DOCUMENT_TOKENS, count)
+    lengths = rng.integers(*tokens, count)
     sequences = [random_tokens(rng, int(length)) for length in lengths]
-    return Group(EMPTY, sequences, range(count))
+    return Group(prefix, sequences, range(count))

@@ -15,12 +15,14 @@ class Layer:
     wide: int  # between the two sides of the feed-forward part
     key_value: int  # of keys, and of values
     is_gated: bool = False  # two matrices into the wide side
+    query: int | None = None  # of queries; that of the layer by default
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
         """Depth and width of the products, by name."""
-        shapes = {"q": (self.hidden, self.hidden), "kv": (self.hidden, 2 * self.key_value)}
-        shapes |= {"o": (self.hidden, self.hidden), "up": (self.hidden, self.wide)}
+        query = self.query or self.hidden
+        shapes = {"q": (self.hidden, query), "kv": (self.hidden, 2 * self.key_value)}
+        shapes |= {"o": (query, self.hidden), "up": (self.hidden, self.wide)}
         if self.is_gated:
             shapes["gate"] = (self.hidden, self.wide)
         return shapes | {"down": (self.wide, self.hidden)}
@@ -34,7 +36,7 @@ class Layer:
 
 def decoder_layer(config: Mapping[str, Any]) -> Layer:
     """Read a gated decoder's widths from its config."""
-    hidden = config["hidden_size"]
-    head = hidden // config["num_attention_heads"]
+    hidden, num_heads = config["hidden_size"], config["num_attention_heads"]
+    head = config.get("head_dim") or hidden // num_heads
     key_value = head * config["num_key_value_heads"]
-    return Layer(hidden, config["intermediate_size"], key_value, is_gated=True)
+    return Layer(hidden, config["intermediate_size"], key_value, True, head * num_heads)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgerank.cpu import cpu_fields, cpu_name, noteworthy_instruction_sets, physical_cores
+from edgerank.kernels import choose_kernels
 
 PACKAGES = ("onnxruntime", "numpy", "edgerank")
 
@@ -26,6 +27,7 @@ class Machine(msgspec.Struct, frozen=True):
     memory_gib: float
     system: str
     versions: dict[str, str]
+    kernels: str  # of sessions, unless a row says otherwise
 
     def described(self) -> dict[str, str]:
         """Return the properties by name, for people."""
@@ -38,11 +40,15 @@ class Machine(msgspec.Struct, frozen=True):
             "memory": f"{self.memory_gib:.0f} GiB",
             "system": self.system,
             "versions": ", ".join(f"{name} {number}" for name, number in self.versions.items()),
+            "kernels": self.kernels,
         }
 
 
 def describe_machine() -> Machine:
-    """Describe this machine, from Linux's files where there are any."""
+    """Describe this machine, from Linux's files where there are any.
+
+    :raises InputError: EDGERANK_KERNELS names kernels that are not there
+    """
     fields = cpu_fields()
     steppings = (fields.get(name, "?") for name in ("cpu family", "model", "stepping"))
     return Machine(
@@ -58,6 +64,7 @@ def describe_machine() -> Machine:
             "Python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
+        kernels=choose_kernels().name,
     )
 
 

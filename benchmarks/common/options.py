@@ -12,9 +12,12 @@ import click
 
 from benchmarks.common.paths import ROOT, collection_path
 from edgerank.cpu import physical_cores
+from edgerank.errors import InputError
+from edgerank.kernels import AUTO, STOCK, available, choose_kernels
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
+EVERY = "every"  # kernels that there are
 
 
 class CollectionPath(click.ParamType):
@@ -61,6 +64,35 @@ threads = click.option(
     type=click.IntRange(1),
     default=physical_cores,
     help="Threads of an operator.  [default: the physical cores given to the process]",
+)
+thread_counts = click.option(
+    "--threads",
+    "thread_counts",
+    type=click.IntRange(1),
+    multiple=True,
+    default=lambda: sorted({1, physical_cores()}),
+    help="Threads of an operator; may be given several times."
+    "  [default: 1, and the physical cores given to the process]",
+)
+
+
+def _chosen(ctx: click.Context, option: click.Parameter, names: tuple[str, ...]) -> list[str]:
+    """Return the names of the kernels that are meant, each once."""
+    wanted = [one for name in names for one in (available() if name == EVERY else (name,))]
+    try:
+        return list(dict.fromkeys(choose_kernels(name).name for name in wanted))
+    except InputError as error:
+        raise click.BadParameter(str(error), ctx, option) from error
+
+
+kernels = click.option(
+    "--kernels",
+    "kernels",
+    multiple=True,
+    default=(STOCK, AUTO),
+    callback=_chosen,
+    help="What computes: stock, an instruction set, auto for the fastest, every for all of them;"
+    f" may be given several times.  [default: {STOCK} and {AUTO}]",
 )
 work = click.option(
     "--work", type=DIRECTORY, help="Keep checkpoints and bundles here; temporary by default."

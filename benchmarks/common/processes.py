@@ -19,6 +19,8 @@ class Finished:
     output: str
     seconds: float
     peak_bytes: int
+    memory_bytes: int  # held at its end
+    private_bytes: int  # of those, what is not mapped from files
 
 
 def run_program(program: str, *arguments: str | Path) -> Finished:
@@ -34,10 +36,16 @@ def run_program(program: str, *arguments: str | Path) -> Finished:
         text=True,
     )
     seconds = time.perf_counter() - start
-    return Finished(done.stdout, seconds, peak_bytes(done.stderr))
+    sizes = [status_bytes(done.stderr, name) for name in ("VmHWM", "VmRSS", "RssAnon")]
+    return Finished(done.stdout, seconds, *sizes)
 
 
 def peak_bytes(status: str) -> int:
     """Read the most memory that a process has held from its /proc/<pid>/status."""
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return status_bytes(status, "VmHWM")
+
+
+def status_bytes(status: str, name: str) -> int:
+    """Read a size from a process's /proc/<pid>/status."""
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

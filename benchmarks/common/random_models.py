@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from benchmarks.common.engines import TOKEN_IDS
+from benchmarks.common.layers import Layer, decoder_layer
 from benchmarks.common.tokenization import byte_tokenizer, pair_tokenizer
 from edgerank.bundle import Bundle
 from quantize import quantize
@@ -35,6 +36,21 @@ class Geometry:
     transformers_class: str
     config: dict[str, Any]
     depths: tuple[int, int] = (2, 6)  # layers of models whose difference is whole layers
+
+    @property
+    def is_decoder(self) -> bool:
+        return "head_dim" in self.config
+
+    @property
+    def layer(self) -> Layer:
+        """The widths of a layer."""
+        if self.is_decoder:
+            return decoder_layer(self.config)
+        hidden, wide = (
+            self.config.get(name) or self.config[other]
+            for name, other in (("hidden_size", "dim"), ("intermediate_size", "hidden_dim"))
+        )
+        return Layer(hidden, wide, hidden, is_gated=self.transformers_class == "ModernBert")
 
 
 def _encoder(hidden: int, wide: int, heads: int, **others: Any) -> dict[str, Any]:
@@ -97,7 +113,6 @@ def build_random(geometry: Geometry, work: Path, layers: int) -> Bundle:
     """Save a random model of so many layers and quantize it; the same weights at every call."""
     torch.manual_seed(0)
     name = geometry.transformers_class
-    is_decoder = "head_dim" in geometry.config
     is_exported = name == "DistilBert"
     config = getattr(transformers, f"{name}Config")(
         vocab_size=TOKEN_IDS[1],
@@ -108,7 +123,7 @@ def build_random(geometry: Geometry, work: Path, layers: int) -> Bundle:
     model = getattr(transformers, f"{name}ForSequenceClassification")(config)
     checkpoint = work / f"checkpoint-{layers}"
     model.save_pretrained(checkpoint)
-    tokenizer = byte_tokenizer([]) if is_decoder else pair_tokenizer(["<s>", "</s>"], "<s>", "</s>")
+    tokenizer = byte_tokenizer([]) if geometry.is_decoder else pair_tokenizer(["<s>", "</s>"], "<s>", "</s>")
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     (checkpoint / "tokenizer_config.json").write_text(
         json.dumps({"model_max_length": 512, "model_input_names": ["input_ids"]})
@@ -119,6 +134,6 @@ def build_random(geometry: Geometry, work: Path, layers: int) -> Bundle:
         checkpoint,
         work / f"bundle-{layers}",
         calibrate=text,
-        family="cross-encoder" if is_decoder else None,
+        family="cross-encoder" if geometry.is_decoder else None,
         steps=None if is_exported else STEPS,
     )

@@ -77,6 +77,18 @@ def alternate(
     return {name: np.array(values) for name, values in times.items()}
 
 
+def median_seconds(
+    run: Callable[[], object], calls: int, *, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Time so many calls one by one: the median of their seconds, a turn for ``alternate``."""
+    times = []
+    for _ in range(calls):
+        start = clock()
+        run()
+        times.append(clock() - start)
+    return float(np.median(times))
+
+
 def ratio(seconds: Seconds, baseline: Seconds) -> Seconds:
     """Divide by the baseline's seconds of the same round, where both took part: [rounds]."""
     rounds = min(len(seconds), len(baseline))

@@ -20,7 +20,8 @@ from benchmarks.common import options
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import take_turns
 from edgerank.manifest import CPU_PROVIDER
-from quantize.graph.builder import CONTRIB, Graph
+from quantize.graph.builder import Graph
+from quantize.graph.functions import CONTRIB
 
 SHAPES = ((512, 384), (512, 1536), (256, 768))
 Writer = Callable[[Graph, str, str, str], str]

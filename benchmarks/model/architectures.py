@@ -16,15 +16,17 @@ from pathlib import Path
 
 import click
 import numpy as np
+from onnx import TensorProto
 
 from benchmarks.common import options
 from benchmarks.common.bare import bare_products
-from benchmarks.common.bundles import load_graph
+from benchmarks.common.bundles import load_model
 from benchmarks.common.engines import open_engine, random_documents
 from benchmarks.common.random_models import Geometry, build_random, geometries
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import take_turns
 from edgerank.bundle import Bundle
+from edgerank.kernels import choose_kernels
 
 NUM_DOCUMENTS = 16
 
@@ -58,13 +60,11 @@ def measure_one(geometry: Geometry, work: Path, rounds: int, threads: int) -> Ro
         "int8 products": median(rates / 1e9, "GOP/s"),
         "of bare int8": median(rates / (products.operations / times["bare"]) * 100, "%"),
     }
-    architecture = bundle.manifest.architecture
-    return Row({"geometry": geometry.model, "architecture": architecture}, figures)
+    labels = {"geometry": geometry.model, "architecture": bundle.manifest.architecture}
+    return Row({**labels, "kernels": choose_kernels().name}, figures)
 
 
 def int8_weights(bundle: Bundle) -> int:
     """Count the weights that int8 products read."""
-    graph = load_graph(bundle)
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
-    products = (node for node in graph.node if node.op_type == "MatMulIntegerToFloat")
-    return sum(sizes[node.input[1]] for node in products)
+    tensors = load_model(bundle).graph.initializer
+    return sum(int(np.prod(one.dims)) for one in tensors if one.data_type == TensorProto.INT8)

@@ -1,4 +1,4 @@
-"""The runtime's ragged kernels, compiled by numba: for ``kernels``, which asks whether they pay."""
+"""The runtime's ragged helpers, compiled by numba: for ``numba``, which asks whether they pay."""
 
 from __future__ import annotations
 
