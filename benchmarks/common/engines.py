@@ -20,9 +20,7 @@ DOCUMENT_TOKENS = 40, 250  # the fewest and the most
 Run = Callable[..., Results]  # of a group, and a micro-batch's tokens
 
 
-def open_engine(
-    bundle: Bundle, threads: int | None = None, kernels: Kernels | None = None
-) -> Run:
+def open_engine(bundle: Bundle, threads: int | None = None, kernels: Kernels | None = None) -> Run:
     """Open a bundle's first variant: what packs a group, runs it, and returns its raw results.
 
     It takes the tokens of a micro-batch as ``max_tokens``, the runtime's own by default.

@@ -91,8 +91,8 @@ kernels = click.option(
     multiple=True,
     default=(STOCK, AUTO),
     callback=_chosen,
-    help="What computes: stock, an instruction set, auto for the fastest, every for all of them;"
-    f" may be given several times.  [default: {STOCK} and {AUTO}]",
+    help="What computes: stock, an instruction set, auto for the fastest one, every for all that"
+    f" there are; may be given several times.  [default: {STOCK} and {AUTO}]",
 )
 work = click.option(
     "--work", type=DIRECTORY, help="Keep checkpoints and bundles here; temporary by default."

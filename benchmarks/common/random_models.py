@@ -123,7 +123,11 @@ def build_random(geometry: Geometry, work: Path, layers: int) -> Bundle:
     model = getattr(transformers, f"{name}ForSequenceClassification")(config)
     checkpoint = work / f"checkpoint-{layers}"
     model.save_pretrained(checkpoint)
-    tokenizer = byte_tokenizer([]) if geometry.is_decoder else pair_tokenizer(["<s>", "</s>"], "<s>", "</s>")
+    tokenizer = (
+        byte_tokenizer([])
+        if geometry.is_decoder
+        else pair_tokenizer(["<s>", "</s>"], "<s>", "</s>")
+    )
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     (checkpoint / "tokenizer_config.json").write_text(
         json.dumps({"model_max_length": 512, "model_input_names": ["input_ids"]})

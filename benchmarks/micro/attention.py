@@ -4,17 +4,21 @@ Milliseconds of one layer's attention:
 
 * flat: all tokens against all tokens, under a mask that hides other documents
 * grid: sequences gathered into a padded grid, attended to, and gathered back
+* each of the compiled kernels, which stay on the flat axis and compute no mask
 
-Both on ONNX Runtime's CPU provider: ai.onnx Attention for both, and com.microsoft
-GroupQueryAttention, which takes the prefix as its past, for flat decoders.
+The first two are of ONNX Runtime's operators: ai.onnx Attention for both, and com.microsoft
+GroupQueryAttention, which takes the prefix as its past, for flat decoders. A model computes the
+grid's mask once; here it is part of the time. Rates are of the products of queries with keys and of
+weights with values, for keys that a query sees.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +28,13 @@ from onnx import TensorProto
 from benchmarks.common import options
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import ratio, take_turns
+from edgerank.kernels import STOCK, choose_kernels
 from edgerank.packing import attention_grid
 from edgerank.session import open_session
-from quantize.graph.blocks import attention, declare_inputs
-from quantize.graph.builder import CONTRIB, Graph
+from quantize.graph.attention import attention
+from quantize.graph.builder import Graph
+from quantize.graph.functions import CONTRIB
+from quantize.graph.grid import declare_inputs
 
 PREFIX = 40
 
@@ -42,7 +49,13 @@ class Heads:
     head_size: int
     causal: bool
 
+    def operations(self, lengths: list[int]) -> float:
+        """Count multiplications and additions of queries with the keys that they see."""
+        pairs = sum(n * PREFIX + n * (n + 1) / 2 if self.causal else n * n for n in lengths)
+        return 4.0 * pairs * self.num_heads * self.head_size
 
+
+Writer = Callable[[Graph, Heads], None]
 MODELS = (
     Heads("mxbai-rerank-large-v2", 12, 2, 128, causal=True),
     Heads("mxbai-rerank-base-v2", 14, 2, 64, causal=True),
@@ -55,40 +68,50 @@ LENGTHS = {
     "4 x 128": [140, 130, 124, 118],
     "16 x 32": list(range(40, 24, -1)),
     "8 x 128": [140, 138, 135, 130, 126, 123, 118, 114],
+    "4 x 60 to 250": [250, 142, 60, 60],
 }
+GRID = "grid"
 
 
+@options.kernels
 @options.rounds(15)
-@options.threads
-def measure(rounds: int, threads: int) -> Iterator[Row]:
-    for heads in MODELS:
+@options.thread_counts
+def measure(kernels: list[str], rounds: int, thread_counts: tuple[int, ...]) -> Iterator[Row]:
+    compiled = [name for name in kernels if name != STOCK]
+    for heads, threads in product(MODELS, thread_counts):
         for documents, lengths in LENGTHS.items():
-            times = time_ways(heads, lengths, rounds, threads)
-            flat = [seconds for way, seconds in times.items() if way != "grid"]
+            times = time_ways(heads, lengths, compiled, rounds, threads)
+            flat = [seconds for way, seconds in times.items() if way.startswith("flat")]
             fastest = min(flat, key=np.median)
             figures = {way: median(seconds * 1e3, "ms") for way, seconds in times.items()}
-            figures["fastest flat / grid"] = median(ratio(fastest, times["grid"]))
-            yield Row({"geometry": heads.name, "documents": documents}, figures)
+            figures["fastest flat / grid"] = median(ratio(fastest, times[GRID]))
+            for name in compiled:
+                rates = heads.operations(lengths) / times[name]
+                figures[f"grid / {name}"] = median(ratio(times[GRID], times[name]))
+                figures[f"rate of {name}"] = median(rates / 1e9, "GOP/s")
+            labels = {"geometry": heads.name, "documents": documents, "threads": str(threads)}
+            yield Row(labels, figures)
 
 
 def time_ways(
-    heads: Heads, lengths: list[int], rounds: int, threads: int
+    heads: Heads, lengths: list[int], compiled: list[str], rounds: int, threads: int
 ) -> dict[str, NDArray[np.float64]]:
     """Time one layer's attention in all ways, in turns; check that they agree."""
     feeds = inputs(heads, lengths)
-    writers = {"flat": write_flat, "grid": write_grid}
+    ways: dict[str, tuple[Writer, str]] = {"flat": (write_flat, STOCK), GRID: (write_grid, STOCK)}
     if heads.causal:
-        writers["flat GQA"] = write_flat_gqa
+        ways["flat GQA"] = write_flat_gqa, STOCK
+    ways |= {name: (write_grid, name) for name in compiled}
     runs = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, write in writers.items():
+        for name, (write, kernels) in ways.items():
             g = Graph(Path(scratch) / f"{name}.onnx")
             write(g, heads)
             g.save()
-            session = open_session(g.path, threads=threads)
+            session = open_session(g.path, threads=threads, kernels=choose_kernels(kernels))
             names = [value.name for value in session.get_inputs()]
             runs[name] = partial(session.run, None, {name: feeds[name] for name in names})
-    (expected,) = runs["grid"]()
+    (expected,) = runs[GRID]()
     for run in runs.values():
         np.testing.assert_allclose(run()[0], expected, atol=1e-4)
     return take_turns(runs, rounds, warm_up=2)

@@ -149,9 +149,7 @@ def write_graph(part: Part, scratch: Path) -> Path:
     return g.path
 
 
-def compare(
-    part: Part, path: Path, kernels: list[str], rounds: int, threads: int
-) -> Iterator[Row]:
+def compare(part: Part, path: Path, kernels: list[str], rounds: int, threads: int) -> Iterator[Row]:
     """Time a part in turns; check that all kernels agree."""
     names = list(dict.fromkeys([STOCK, *kernels]))
     sessions = {

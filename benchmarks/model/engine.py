@@ -1,15 +1,17 @@
 """How close does the engine come to the machine's int8 matrix rate?
 
 The geometry of mxbai-rerank-large-v2 with random weights. In turns: the machine's bare int8 and
-float32 matrix rates, and the engine by micro-batch size and without the shared prefix. Rates are of
-the int8 products alone, over all the time that documents take, packing included. A bare rate is the
-best of the rounds, since a limit is what the machine can do; the engine's is the median.
+float32 matrix rates of ONNX Runtime, and the engine by micro-batch size and without the shared
+prefix, by each of the kernels. Rates are of the int8 products alone, over all the time that
+documents take, packing included. A bare rate is the best of the rounds, since a limit is what the
+machine can do; the engine's is the median.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import click
@@ -21,6 +23,7 @@ from benchmarks.common.bundles import mxbai_bundle
 from benchmarks.common.engines import open_engine, random_documents, random_tokens
 from benchmarks.common.record import Figure, Row, median
 from benchmarks.common.turns import take_turns
+from edgerank.kernels import STOCK, choose_kernels
 from edgerank.packing import EMPTY, Group, Tokens, pack
 
 NUM_DOCUMENTS = 32
@@ -28,6 +31,7 @@ PREFIX_TOKENS = 40  # system prompt and a short query
 TAIL_TOKENS = 55  # the prompt's fixed part after each document
 
 
+@options.kernels
 @options.layers(28)
 @options.threads
 @options.rounds(5)
@@ -41,10 +45,16 @@ TAIL_TOKENS = 55  # the prompt's fixed part after each document
 )
 @options.work
 def measure(
-    layers: int, threads: int, rounds: int, batch_tokens: tuple[int, ...], work: Path | None
+    kernels: list[str],
+    layers: int,
+    threads: int,
+    rounds: int,
+    batch_tokens: tuple[int, ...],
+    work: Path | None,
 ) -> Iterator[Row]:
     with options.directory(work) as directory:
-        engine = open_engine(mxbai_bundle(Path(directory), layers), threads)
+        bundle = mxbai_bundle(Path(directory), layers)
+        engines = {name: open_engine(bundle, threads, choose_kernels(name)) for name in kernels}
     shared, apart = prompts()
     largest = max(batch_tokens)
     cases = {f"engine, batches of {size}": (shared, size) for size in batch_tokens}
@@ -53,20 +63,24 @@ def measure(
         "bare int8": bare_products(np.int8, threads),
         "bare fp32": bare_products(np.float32, threads),
     }
-    runs: dict[str, Callable[[], object]] = {name: one.run for name, one in products.items()}
-    runs |= {name: partial(engine, group, size) for name, (group, size) in cases.items()}
+    runs: dict[tuple[str, str], Callable[[], object]] = {
+        (name, STOCK): one.run for name, one in products.items()
+    }
+    for (name, (group, size)), (used, engine) in product(cases.items(), engines.items()):
+        runs[name, used] = partial(engine, group, size)
     times = take_turns(runs, rounds)
-    limit = products["bare int8"].operations / min(times["bare int8"])
+    limit = products["bare int8"].operations / min(times["bare int8", STOCK])
     for name, one in products.items():
-        best = one.operations / min(times[name])
-        yield Row({"candidate": name}, rates(np.array([best]), limit))
-    for name, (group, size) in cases.items():
+        best = one.operations / min(times[name, STOCK])
+        yield Row({"candidate": name, "kernels": STOCK}, rates(np.array([best]), limit))
+    for (name, (group, size)), used in product(cases.items(), kernels):
+        seconds = times[name, used]
         speed = {
-            "tokens/s": median(len(group) / times[name], "tokens/s"),
-            "documents/s": median(NUM_DOCUMENTS / times[name], "documents/s"),
+            "tokens/s": median(len(group) / seconds, "tokens/s"),
+            "documents/s": median(NUM_DOCUMENTS / seconds, "documents/s"),
         }
-        performed = operations(layers, group, size) / times[name]
-        yield Row({"candidate": name}, rates(performed, limit) | speed)
+        performed = operations(layers, group, size) / seconds
+        yield Row({"candidate": name, "kernels": used}, rates(performed, limit) | speed)
 
 
 def rates(performed: np.ndarray, limit: float) -> dict[str, Figure]:

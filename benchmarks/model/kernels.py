@@ -1,11 +1,12 @@
 """What do compiled kernels bring beside ONNX Runtime's operators?
 
-Random weights in the widths of real models. Short documents, ragged ones, and one document alone,
-those of decoders behind a shared prefix; all kernels in turns, stock always among them. "stock / these" is how many times as
-long the stock operators took in the same round. "of bare int8" is the share of the int8 products
-that scores need at the least, over all of the time, of the rate of ONNX Runtime's own int8 products
-by themselves in the same round. The largest difference of a score to that of stock operators is
-given as a share of the scores' standard deviation. NAMES are parts of models' names.
+Random weights in the widths of real models. Many short documents, fewer ragged ones, and one alone,
+those of decoders behind a shared prefix; all kernels in turns, stock always among them. "stock /
+these" is how many times as long the stock operators took in the same round. "of bare int8" is the
+share of the int8 products that scores need at the least, over all of the time, of the rate of ONNX
+Runtime's own int8 products by themselves in the same round. The largest difference of a score to
+that of stock operators is given as a share of the scores' standard deviation. NAMES are parts of
+models' names.
 """
 
 from __future__ import annotations

@@ -22,10 +22,9 @@ import click
 
 from benchmarks.common import options
 from benchmarks.common.engines import Run, open_engine, random_documents
-from benchmarks.common.random_models import Geometry, build_random, geometries
+from benchmarks.common.random_models import build_random, geometries
 from benchmarks.common.record import Row, median
 from benchmarks.common.turns import Seconds, alternate, median_seconds, ratio
-from edgerank.bundle import Bundle
 from edgerank.kernels import STOCK, choose_kernels
 from edgerank.packing import Group
 

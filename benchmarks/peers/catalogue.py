@@ -61,6 +61,7 @@ PEERS = (
         Environment("edgerank", ("-e .",)),
         (
             Setting("int8", (DECODER, *ENCODERS), "default"),
+            Setting("int8-stock", (DECODER, *ENCODERS), "ONNX Runtime's operators alone"),
             Setting("int4", (DECODER, *ENCODERS), "for boxes short of memory", is_quick=False),
         ),
         "",

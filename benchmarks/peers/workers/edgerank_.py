@@ -1,4 +1,4 @@
-"""edgerank itself. Settings are precisions."""
+"""edgerank itself. Settings are precisions, "-stock" of ONNX Runtime's operators."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from pathlib import Path
 
 import worker
 
+STOCK = "-stock"
+
 
 def prepare(checkpoint: Path, setting: str, work: Path) -> None:
     from quantize import quantize
 
-    quantize(checkpoint, work / "bundle", precision=setting)
+    quantize(checkpoint, work / "bundle", precision=setting.removesuffix(STOCK))
 
 
 def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Model:
     from edgerank import Reranker
 
-    reranker = Reranker(work / "bundle", threads=threads)
+    kernels = "stock" if setting.endswith(STOCK) else None  # None: as users have it
+    reranker = Reranker(work / "bundle", threads=threads, kernels=kernels)
     variant = reranker.variant.variant
     files = [reranker.bundle.directory / name for name in (variant.graph, *variant.weights)]
-    return worker.Model(worker.as_pairs(reranker.score_pairs), files)
+    used = {"kernels": reranker.kernels.name}
+    return worker.Model(worker.as_pairs(reranker.score_pairs), files, used)
 
 
 if __name__ == "__main__":

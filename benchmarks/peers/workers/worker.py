@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,6 +49,7 @@ class Model:
 
     score: Callable[[list[Request]], list[list[float]]]  # a list of scores for each request
     model_files: list[Path]  # what it was loaded from: graph and weights
+    used: dict[str, str] = field(default_factory=dict)  # what else computes, told with the versions
 
 
 def encode(tokenizer: Any, pieces: Sequence[str], **texts: str) -> list[int]:
@@ -102,7 +103,7 @@ def run(
         "import_s": imported - start,
         "load_s": loaded - imported,
         "model_bytes": sum(path.stat().st_size for path in model.model_files),
-        "versions": _versions(distributions),
+        "versions": _versions(distributions) | model.used,
     }
     print(json.dumps(ready), file=answers)
     for line in sys.stdin:

@@ -1,0 +1,81 @@
+"""The benchmarks of whole models: geometries, the choice of kernels, the neighbour, memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import edgerank.kernels
+from benchmarks.common import options
+from benchmarks.common.processes import run_program
+from benchmarks.common.random_models import build_random, geometries
+from benchmarks.model import neighbour
+from benchmarks.model.architectures import int8_weights
+from edgerank.kernels import STOCK, VARIABLE, Library
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of transformers' ModernBERT
+@pytest.mark.parametrize("model", ["Qwen3-Reranker-0.6B", "MiniLM", "modernbert", "base-v1"])
+def test_a_geometry_has_the_matrices_of_its_bundle(tmp_path, monkeypatch, model):
+    monkeypatch.setenv(VARIABLE, STOCK)  # the weights are the same, whatever computes
+    (geometry,) = geometries((model,))
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    heads = {"num_key_value_heads": 2, "head_dim": 32} if geometry.is_decoder else {}
+    geometry = replace(geometry, config={**geometry.config, **small, **heads})
+    shallow, deep = (int8_weights(build_random(geometry, tmp_path, depth)) for depth in (1, 2))
+    matrices = geometry.layer.matrices.values()
+    assert deep - shallow == sum(depth * width for depth, width in matrices)
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["stock", "auto", "stock"], ["stock", "avx2"]),
+        (["every"], ["avx2", "avx"]),
+        (["avx"], ["avx"]),
+        (["none"], "'none' cannot be used here"),
+    ],
+)
+def test_kernels_are_named_once_and_those_that_are_not_there_are_refused(
+    monkeypatch, names, chosen
+):
+    library = Library(Path("library"), ("avx2", "avx"), None)
+    monkeypatch.setattr(edgerank.kernels, "find_library", lambda: library)
+
+    @click.command()
+    @options.kernels
+    def command(kernels: list[str]) -> None:
+        click.echo(kernels)
+
+    done = CliRunner().invoke(command, [word for name in names for word in ("--kernels", name)])
+    assert str(chosen) in done.output
+
+
+def test_the_neighbour_stays_on_its_core_and_is_stopped_until_it_is_wanted():
+    with neighbour.neighbour() as process:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert os.sched_getaffinity(process.pid) == {min(os.sched_getaffinity(0))}
+        stopped = cpu_ticks(process.pid)
+        process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 60
+        while cpu_ticks(process.pid) == stopped:  # it computes
+            assert time.monotonic() < deadline
+    assert process.returncode is not None
+
+
+def cpu_ticks(pid: int) -> int:
+    """Read the time that a process has computed in its own code."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+def test_memory_is_told_with_what_of_it_is_private():
+    done = run_program("block = bytearray(50_000_000); block[::4096] = block[::4096]; del block")
+    assert 0 < done.private_bytes <= done.memory_bytes
+    assert done.memory_bytes + 40e6 < done.peak_bytes
