@@ -126,11 +126,8 @@ bool PackedMatrix::pack(const Kernels& kernels, const RowRange& range, const int
   auto* corrections = reinterpret_cast<int32_t*>(bytes + panel_bytes);
   auto* column_scales = reinterpret_cast<float*>(bytes + panel_bytes + column_bytes);
   auto* column_bias = reinterpret_cast<float*>(bytes + panel_bytes + 2 * column_bytes);
-  kernels.pack(weight, depth, columns, panels);
   std::memset(corrections, 0, 3 * column_bytes);
-  for (int64_t k = 0; k < depth; ++k) {
-    for (int64_t n = 0; n < columns; ++n) corrections[n] += weight[k * columns + n];
-  }
+  kernels.pack(weight, depth, columns, panels, corrections);
   for (int64_t n = 0; n < columns; ++n) corrections[n] *= range.zero_point - kernels.integer_offset;
   std::memcpy(column_scales, scales, static_cast<size_t>(columns) * sizeof(float));
   if (bias) std::memcpy(column_bias, bias, static_cast<size_t>(columns) * sizeof(float));
