@@ -13,8 +13,6 @@
 
 namespace {
 
-constexpr size_t HUGE_PAGE = size_t(2) << 20;
-
 size_t rounded_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
 
 }  // namespace
@@ -25,6 +23,8 @@ void* allocate_aligned(size_t bytes) { return _aligned_malloc(rounded_up(bytes, 
 void free_aligned(void* data) { _aligned_free(data); }
 
 #else
+
+constexpr size_t HUGE_PAGE = size_t(2) << 20;
 
 void* allocate_aligned(size_t bytes) {
   void* data = nullptr;
