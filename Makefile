@@ -13,7 +13,7 @@ TEST_PROCESSES ?= 2
 
 # What developers run compiles without a warning; a newer compiler elsewhere may have more of them.
 test coverage: WARNINGS := --werror
-CPP := $(wildcard edgerank/kernels/src/*)
+CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -50,7 +50,8 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    register(options, choose_kernels() if kernels is None else kernels)
+    kernels = choose_kernels() if kernels is None else kernels
+    register(options, kernels, options.intra_op_num_threads)
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
         key = "session.optimized_model_external_initializers"

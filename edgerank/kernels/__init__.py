@@ -27,7 +27,7 @@ BUILD = "python -m edgerank.kernels.build"
 _FILES = {"win32": "edgerank_kernels.dll", "darwin": "libedgerank_kernels.dylib"}
 LIBRARY = Path(__file__).parent / _FILES.get(sys.platform, "libedgerank_kernels.so")
 
-# the library has one choice of instruction set, which a session reads while it is being set up
+# the library has one choice, which a session reads while it is being set up
 _registering = threading.Lock()
 
 
@@ -101,15 +101,16 @@ def choose_kernels(asked: str | None = None) -> Kernels:
     return Kernels(asked, f"asked for{by}", library.path)
 
 
-def register(options: ort.SessionOptions, kernels: Kernels) -> None:
+def register(options: ort.SessionOptions, kernels: Kernels, threads: int) -> None:
     """Let a session that is opened with ``options`` use ``kernels``; stock needs nothing.
 
+    :param threads: that the session has
     :raises ProviderError: the library does not fit the installed ONNX Runtime
     """
     if kernels.library is None:
         return
     with _registering:
-        is_there = _load(kernels.library).edgerank_use_instruction_set(kernels.name.encode())
+        is_there = _load(kernels.library).edgerank_choose(kernels.name.encode(), threads)
         assert is_there, kernels  # choose_kernels has asked
         try:
             options.register_custom_ops_library(str(kernels.library))
@@ -129,5 +130,5 @@ def _load(path: Path) -> ctypes.CDLL:
     """
     loaded = ctypes.CDLL(str(path))
     loaded.edgerank_instruction_sets.restype = ctypes.c_char_p
-    loaded.edgerank_use_instruction_set.argtypes = [ctypes.c_char_p]
+    loaded.edgerank_choose.argtypes = [ctypes.c_char_p, ctypes.c_int]
     return loaded

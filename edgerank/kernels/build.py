@@ -77,7 +77,7 @@ FLAGS = [
 # The warning is of gcc 12, about its own header; clang does not know it.
 AVX512 = (
     "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma"
-    " -Wno-unknown-warning-option -Wno-maybe-uninitialized"
+    " -Wno-unknown-warning-option -Wno-maybe-uninitialized -Wno-uninitialized"
 )
 
 # The flags of instruction_set_NAME.cpp; where there are two, the first that the compiler knows.

@@ -19,7 +19,7 @@ static __thread char seen[32];
 
 const char* edgerank_instruction_sets(void) { return "@NAMES@"; }
 
-int edgerank_use_instruction_set(const char* name) {
+int edgerank_choose(const char* name, int threads) {
   strncpy(chosen, name, sizeof(chosen) - 1);
   usleep(1000);  /* others may come in between */
   return strstr("@NAMES@", name) != NULL;

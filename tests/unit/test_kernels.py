@@ -158,7 +158,7 @@ def test_sessions_that_are_opened_at_once_each_get_their_own_kernels(library):
     def see(name: str) -> str:
         chosen = choose_kernels(name)
         together.wait()
-        register(ort.SessionOptions(), chosen)
+        register(ort.SessionOptions(), chosen, 1)
         return seen_by_this_thread(library)
 
     with ThreadPoolExecutor(len(names)) as threads:
@@ -167,7 +167,7 @@ def test_sessions_that_are_opened_at_once_each_get_their_own_kernels(library):
 
 def test_a_library_that_onnx_runtime_does_not_take_is_named_with_a_way_out(monkeypatch, tmp_path):
     source = 'const char* edgerank_instruction_sets(void) { return "@NAMES@"; }\n'
-    source += "int edgerank_use_instruction_set(const char* name) { return 1; }\n"
+    source += "int edgerank_choose(const char* name, int threads) { return 1; }\n"
     path = compile_library(tmp_path / "old.so", "fast", source=source)
     monkeypatch.setattr(kernels, "LIBRARY", path)
     with pytest.raises(ProviderError) as raised:

@@ -34,11 +34,13 @@ struct AttentionKernel {
   static constexpr size_t NUM_INPUTS = 9, NUM_REQUIRED = 7, NUM_OUTPUTS = 1;
 
   const Kernels* kernels = nullptr;
+  int threads = 1;
   int64_t num_heads = 0, num_kv_heads = 0, window = -1;
   float scale = 0;
 
-  void load(const Node& node, const Kernels& chosen) {
+  void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
+    threads = num_threads;
     num_heads = node.integer("num_heads", 0);
     num_kv_heads = node.integer("num_kv_heads", num_heads);
     window = node.integer("window", -1);
@@ -113,10 +115,10 @@ struct AttentionKernel {
 
   // Cuts sequences so that there are some tasks for each thread, but none of a few queries.
   int64_t queries_of_a_task(int64_t num_rows, int64_t longest, int64_t num_sequences) const {
-    constexpr int64_t TASKS = 8, LEAST = 128;
+    constexpr int64_t LEAST = 128;
     const int64_t sharing = num_heads / num_kv_heads;
-    if (num_sequences * num_kv_heads >= TASKS) return longest;
-    const int64_t wanted = num_rows * num_kv_heads / TASKS + 1;
+    if (num_sequences * num_kv_heads >= 4 * threads) return longest;
+    const int64_t wanted = num_rows * num_kv_heads / (4 * threads) + 1;
     const int64_t least = (LEAST + sharing - 1) / sharing;
     return wanted > least ? wanted : least;
   }
@@ -200,7 +202,7 @@ struct AttentionMaskKernel {
   };
   static constexpr size_t NUM_INPUTS = 4, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
 
-  void load(const Node&, const Kernels&) {}
+  void load(const Node&, const Kernels&, int) {}
 
   void compute(const Call& call) const {
     const int64_t shape[1] = {0};
@@ -210,9 +212,9 @@ struct AttentionMaskKernel {
 
 }  // namespace
 
-OrtCustomOp* attention_operator(const Kernels& kernels) {
-  return operator_for<AttentionKernel>(kernels);
+OrtCustomOp* attention_operator(const Kernels& kernels, int threads) {
+  return operator_for<AttentionKernel>(kernels, threads);
 }
-OrtCustomOp* attention_mask_operator(const Kernels& kernels) {
-  return operator_for<AttentionMaskKernel>(kernels);
+OrtCustomOp* attention_mask_operator(const Kernels& kernels, int threads) {
+  return operator_for<AttentionMaskKernel>(kernels, threads);
 }

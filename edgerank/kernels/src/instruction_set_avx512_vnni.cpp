@@ -5,5 +5,5 @@
 
 extern const Kernels avx512_vnni_kernels;
 const Kernels avx512_vnni_kernels = {"avx512_vnni",  PANEL_COLUMNS, DEPTH_STEP,
-                                     INTEGER_OFFSET, pack,          project,
+                                     INTEGER_OFFSET, pack_matrix,   project,
                                      linear,         feed_forward,  attend};

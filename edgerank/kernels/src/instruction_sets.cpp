@@ -19,6 +19,7 @@ struct Available {
   const Kernels* kernels[MAX_INSTRUCTION_SETS + 1] = {};  // the fastest first; null ends the list
   char names[80] = "";
   std::atomic<const Kernels*> chosen;
+  std::atomic<int> threads{1};
 
   Available() {
     const CpuFeatures cpu = detect_cpu();
@@ -62,7 +63,7 @@ Available& available() {
 
 }  // namespace
 
-const Kernels* chosen_kernels() { return available().chosen; }
+Choice chosen() { return {available().chosen, available().threads}; }
 
 int place_of(const Kernels& kernels) {
   int place = 0;
@@ -72,10 +73,11 @@ int place_of(const Kernels& kernels) {
 
 const char* edgerank_instruction_sets() { return available().names; }
 
-int edgerank_use_instruction_set(const char* name) {
+int edgerank_choose(const char* instruction_set, int threads) {
   for (const Kernels* const* it = available().kernels; *it; ++it) {
-    if (std::strcmp((*it)->name, name) == 0) {
+    if (std::strcmp((*it)->name, instruction_set) == 0) {
       available().chosen = *it;
+      available().threads = threads < 1 ? 1 : threads;
       return 1;
     }
   }

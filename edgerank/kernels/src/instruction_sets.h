@@ -3,8 +3,12 @@
 
 struct Kernels;  // kernels.h
 
-// Those that sessions use from now on; null if the CPU can run none.
-const Kernels* chosen_kernels();
+// What the next session is given.
+struct Choice {
+  const Kernels* kernels;  // null if the CPU can run none
+  int threads;             // that the session has
+};
+Choice chosen();
 
 // The place of an instruction set among those that this CPU can run.
 constexpr int MAX_INSTRUCTION_SETS = 4;
@@ -15,6 +19,8 @@ extern "C" {
 // Names of the instruction sets that this CPU can run, the fastest first, with commas between.
 __attribute__((visibility("default"))) const char* edgerank_instruction_sets();
 
-// Lets sessions that are opened from now on use the named one; 0 if this CPU cannot run it.
-__attribute__((visibility("default"))) int edgerank_use_instruction_set(const char* name);
+// Lets sessions that are opened from now on use the named one, and cut their work for so many
+// threads; 0 if this CPU cannot run it.
+__attribute__((visibility("default"))) int edgerank_choose(const char* instruction_set,
+                                                           int threads);
 }

@@ -116,7 +116,8 @@ struct Kernels {
   int64_t depth_step;     // likewise rows of a matrix
   int integer_offset;     // what tiles take off the integers of rows, and so off their zero point
 
-  void (*pack)(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels);
+  // lays a matrix out, and adds up its columns with those that fill the last panel up
+  void (*pack)(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels, int32_t* sums);
   // rows of x from the first on; `normed` may be null
   void (*project)(const Projection&, const float* x, int64_t rows, const float* cosines,
                   const float* sines, float* const outputs[2], float* normed);

@@ -126,11 +126,8 @@ bool PackedMatrix::pack(const Kernels& kernels, const RowRange& range, const int
   auto* corrections = reinterpret_cast<int32_t*>(bytes + panel_bytes);
   auto* column_scales = reinterpret_cast<float*>(bytes + panel_bytes + column_bytes);
   auto* column_bias = reinterpret_cast<float*>(bytes + panel_bytes + 2 * column_bytes);
-  kernels.pack(weight, depth, columns, panels);
   std::memset(corrections, 0, 3 * column_bytes);
-  for (int64_t k = 0; k < depth; ++k) {
-    for (int64_t n = 0; n < columns; ++n) corrections[n] += weight[k * columns + n];
-  }
+  kernels.pack(weight, depth, columns, panels, corrections);
   for (int64_t n = 0; n < columns; ++n) corrections[n] *= range.zero_point - kernels.integer_offset;
   std::memcpy(column_scales, scales, static_cast<size_t>(columns) * sizeof(float));
   if (bias) std::memcpy(column_bias, bias, static_cast<size_t>(columns) * sizeof(float));
@@ -170,13 +167,23 @@ RowRange row_range(const Node& node, size_t zero_point, const char* floor) {
   return range;
 }
 
-int64_t rows_of_a_task(int64_t num_rows, int64_t bytes_per_row) {
+int64_t rows_of_a_task(int64_t num_rows, int threads, int64_t bytes_per_row) {
   constexpr int64_t CACHE = 512 << 10;  // what rows may take of a core's second-level cache
-  constexpr int64_t TILE = 6, MOST = 48;
-  int64_t rows = CACHE / bytes_per_row / TILE * TILE;
-  if (rows > MOST) rows = MOST;
-  // at least four tasks, so that threads which are late hold nobody up
-  const int64_t share = rounded_up((num_rows + 3) / 4, TILE);
-  if (rows > share) rows = share;
-  return rows < TILE ? TILE : rows;
+  constexpr int64_t TILE = 6, LEAST = 3 * TILE, MOST = 8 * TILE;
+  int64_t most = CACHE / bytes_per_row / TILE * TILE;
+  if (most > MOST) most = MOST;
+  // two tasks for each thread, so that one which is late is helped, but none of a few rows alone
+  const int64_t half_share = rounded_up((num_rows + 2 * threads - 1) / (2 * threads), TILE);
+  if (threads > 1 && most > half_share) most = half_share > LEAST ? half_share : LEAST;
+  // the largest of those that let threads end soonest
+  int64_t best = TILE, soonest = INT64_MAX;
+  for (int64_t rows = most; rows >= TILE; rows -= TILE) {
+    const int64_t tasks = (num_rows + rows - 1) / rows;
+    const int64_t end = (tasks + threads - 1) / threads * rows;
+    if (end < soonest) {
+      best = rows;
+      soonest = end;
+    }
+  }
+  return best;
 }

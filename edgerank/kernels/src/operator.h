@@ -154,13 +154,13 @@ struct NormParameters {
 RowRange row_range(const Node& node, size_t zero_point, const char* floor);
 
 // How many rows a task takes, so that `bytes_per_row` of them stay in the cache.
-int64_t rows_of_a_task(int64_t num_rows, int64_t bytes_per_row);
+int64_t rows_of_a_task(int64_t num_rows, int threads, int64_t bytes_per_row);
 
 // Declares an operator to ONNX Runtime. An `Implementation` has
 //
 //   static constexpr const char* NAME;
 //   static constexpr ONNXTensorElementDataType INPUTS[], OUTPUTS count; REQUIRED inputs come first
-//   void load(const Node&, const Kernels&);
+//   void load(const Node&, const Kernels&, int threads);
 //   void compute(const Call&) const;
 template <typename Implementation>
 struct Operator : OrtCustomOp {
@@ -191,6 +191,7 @@ struct Operator : OrtCustomOp {
   }
 
   const Kernels* kernels = nullptr;
+  int threads = 1;
 
  private:
   static OrtStatus* create(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info,
@@ -198,7 +199,8 @@ struct Operator : OrtCustomOp {
     auto* made = new (std::nothrow) Implementation;
     if (!made) return ort->CreateStatus(ORT_FAIL, "edgerank.kernels: no memory is left");
     Errors errors;
-    made->load(Node(info, errors), *static_cast<const Operator*>(op)->kernels);
+    const auto* self = static_cast<const Operator*>(op);
+    made->load(Node(info, errors), *self->kernels, self->threads);
     if (errors.any()) {
       delete made;
     } else {
@@ -214,12 +216,17 @@ struct Operator : OrtCustomOp {
   }
 };
 
-// The operator for an instruction set; one lives as long as the library, since sessions refer to
-// it.
+// The operator for an instruction set and a number of threads; null if there is no memory left. One
+// lives as long as the library, since sessions refer to it.
 template <typename Implementation>
-OrtCustomOp* operator_for(const Kernels& kernels) {
-  static Operator<Implementation> instances[MAX_INSTRUCTION_SETS];
-  Operator<Implementation>& instance = instances[place_of(kernels)];
-  instance.kernels = &kernels;
-  return &instance;
+OrtCustomOp* operator_for(const Kernels& kernels, int threads) {
+  constexpr int MOST_THREADS = 256;
+  static Operator<Implementation>* instances[MAX_INSTRUCTION_SETS][MOST_THREADS];
+  if (threads > MOST_THREADS) threads = MOST_THREADS;
+  Operator<Implementation>*& instance = instances[place_of(kernels)][threads - 1];
+  if (!instance) instance = new (std::nothrow) Operator<Implementation>;
+  if (!instance) return nullptr;
+  instance->kernels = &kernels;
+  instance->threads = threads;
+  return instance;
 }

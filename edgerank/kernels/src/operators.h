@@ -1,11 +1,12 @@
-// The operators of the domain edgerank.kernels, for an instruction set.
+// The operators of the domain edgerank.kernels, for an instruction set and a number of threads;
+// null if there is no memory left.
 #pragma once
 
 struct Kernels;
 struct OrtCustomOp;
 
-OrtCustomOp* projection_operator(const Kernels& kernels);
-OrtCustomOp* linear_operator(const Kernels& kernels);
-OrtCustomOp* feed_forward_operator(const Kernels& kernels);
-OrtCustomOp* attention_operator(const Kernels& kernels);
-OrtCustomOp* attention_mask_operator(const Kernels& kernels);
+OrtCustomOp* projection_operator(const Kernels& kernels, int threads);
+OrtCustomOp* linear_operator(const Kernels& kernels, int threads);
+OrtCustomOp* feed_forward_operator(const Kernels& kernels, int threads);
+OrtCustomOp* attention_operator(const Kernels& kernels, int threads);
+OrtCustomOp* attention_mask_operator(const Kernels& kernels, int threads);

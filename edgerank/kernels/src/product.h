@@ -10,6 +10,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "scratch.h"
 
 namespace {
 
@@ -25,6 +26,27 @@ struct IntegerRows {
   int64_t stride;
   const float* steps;  // of the rows
 };
+
+// Lays a matrix [depth, columns] out in panels, and adds up its columns, with those that fill the
+// last panel up: the sums are the product of a row of ones.
+inline void pack_matrix(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels,
+                        int32_t* sums) {
+  pack(weight, depth, columns, panels);
+  const int64_t padded = padded_depth(depth);
+  auto* ones = static_cast<uint8_t*>(scratch(static_cast<size_t>(padded)));
+  for (int64_t k = 0; k < padded; ++k) ones[k] = 1 + INTEGER_OFFSET;
+  for (int64_t column = 0; column < columns; column += PANEL_COLUMNS) {
+    Integers panel_sums[1][PANEL_VECTORS];
+    tile<1>(ones, padded, panels + column * padded, padded / DEPTH_STEP, panel_sums);
+    for (int j = 0; j < PANEL_VECTORS; ++j) {
+      alignas(64) float exact[WIDTH];  // far below 2^24
+      store(exact, to_floats(panel_sums[0][j]));
+      for (int i = 0; i < WIDTH; ++i) {
+        sums[column + j * WIDTH + i] = static_cast<int32_t>(exact[i]);
+      }
+    }
+  }
+}
 
 // Where a product goes, and what is added to it: y = product + residual * residual_scales.
 struct Target {

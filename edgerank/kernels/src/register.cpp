@@ -12,17 +12,19 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
         ORT_FAIL, "edgerank.kernels: this ONNX Runtime is older than 1.20; install a newer one");
   }
   ort = api;
-  const Kernels* kernels = chosen_kernels();
-  if (!kernels) {
+  const Choice choice = chosen();
+  if (!choice.kernels) {
     return api->CreateStatus(ORT_FAIL, "edgerank.kernels: this CPU has no instruction set in use");
   }
   OrtCustomOpDomain* domain = nullptr;
   if (OrtStatus* status = api->CreateCustomOpDomain("edgerank.kernels", &domain)) return status;
-  OrtCustomOp* (*const makers[])(const Kernels&) = {projection_operator, linear_operator,
-                                                    feed_forward_operator, attention_operator,
-                                                    attention_mask_operator};
+  OrtCustomOp* (*const makers[])(const Kernels&, int) = {projection_operator, linear_operator,
+                                                         feed_forward_operator, attention_operator,
+                                                         attention_mask_operator};
   for (const auto make : makers) {
-    if (OrtStatus* status = api->CustomOpDomain_Add(domain, make(*kernels))) return status;
+    OrtCustomOp* op = make(*choice.kernels, choice.threads);
+    if (!op) return api->CreateStatus(ORT_FAIL, "edgerank.kernels: no memory is left");
+    if (OrtStatus* status = api->CustomOpDomain_Add(domain, op)) return status;
   }
   return api->AddCustomOpDomain(options, domain);
 }

@@ -18,13 +18,15 @@ struct ProjectionKernel {
   static constexpr size_t NUM_INPUTS = 14, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
 
   const Kernels* kernels = nullptr;
+  int threads = 1;
   NormParameters norm;
   PackedMatrix matrices[2];
   Vector head_gains[2];
   Projection op;
 
-  void load(const Node& node, const Kernels& chosen) {
+  void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
+    threads = num_threads;
     op.range = row_range(node, 1, "floor");
     const char* const counts[2] = {"num_heads", "num_kv_heads"};
     for (size_t part = 0; part < 2; ++part) {
@@ -72,7 +74,7 @@ struct ProjectionKernel {
     float* normed = call.output(static_cast<size_t>(op.num_parts), shape, 2);
     if (call.errors().any()) return;
     const int64_t step =
-        rows_of_a_task(rows, 5 * op.width + 4 * op.parts[op.num_parts - 1].columns);
+        rows_of_a_task(rows, threads, 5 * op.width + 4 * op.parts[op.num_parts - 1].columns);
     call.parallel((rows + step - 1) / step, [&](int64_t task) {
       const int64_t row = task * step;
       float* const parts[2] = {outputs[0] + row * op.parts[0].columns,
@@ -97,12 +99,14 @@ struct LinearKernel {
   static constexpr size_t NUM_INPUTS = 7, NUM_REQUIRED = 4, NUM_OUTPUTS = 1;
 
   const Kernels* kernels = nullptr;
+  int threads = 1;
   PackedMatrix matrix;
   Vector residual_scales;
   Linear op;
 
-  void load(const Node& node, const Kernels& chosen) {
+  void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
+    threads = num_threads;
     op.range = row_range(node, 1, "floor");
     matrix.load(node, chosen, op.range, 2, 3, 4);
     node.errors().require(bool(matrix),
@@ -127,7 +131,7 @@ struct LinearKernel {
     shape[x.rank - 1] = columns;
     float* y = call.output(0, shape, x.rank);
     if (call.errors().any()) return;
-    const int64_t step = rows_of_a_task(rows, depth + 4 * columns);
+    const int64_t step = rows_of_a_task(rows, threads, depth + 4 * columns);
     call.parallel((rows + step - 1) / step, [&](int64_t task) {
       const int64_t row = task * step;
       kernels->linear(op, x.floats() + row * depth, rows - row < step ? rows - row : step,
@@ -150,13 +154,15 @@ struct FeedForwardKernel {
   static constexpr size_t NUM_INPUTS = 15, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
 
   const Kernels* kernels = nullptr;
+  int threads = 1;
   NormParameters norm;
   PackedMatrix up, gate, down;
   Vector residual_scales;
   FeedForward op;
 
-  void load(const Node& node, const Kernels& chosen) {
+  void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
+    threads = num_threads;
     op.range = row_range(node, 1, "floor");
     op.inner_range = row_range(node, 2, "inner_floor");
     up.load(node, chosen, op.range, 5, 6, 7);
@@ -189,7 +195,7 @@ struct FeedForwardKernel {
     const int64_t shape[2] = {rows, columns};
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;
-    const int64_t step = rows_of_a_task(rows, 5 * (op.up.columns + op.up.depth));
+    const int64_t step = rows_of_a_task(rows, threads, 5 * (op.up.columns + op.up.depth));
     call.parallel((rows + step - 1) / step, [&](int64_t task) {
       const int64_t row = task * step;
       kernels->feed_forward(
@@ -201,10 +207,12 @@ struct FeedForwardKernel {
 
 }  // namespace
 
-OrtCustomOp* projection_operator(const Kernels& kernels) {
-  return operator_for<ProjectionKernel>(kernels);
+OrtCustomOp* projection_operator(const Kernels& kernels, int threads) {
+  return operator_for<ProjectionKernel>(kernels, threads);
 }
-OrtCustomOp* linear_operator(const Kernels& kernels) { return operator_for<LinearKernel>(kernels); }
-OrtCustomOp* feed_forward_operator(const Kernels& kernels) {
-  return operator_for<FeedForwardKernel>(kernels);
+OrtCustomOp* linear_operator(const Kernels& kernels, int threads) {
+  return operator_for<LinearKernel>(kernels, threads);
+}
+OrtCustomOp* feed_forward_operator(const Kernels& kernels, int threads) {
+  return operator_for<FeedForwardKernel>(kernels, threads);
 }

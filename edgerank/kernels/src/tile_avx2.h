@@ -13,7 +13,7 @@ using Integers = __m256i;
 #if defined(__AVXVNNI__)
 constexpr int TILE_ROWS = 6;  // enough sums to hide the latency of vpdpbusd
 #else
-constexpr int TILE_ROWS = 3;  // pairs of products take registers; g++ spills sums from 4 rows on
+constexpr int TILE_ROWS = 4;  // pairs of products take registers too
 #endif
 constexpr int64_t PANEL_COLUMNS = 16;
 constexpr int64_t DEPTH_STEP = 4;

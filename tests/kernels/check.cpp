@@ -1,0 +1,141 @@
+#include "check.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <utility>
+
+Guarded::Guarded(int64_t count, float value) : count_(count) {
+  if (count == 0) return;
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t size = static_cast<size_t>(count) * sizeof(float);
+  const size_t usable = (size + page - 1) / page * page;
+  bytes_ = usable + page;
+  pages_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages_ == MAP_FAILED || mprotect(static_cast<char*>(pages_) + usable, page, PROT_NONE) != 0) {
+    std::abort();
+  }
+  data_ = reinterpret_cast<float*>(static_cast<char*>(pages_) + usable - size);
+  for (int64_t i = 0; i < count; ++i) data_[i] = value;
+}
+
+Guarded::Guarded(Guarded&& other) noexcept
+    : count_(other.count_),
+      pages_(std::exchange(other.pages_, nullptr)),
+      bytes_(other.bytes_),
+      data_(other.data_) {}
+
+Guarded::~Guarded() {
+  if (pages_) munmap(pages_, bytes_);
+}
+
+int64_t Random::below(int64_t end) {
+  state_ ^= state_ << 13;
+  state_ ^= state_ >> 7;
+  state_ ^= state_ << 17;
+  return static_cast<int64_t>((state_ >> 20) % static_cast<uint64_t>(end));
+}
+
+float Random::uniform(float low, float high) {
+  return low + (high - low) * static_cast<float>(below(1 << 24)) / float(1 << 24);
+}
+
+float Random::normal() {
+  float sum = -6;
+  for (int i = 0; i < 12; ++i) sum += uniform(0, 1);
+  return sum;
+}
+
+Guarded Random::normals(int64_t count, float mean, float deviation) {
+  Guarded numbers(count);
+  for (int64_t i = 0; i < count; ++i) numbers[i] = mean + deviation * normal();
+  return numbers;
+}
+
+Weights::Weights(Random& random, int64_t rows, int64_t width, bool has_bias)
+    : depth(rows),
+      columns(width),
+      values(static_cast<size_t>(rows * width)),
+      scales(width),
+      bias(random.normals(has_bias ? width : 0)) {
+  for (int64_t n = 0; n < columns; ++n) {
+    scales[n] = random.uniform(0.001f, 0.01f);
+    // some columns go to the bound in all of their pairs, so that sums are as large as they get
+    const bool is_extreme = random.below(4) == 0, is_negative = random.coin();
+    for (int64_t k = 0; k < depth; k += 2) {
+      int64_t left = random.below(128), right = random.below(129 - left);
+      if (is_extreme) right = left == 0 ? 127 : 128 - left;
+      if (is_extreme ? is_negative : random.coin()) left = -left;
+      if (is_extreme ? is_negative : random.coin()) right = -right;
+      values[static_cast<size_t>(k * columns + n)] = static_cast<int8_t>(left);
+      if (k + 1 == depth) break;
+      values[static_cast<size_t>((k + 1) * columns + n)] =
+          static_cast<int8_t>(right < -127  ? -127
+                              : right > 127 ? 127
+                                            : right);
+    }
+  }
+}
+
+const Matrix& Weights::pack(const Kernels& kernels, const RowRange& range) {
+  Guarded memory((depth * columns + 3) / 4);
+  auto* weight = reinterpret_cast<int8_t*>(memory.data() + memory.size()) - depth * columns;
+  std::copy(values.begin(), values.end(), weight);
+  expect(packed.pack(kernels, range, weight, depth, columns, scales.data(), bias.data()),
+         "no memory for weights");
+  return packed.view();
+}
+
+NormOf::NormOf(Random& random, NormKind kind, int64_t width, bool has_bias)
+    : gain(random.normals(width, 1, 0.2f)), bias(random.normals(has_bias ? width : 0)) {
+  view = {kind, gain.data(), bias.data(), 1e-5f};
+}
+
+Guarded make_rows(Random& random, int64_t rows, int64_t width, float most) {
+  Guarded x(rows * width);
+  const int64_t first = random.below(NUM_ROW_KINDS);
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto kind = static_cast<RowKind>((first + row) % NUM_ROW_KINDS);
+    const int64_t special = random.below(width);
+    const float level = random.normal();
+    for (int64_t k = 0; k < width; ++k) {
+      float value = 0;
+      switch (kind) {
+        case RowKind::normal:
+          value = random.normal();
+          break;
+        case RowKind::outlier:
+          value = k == special ? 1000.0f * level : random.normal();
+          break;
+        case RowKind::equal:
+          value = level;
+          break;
+        case RowKind::zeros:
+          break;
+        case RowKind::ties:  // a half between integers, where the peak is the number of levels
+          value = k == special ? 127.0f : float(random.below(253) - 126) + 0.5f;
+          break;
+        case RowKind::alternating:  // all integers at the ends of their range
+          value = k % 2 ? -level : level;
+          break;
+        case RowKind::single:
+          value = k == special ? level : 0.0f;
+          break;
+        case RowKind::tiny:
+          value = 1e-30f * random.normal();
+          break;
+        case RowKind::denormal:
+          value = 1e-40f * random.normal();
+          break;
+        case RowKind::huge:
+          value = (random.coin() ? most : -most) * random.uniform(0, 1);
+          break;
+      }
+      x[row * width + k] = value;
+    }
+  }
+  return x;
+}

@@ -1,0 +1,90 @@
+// What the tests of the kernels share: checks, memory with a guard page behind it, and numbers.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+#include "operator.h"
+
+// Counts a check; one that does not hold is printed, and makes the program fail.
+__attribute__((format(printf, 2, 3))) void expect(bool holds, const char* format, ...);
+
+// Memory that ends where the next page cannot be touched, so that whoever reads or writes behind
+// it crashes. Masked accesses do not.
+class Guarded {
+ public:
+  explicit Guarded(int64_t count = 0, float value = 0);
+  Guarded(Guarded&& other) noexcept;
+  Guarded& operator=(Guarded&&) = delete;
+  ~Guarded();
+
+  float* data() { return data_; }  // null if there are none
+  const float* data() const { return data_; }
+  int64_t size() const { return count_; }
+  float& operator[](int64_t i) { return data_[i]; }
+  float operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  int64_t count_;
+  void* pages_ = nullptr;
+  size_t bytes_ = 0;
+  float* data_ = nullptr;
+};
+
+// Reproducible numbers.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 2654435769u + 88172645463325252u) {}
+  int64_t below(int64_t end);
+  bool coin() { return below(2) == 1; }
+  float uniform(float low, float high);
+  float normal();
+  Guarded normals(int64_t count, float mean = 0, float deviation = 1);
+
+ private:
+  uint64_t state_;
+};
+
+// A matrix as it is before it is packed, and packed.
+struct Weights {
+  int64_t depth, columns;
+  std::vector<int8_t> values;  // [depth, columns]
+  Guarded scales, bias;        // of the columns; the bias may be empty
+  PackedMatrix packed;
+
+  // Neighbours k, k + 1 of a column, for even k, have magnitudes of at most 128 in sum.
+  Weights(Random& random, int64_t depth, int64_t columns, bool has_bias);
+  const Matrix& pack(const Kernels& kernels, const RowRange& range);
+};
+
+// A norm with its vectors.
+struct NormOf {
+  Guarded gain, bias;
+  Norm view;
+
+  NormOf(Random& random, NormKind kind, int64_t width, bool has_bias);
+};
+
+// Kinds of rows that have gone wrong somewhere before.
+enum class RowKind {
+  normal,
+  outlier,
+  equal,
+  zeros,
+  ties,
+  alternating,
+  single,
+  tiny,
+  denormal,
+  huge
+};
+constexpr int NUM_ROW_KINDS = 10;
+
+// Rows of all kinds, none of which exceeds `most`.
+Guarded make_rows(Random& random, int64_t rows, int64_t width, float most);
+
+void test_linear(const Kernels& kernels);
+void test_projection(const Kernels& kernels);
+void test_feed_forward(const Kernels& kernels);
+void test_attention(const Kernels& kernels);

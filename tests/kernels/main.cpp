@@ -1,0 +1,59 @@
+// Compares the kernels of every instruction set that this CPU can run with plain double precision.
+// Named instruction sets are the only ones to run.
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+#include "check.h"
+#include "instruction_sets.h"
+
+namespace {
+
+long num_checks = 0, num_failures = 0;
+const char* instruction_set = "";
+
+bool is_named(const char* name, int count, char** names) {
+  for (int i = 0; i < count; ++i) {
+    if (std::strcmp(names[i], name) == 0) return true;
+  }
+  return count == 0;
+}
+
+}  // namespace
+
+void expect(bool holds, const char* format, ...) {
+  ++num_checks;
+  if (holds || ++num_failures > 20) return;
+  std::printf("%s: ", instruction_set);
+  va_list arguments;
+  va_start(arguments, format);
+  std::vprintf(format, arguments);
+  va_end(arguments);
+  std::printf("\n");
+}
+
+int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IONBF, 0);  // a crash loses nothing
+  expect(!edgerank_use_instruction_set("abacus"), "an unknown instruction set was taken");
+  char names[100];
+  std::snprintf(names, sizeof(names), "%s", edgerank_instruction_sets());
+  for (char* name = std::strtok(names, ","); name; name = std::strtok(nullptr, ",")) {
+    if (!is_named(name, argc - 1, argv + 1)) continue;
+    instruction_set = name;
+    expect(edgerank_use_instruction_set(name), "it is listed, but cannot be used");
+    const Kernels& kernels = *chosen_kernels();
+    expect(std::strcmp(kernels.name, name) == 0, "another one is in use: %s", kernels.name);
+    const long before = num_checks;
+    std::printf("%s: linear", name);
+    test_linear(kernels);
+    std::printf(", projection");
+    test_projection(kernels);
+    std::printf(", feed-forward");
+    test_feed_forward(kernels);
+    std::printf(", attention");
+    test_attention(kernels);
+    std::printf(", %ld checks\n", num_checks - before);
+  }
+  if (num_failures) std::printf("%ld of %ld checks failed\n", num_failures, num_checks);
+  return num_failures != 0;
+}

@@ -1,0 +1,191 @@
+#include "reference.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace {
+
+constexpr double PI = 3.14159265358979323846;
+constexpr double FLOAT = 1.2e-7;  // relative error of two operations in float32
+
+int clamped(double integer) { return static_cast<int>(std::min(std::max(integer, 0.0), 255.0)); }
+
+}  // namespace
+
+Row exact(const float* x, int64_t width) {
+  Row row(static_cast<size_t>(width));
+  for (size_t k = 0; k < row.size(); ++k) row[k].value = double(x[k]);
+  return row;
+}
+
+Row normalize(const Norm& norm, const Row& x) {
+  const double width = double(x.size());
+  Number mean;
+  if (norm.kind == NormKind::layer) {
+    double most = 0;
+    for (const Number& each : x) {
+      mean.value += each.value / width;
+      mean.error += each.error / width;
+      most = std::max(most, std::fabs(each.value));
+    }
+    mean.error += (4 + width / 16) * FLOAT * most;  // sums of 4 lanes at least
+  }
+  Number variance;
+  for (const Number& each : x) {
+    const double centred = each.value - mean.value, error = each.error + mean.error;
+    variance.value += centred * centred / width;
+    variance.error += (2 * std::fabs(centred) + error) * error / width;
+  }
+  variance.value += double(norm.epsilon);
+  variance.error += 8 * FLOAT * variance.value;
+  const double factor = 1 / std::sqrt(variance.value);
+  const double factor_error = variance.error / variance.value / 2 + 4 * FLOAT;
+  Row y(x.size());
+  for (size_t k = 0; k < x.size(); ++k) {
+    const double gain = factor * double(norm.gain[k]);
+    y[k].value = (x[k].value - mean.value) * gain;
+    y[k].error = std::fabs(gain) * (x[k].error + mean.error) + std::fabs(y[k].value) * factor_error;
+  }
+  add(y, norm.bias);
+  return y;
+}
+
+IntegerRow round_row(const RowRange& range, const Row& x) {
+  const bool is_symmetric = range.zero_point == 128;
+  const float levels = is_symmetric ? 127.0f : 255.0f - float(range.zero_point);
+  float peak = is_symmetric ? 0.0f : range.floor;
+  double peak_error = 0;
+  for (const Number& each : x) {
+    const float value = float(each.value);
+    peak = std::max(peak, is_symmetric ? std::fabs(value) : value);
+    peak_error = std::max(peak_error, each.error);
+  }
+  IntegerRow row;
+  row.zero_point = range.zero_point;
+  row.integers.resize(x.size());
+  row.slack.resize(x.size());
+  const float inverse = levels / peak;
+  row.is_known = std::isfinite(inverse) && peak_error < 0.01 * double(peak);
+  if (!row.is_known) {
+    row.step.value = (double(peak) + peak_error) / double(levels);
+    return row;
+  }
+  row.step.value = double(peak * (1.0f / levels));
+  row.step.error = peak_error / double(levels);
+  for (size_t k = 0; k < x.size(); ++k) {
+    const float place = float(x[k].value) * inverse;
+    const double zero = double(range.zero_point);
+    row.integers[k] = clamped(double(std::rint(place)) + zero);
+    if (peak_error > 0) {
+      const double error = x[k].error * double(inverse) +
+                           std::fabs(double(place)) * (peak_error / double(peak) + 2 * FLOAT);
+      row.slack[k] = std::max(clamped(std::rint(double(place) + error) + zero) - row.integers[k],
+                              row.integers[k] - clamped(std::rint(double(place) - error) + zero));
+    }
+  }
+  return row;
+}
+
+Row multiply(const IntegerRow& row, const Number& step, const Weights& weights) {
+  Row y(static_cast<size_t>(weights.columns));
+  for (int64_t n = 0; n < weights.columns; ++n) {
+    int64_t sum = 0, slack = 0;
+    for (int64_t k = 0; k < weights.depth; ++k) {
+      const size_t at = static_cast<size_t>(k);
+      const int weight = weights.values[static_cast<size_t>(k * weights.columns + n)];
+      const int size = weight < 0 ? -weight : weight;
+      if (row.is_known) sum += (row.integers[at] - row.zero_point) * weight;
+      slack += (row.is_known ? row.slack[at] : 255) * size;
+    }
+    Number& each = y[static_cast<size_t>(n)];
+    const double scale = double(weights.scales[n]), size = std::fabs(double(sum));
+    each.value = double(sum) * scale * step.value;
+    each.error = double(slack) * scale * (step.value + step.error) +
+                 size * scale * (step.error + 2 * FLOAT * step.value);
+  }
+  return y;
+}
+
+Row activate(Activation activation, const Row& x) {
+  Row y(x.size());
+  for (size_t k = 0; k < x.size(); ++k) {
+    const double v = x[k].value;
+    double z = v;
+    switch (activation) {
+      case Activation::none:
+        break;
+      case Activation::gelu:
+        z = 0.5 * v * std::erfc(-v * std::sqrt(0.5));
+        break;
+      case Activation::gelu_tanh:
+        z = v / (1 + std::exp(-2 * std::sqrt(2 / PI) * (v + 0.044715 * v * v * v)));
+        break;
+      case Activation::silu:
+        z = v / (1 + std::exp(-v));
+        break;
+    }
+    y[k].value = z;
+    y[k].error = 1.13 * x[k].error;  // no slope is steeper
+    if (activation != Activation::none) y[k].error += 6 * FLOAT * std::fabs(v);
+  }
+  return y;
+}
+
+Number product(const Number& a, const Number& b) {
+  const double value = a.value * b.value;
+  return {value, std::fabs(a.value) * b.error + std::fabs(b.value) * a.error + a.error * b.error +
+                     FLOAT * std::fabs(value)};
+}
+
+void add(Row& row, const Row* terms, const float* factors) {
+  for (size_t k = 0; terms && k < row.size(); ++k) {
+    const Number term = product((*terms)[k], {factors ? double(factors[k]) : 1.0, 0});
+    row[k].error += term.error + FLOAT * (std::fabs(row[k].value) + std::fabs(term.value));
+    row[k].value += term.value;
+  }
+}
+
+void add(Row& row, const float* terms, const float* factors) {
+  if (!terms) return;
+  const Row exact_terms = exact(terms, int64_t(row.size()));
+  add(row, &exact_terms, factors);
+}
+
+void place(const Heads& heads, Row& row, const float* cosines, const float* sines) {
+  for (int64_t head = 0; head < heads.count; ++head) {
+    const auto begin = row.begin() + head * heads.size;
+    Row one(begin, begin + heads.size);
+    if (heads.norm.kind != NormKind::none) one = normalize(heads.norm, one);
+    const size_t half = static_cast<size_t>(heads.size / 2);
+    for (size_t k = 0; cosines && k < half; ++k) {
+      const Number c{double(cosines[k]), 0}, s{double(sines[k]), 0};
+      const Number ac = product(one[k], c), as = product(one[k], s);
+      const Number bc = product(one[half + k], c), bs = product(one[half + k], s);
+      one[k] = {ac.value - bs.value, 2 * (ac.error + bs.error)};
+      one[half + k] = {bc.value + as.value, 2 * (bc.error + as.error)};
+    }
+    std::copy(one.begin(), one.end(), begin);
+  }
+}
+
+Comparison::~Comparison() {
+  expect(10 * certain_ >= 6 * all_, "%s: the reference was certain about only %lld of %lld rows",
+         what_, static_cast<long long>(certain_), static_cast<long long>(all_));
+}
+
+void Comparison::rows(const float* computed, const std::vector<Row>& rows) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Row& row = rows[i];
+    double errors = 0, sizes = 1e-30 * double(row.size());
+    for (size_t k = 0; k < row.size(); ++k) {
+      const double number = double(computed[i * row.size() + k]);
+      const double off = std::fabs(number - row[k].value);
+      expect(off <= row[k].error + 1e-30, "%s: row %zu, column %zu is %.9g, not %.9g +- %.2g",
+             what_, i, k, number, row[k].value, row[k].error);
+      errors += row[k].error;
+      sizes += std::fabs(row[k].value);
+    }
+    certain_ += errors <= doubt_ * sizes;
+    ++all_;
+  }
+}

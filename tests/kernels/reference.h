@@ -1,0 +1,51 @@
+// The operators again, in plain loops and double precision.
+//
+// A number carries how far float32 arithmetic may be off it. That matters where numbers become
+// integers: one that is close to a tie may fall to either side.
+#pragma once
+
+#include <vector>
+
+#include "check.h"
+
+struct Number {
+  double value = 0;
+  double error = 0;
+};
+using Row = std::vector<Number>;
+
+// A row as integers.
+struct IntegerRow {
+  bool is_known = true;  // false: nothing is known but the range of the integers
+  std::vector<int> integers;
+  std::vector<int> slack;  // how far each may be off
+  int zero_point = 0;
+  Number step;
+};
+
+Row exact(const float* x, int64_t width);
+Row normalize(const Norm& norm, const Row& x);
+IntegerRow round_row(const RowRange& range, const Row& x);
+// Products of the row, times the scales of the columns and `step`.
+Row multiply(const IntegerRow& row, const Number& step, const Weights& weights);
+Row activate(Activation activation, const Row& x);
+Number product(const Number& a, const Number& b);
+// Adds factors[i] * terms[i]; nothing for null terms, and factors of one for null factors.
+void add(Row& row, const Row* terms, const float* factors);
+void add(Row& row, const float* terms, const float* factors = nullptr);
+// Normalises and rotates the heads at the beginning of a row.
+void place(const Heads& heads, Row& row, const float* cosines, const float* sines);
+
+// Compares computed rows with the reference. At its end it checks that this proved something: that
+// in most rows the reference was certain, but for `doubt` of the numbers' size.
+class Comparison {
+ public:
+  Comparison(const char* what, double doubt) : what_(what), doubt_(doubt) {}
+  ~Comparison();
+  void rows(const float* computed, const std::vector<Row>& rows);
+
+ private:
+  const char* what_;
+  double doubt_;
+  int64_t certain_ = 0, all_ = 0;
+};

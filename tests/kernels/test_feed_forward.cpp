@@ -1,0 +1,89 @@
+#include "reference.h"
+
+namespace {
+
+struct Options {
+  NormKind norm;
+  Activation activation;
+  bool is_gated, has_residual;
+};
+
+struct Shape {
+  int64_t rows, width, inner_width;
+};
+
+void test_one(const Kernels& kernels, const Shape& shape, const Options& options, Random& random,
+              Comparison& comparison) {
+  const int64_t rows = shape.rows, width = shape.width;
+  FeedForward op;
+  if (random.below(4) == 0) op.range = {16, 0.25f};
+  // the floor of a one-sided range is one of numbers with their step, which gated ones lack
+  if (!options.is_gated && random.coin()) op.inner_range = {16, 0.5f};
+  op.activation = options.activation;
+  op.is_gated = options.is_gated;
+  const NormOf norm(random, options.norm, width, random.coin());
+  op.norm = norm.view;
+  // what is normalised is added where there is no residual
+  const int64_t columns = options.has_residual ? 1 + random.below(80) : width;
+  Weights up(random, width, shape.inner_width, random.coin());
+  Weights gate(random, width, shape.inner_width, false);
+  Weights down(random, shape.inner_width, columns, random.coin());
+  op.up = up.pack(kernels, op.range);
+  if (op.is_gated) op.gate = gate.pack(kernels, op.range);
+  op.down = down.pack(kernels, op.inner_range);
+  const Guarded residual = random.normals(options.has_residual ? rows * columns : 0);
+  const Guarded residual_scales = random.normals(random.coin() ? columns : 0);
+  op.residual_scales = residual_scales.data();
+  // products of larger numbers leave float32
+  const bool multiplies = options.is_gated || options.norm != NormKind::none;
+  const Guarded x = make_rows(random, rows, width, multiplies ? 1e12f : 1e25f);
+  Guarded y(rows * columns, -1);
+  kernels.feed_forward(op, x.data(), rows, residual.data(), y.data());
+
+  std::vector<Row> expected;
+  for (int64_t row = 0; row < rows; ++row) {
+    Row source = exact(x.data() + row * width, width);
+    if (options.norm != NormKind::none) source = normalize(op.norm, source);
+    const IntegerRow integers = round_row(op.range, source);
+    Row inner = multiply(integers, integers.step, up);
+    add(inner, up.bias.data());
+    inner = activate(options.activation, inner);
+    if (options.is_gated) {
+      const Row gates = multiply(integers, {1, 0}, gate);
+      for (size_t k = 0; k < inner.size(); ++k) inner[k] = product(inner[k], gates[k]);
+    }
+    const IntegerRow inner_integers = round_row(op.inner_range, inner);
+    Number step = inner_integers.step;
+    if (options.is_gated) step = product(step, integers.step);
+    Row z = multiply(inner_integers, step, down);
+    add(z, down.bias.data());
+    if (options.has_residual) {
+      add(z, residual.data() + row * columns, residual_scales.data());
+    } else {
+      add(z, &source, residual_scales.data());
+    }
+    expected.push_back(z);
+  }
+  comparison.rows(y.data(), expected);
+}
+
+}  // namespace
+
+void test_feed_forward(const Kernels& kernels) {
+  Random random(3);
+  Comparison comparison("feed-forward", 5e-3);
+  for (const NormKind norm : {NormKind::none, NormKind::layer, NormKind::rms}) {
+    for (const Activation activation :
+         {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::silu}) {
+      for (int flags = 0; flags < 4; ++flags) {
+        const Options options{norm, activation, (flags & 1) != 0, (flags & 2) != 0};
+        const Shape shape{1 + random.below(14), 1 + random.below(100), 1 + random.below(200)};
+        test_one(kernels, shape, options, random, comparison);
+        test_one(kernels, {1 + random.below(8), 64, 128}, options, random, comparison);
+        test_one(kernels, {1, 1, 1}, options, random, comparison);
+      }
+    }
+  }
+  test_one(kernels, {26, 384, 1536}, {NormKind::layer, Activation::gelu, false, false}, random,
+           comparison);
+}

@@ -1,0 +1,110 @@
+"""The kernels of every instruction set against plain double precision, by the program beside this.
+
+The program is compiled together with the kernels' sources, without ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from edgerank.kernels.build import (
+    FLAGS,
+    INSTRUCTION_SETS,
+    TARGETS,
+    BuildError,
+    find_compiler,
+    flags_of_instruction_sets,
+    host_target,
+    run,
+    source_of,
+)
+from tests.support import ROOT
+
+SOURCES = ROOT / "edgerank/kernels/src"
+PROGRAM = ROOT / "tests/kernels"
+LINKED = ["cpu", "instruction_sets", "memory", "operator", "scratch"]  # all that runs without ORT
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+HOST = TARGETS[name] if (name := host_target()) else None
+RAN = re.compile(r"(\w+): linear, projection, feed-forward, attention, (\d+) checks")
+
+pytestmark = pytest.mark.skipif(
+    HOST is None or sys.platform == "win32", reason="the program is for Linux and macOS"
+)
+
+
+def test_kernels_agree_with_double_precision_and_sanitizers_find_nothing(tmp_path: Path):
+    compiler = find_compiler()
+    if compiler is None or HOST is None:
+        pytest.skip("no C++ compiler")
+    program = compile_program(
+        HOST.architecture, compiler, sanitizers_of(compiler, tmp_path), tmp_path
+    )
+    if not instruction_sets_that_ran([program]):
+        pytest.skip("this CPU has no instruction set in use")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ziglang") is None or shutil.which("qemu-aarch64") is None,
+    reason="needs ziglang and qemu-aarch64",
+)
+def test_kernels_for_arm_agree_with_double_precision_in_an_emulator(tmp_path: Path):
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl"]
+    program = compile_program("aarch64", zig, ["-static"], tmp_path)
+    everything, without_i8mm = (
+        ["qemu-aarch64", "-cpu", cpu, program] for cpu in ("max", "cortex-a76")
+    )
+    assert instruction_sets_that_ran(everything) == ["i8mm", "dotprod"]
+    assert instruction_sets_that_ran(without_i8mm) == ["dotprod"]
+
+
+def compile_program(
+    architecture: str, compiler: Sequence[str], options: Sequence[str], work: Path
+) -> Path:
+    common = [*compiler, *FLAGS, "-O1", f"-I{SOURCES}", *options]
+    flags_of = flags_of_instruction_sets(architecture, compiler, SOURCES, work)
+    units = [(source_of(SOURCES, name), flags) for name, flags in flags_of.items()]
+    without = [
+        f"-DEDGERANK_WITHOUT_{name.upper()}"
+        for name in INSTRUCTION_SETS[architecture]
+        if name not in flags_of
+    ]
+    others = [SOURCES / f"{name}.cpp" for name in LINKED] + sorted(PROGRAM.glob("*.cpp"))
+    units += [(source, without) for source in others]
+    objects = [str(work / f"{source.stem}.o") for source, _ in units]
+    commands = [
+        [*common, *flags, "-c", str(source), "-o", made]
+        for (source, flags), made in zip(units, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(run, commands))
+    program = work / "compare"
+    run([*common, *objects, "-o", str(program)])
+    return program
+
+
+def sanitizers_of(compiler: Sequence[str], work: Path) -> list[str]:
+    """The options for sanitizers; none for a compiler that comes without their libraries."""
+    (work / "empty.cpp").write_text("int main() {}\n")
+    try:
+        run([*compiler, *SANITIZE, str(work / "empty.cpp"), "-o", str(work / "empty")])
+    except BuildError:
+        return []
+    return SANITIZE
+
+
+def instruction_sets_that_ran(command: Sequence[str | Path]) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = [RAN.fullmatch(line) for line in done.stdout.splitlines()]
+    assert all(found and int(found[2]) > 100_000 for found in ran), done.stdout
+    return [found[1] for found in ran if found]
