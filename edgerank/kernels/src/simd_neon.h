@@ -5,6 +5,11 @@
 
 #include <cstdint>
 
+#if defined(__GNUC__) && !defined(__clang__)
+// These passes let gcc keep some sums of an innermost loop in memory.
+#pragma GCC optimize("no-tree-pre", "no-schedule-insns")
+#endif
+
 namespace {
 
 using Floats = float32x4_t;  // + - * / work on it
