@@ -29,7 +29,7 @@ void NodeTables::load(const Node& node, size_t keys_index, size_t queries_index,
   reach_ = (buckets.size() + 1) / 2;
   // room for a vector of 16 after each row, of an odd number of cache lines: rows that lie a power
   // of two apart would share the same few places in the cache
-  stride_ = ((keys.shape[1] + 15) / 16 + 1 | 1) * 16;
+  stride_ = (((keys.shape[1] + 15) / 16 + 1) | 1) * 16;
   keys_ = transposed(keys, keys_memory_);
   queries_ = transposed(queries, queries_memory_);
   const size_t bytes = static_cast<size_t>(buckets.size()) * sizeof(int32_t);
