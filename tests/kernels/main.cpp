@@ -34,14 +34,14 @@ void expect(bool holds, const char* format, ...) {
 
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IONBF, 0);  // a crash loses nothing
-  expect(!edgerank_use_instruction_set("abacus"), "an unknown instruction set was taken");
+  expect(!edgerank_choose("abacus", 1), "an unknown instruction set was taken");
   char names[100];
   std::snprintf(names, sizeof(names), "%s", edgerank_instruction_sets());
   for (char* name = std::strtok(names, ","); name; name = std::strtok(nullptr, ",")) {
     if (!is_named(name, argc - 1, argv + 1)) continue;
     instruction_set = name;
-    expect(edgerank_use_instruction_set(name), "it is listed, but cannot be used");
-    const Kernels& kernels = *chosen_kernels();
+    expect(edgerank_choose(name, 1), "it is listed, but cannot be used");
+    const Kernels& kernels = *chosen().kernels;
     expect(std::strcmp(kernels.name, name) == 0, "another one is in use: %s", kernels.name);
     const long before = num_checks;
     std::printf("%s: linear", name);
