@@ -36,10 +36,13 @@ def attention(
         "Split", g.op("Gather", every, grid.key_rows), count=2, num_outputs=2, axis=2
     )
     mask, scale = grid.mask, None
+    by_distance: list[str] = []
     if positions is not None:
-        assert grid.buckets is not None
-        bias = positions.write(g, grid.buckets, queries, keys)
+        buckets, tables = grid.buckets, positions.tables(g)
+        assert buckets is not None
+        bias = positions.write(g, tables, buckets, queries, keys)
         mask, scale = g.op("Add", bias, mask), positions.scale
+        by_distance = [*tables, buckets.of_distances, buckets.first, buckets.end, buckets.rows]
     attended = g.op(
         "Attention",
         queries,
@@ -53,24 +56,25 @@ def attention(
     width = g.op("Shape", attended, start=2, end=3)
     flat = g.op("Reshape", attended, g.op("Concat", g.constant([-1]), width, axis=0))
     output = g.op("Gather", flat, grid.slots)
-    if positions is None:
-        g.outline(
-            "RaggedAttention",
-            start,
-            [
-                query,
-                keys_values,
-                grid.query_rows,
-                grid.key_rows,
-                grid.slots,
-                grid.visible,
-                grid.mask,
-                past,
-                grid.parts,
-            ],
-            [output],
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            window=grid.window,
-        )
+    g.outline(
+        "RaggedAttention",
+        start,
+        [
+            query,
+            keys_values,
+            grid.query_rows,
+            grid.key_rows,
+            grid.slots,
+            grid.visible,
+            grid.mask,
+            past,
+            grid.parts,
+            *by_distance,
+        ],
+        [output],
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        window=grid.window,
+        scale=scale,
+    )
     return output

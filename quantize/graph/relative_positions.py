@@ -15,10 +15,13 @@ medians of rounds in turns, so that only the columns' order means something:
     W = all rows of the tables                 36.5      50.5      47.7      76.3
     a row a distance and relative shifts       20.0      37.1      61.4     111.5
     an index expanded anew in each layer       19.9      41.0      50.0      91.7
+
+Compiled attention reads the tables and the buckets of distances, and no index.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +40,7 @@ class Buckets:
     first: str  # int64 [1], the first row that occurs
     end: str  # int64 [1], one more than the last
     rows: str  # int32 [B, H, L, S], counted from ``first``
+    of_distances: str  # int32 [2 * max_length - 1], the buckets they were looked up in; constant
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,19 @@ class Positions:
     queries: Floats  # [H, P, D], likewise
     scale: float  # of the products of queries and keys
 
-    def write(self, g: Graph, buckets: Buckets, queries: str, keys: str) -> str:
+    def tables(self, g: Graph) -> list[str]:
+        """Add the layer's two tables, ``keys`` and ``queries``, to the graph's weights."""
+        return [
+            g.weight(f"{self.name}.keys", self.keys),
+            g.weight(f"{self.name}.queries", self.queries),
+        ]
+
+    def write(
+        self, g: Graph, tables: Sequence[str], buckets: Buckets, queries: str, keys: str
+    ) -> str:
         """Write what is added to the logits, float32 [B, H, L, S].
 
+        :param tables: the two of this layer
         :param queries: float32 [B, L, H·D]
         :param keys: float32 [B, S, H·D]
         """
@@ -59,15 +73,11 @@ class Positions:
         per_head = [
             g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 1, 3]) for x in (queries, keys)
         ]
-        tables = [
-            g.op("Slice", g.weight(name, table), buckets.first, buckets.end, g.constant([1]))
-            for name, table in (
-                (f"{self.name}.keys", self.keys),
-                (f"{self.name}.queries", self.queries),
-            )
+        sliced = [
+            g.op("Slice", table, buckets.first, buckets.end, g.constant([1])) for table in tables
         ]
-        by_query = _product(g, per_head[0], tables[0])
-        by_key = _product(g, tables[1], per_head[1])
+        by_query = _product(g, per_head[0], sliced[0])
+        by_key = _product(g, sliced[1], per_head[1])
         return g.op(
             "Add",
             g.op("GatherElements", by_query, buckets.rows, axis=3),
@@ -103,8 +113,9 @@ def write_buckets(
 
     :param query_rows: int64 [B, L]
     :param key_rows: int64 [B, S]
-    :param buckets: int32 [2 * max_length - 1], those of distances from 1 - max_length on
+    :param buckets: int32 [2 * max_length - 1], those of distances from 1 - max_length on; a weight
     """
+    start = g.num_nodes
     num_sequences, length = (
         g.op("Shape", query_rows, start=axis, end=axis + 1) for axis in range(2)
     )
@@ -116,11 +127,15 @@ def write_buckets(
     first = g.op("Gather", buckets, g.op("Sub", g.constant([max_length]), num_keys))
     last = g.op("Gather", buckets, g.op("Add", g.constant([max_length - 2]), length))
     shape = g.op("Concat", num_sequences, g.constant([num_heads]), length, num_keys, axis=0)
-    return Buckets(
+    found = Buckets(
         first=g.op("Cast", first, to=TensorProto.INT64),
         end=g.op("Add", g.op("Cast", last, to=TensorProto.INT64), g.constant([1])),
         rows=g.op("Expand", g.op("Sub", rows, first), shape),
+        of_distances=buckets,
     )
+    inputs, outputs = [query_rows, key_rows, buckets], [found.first, found.end, found.rows]
+    g.outline("PositionBuckets", start, inputs, outputs)
+    return found
 
 
 def _range(g: Graph, count: str) -> str:

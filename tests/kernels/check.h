@@ -88,3 +88,4 @@ void test_linear(const Kernels& kernels);
 void test_projection(const Kernels& kernels);
 void test_feed_forward(const Kernels& kernels);
 void test_attention(const Kernels& kernels);
+void test_positions(const Kernels& kernels);

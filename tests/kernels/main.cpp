@@ -52,6 +52,8 @@ int main(int argc, char** argv) {
     test_feed_forward(kernels);
     std::printf(", attention");
     test_attention(kernels);
+    std::printf(", positions");
+    test_positions(kernels);
     std::printf(", %ld checks\n", num_checks - before);
   }
   if (num_failures) std::printf("%ld of %ld checks failed\n", num_failures, num_checks);

@@ -35,7 +35,7 @@ PROGRAM = ROOT / "tests/kernels"
 LINKED = ["cpu", "instruction_sets", "memory", "operator", "scratch"]  # all that runs without ORT
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 HOST = TARGETS[name] if (name := host_target()) else None
-RAN = re.compile(r"(\w+): linear, projection, feed-forward, attention, (\d+) checks")
+RAN = re.compile(r"(\w+): linear, projection, feed-forward, attention, positions, (\d+) checks")
 
 pytestmark = pytest.mark.skipif(
     HOST is None or sys.platform == "win32", reason="the program is for Linux and macOS"

@@ -10,84 +10,17 @@
 // Included after a simd_*.h.
 #pragma once
 
+#include "float_tile.h"
 #include "kernels.h"
+#include "positions.h"
 #include "rows.h"
-#include "scratch.h"
+#include "workspace.h"
 
 namespace {
 
-constexpr int64_t QUERIES = 64;     // at once
 constexpr int64_t KEY_BLOCK = 512;  // at once: their logits and values stay in the cache
-constexpr int FLOAT_ROWS = 6;       // of a tile of floats, by TILE_VECTORS vectors
 constexpr float UNSEEN = -3e38f;    // the logit of a key that a query does not see
 constexpr float LEAST = -1e30f;     // below every logit that is seen
-
-// sums[Rows][Vectors] = a · b: a's elements lie row_stride and depth_stride apart, b's rows
-// b_stride.
-template <int Rows, int Vectors>
-inline void float_tile(const float* a, int64_t row_stride, int64_t depth_stride, const float* b,
-                       int64_t b_stride, int64_t depth, Floats (&sums)[Rows][Vectors]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < Vectors; ++j) sums[i][j] = splat(0);
-  }
-  for (int64_t k = 0; k < depth; ++k, a += depth_stride, b += b_stride) {
-    Floats columns[Vectors];
-#pragma GCC unroll 16
-    for (int j = 0; j < Vectors; ++j) columns[j] = load(b + j * WIDTH);
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
-      const Floats element = splat(a[i * row_stride]);
-#pragma GCC unroll 16
-      for (int j = 0; j < Vectors; ++j) {
-        sums[i][j] = multiply_add(element, columns[j], sums[i][j]);
-      }
-    }
-  }
-}
-
-// Calls tile.template operator()<Rows, Vectors>(row, column) for tiles that cover all.
-template <int Vectors, typename Tile, int Rows = FLOAT_ROWS>
-inline void cover_rows(int64_t row, int64_t num_rows, int64_t column, const Tile& tile) {
-  if constexpr (Rows > 0) {
-    for (; row + Rows <= num_rows; row += Rows) tile.template at<Rows, Vectors>(row, column);
-    if (row < num_rows) cover_rows<Vectors, Tile, Rows - 1>(row, num_rows, column, tile);
-  }
-}
-
-template <typename Tile, int Vectors = TILE_VECTORS>
-inline void cover(int64_t num_rows, int64_t column, int64_t num_columns, const Tile& tile) {
-  if constexpr (Vectors > 0) {
-    for (; column + (Vectors - 1) * WIDTH < num_columns; column += Vectors * WIDTH) {
-      cover_rows<Vectors>(0, num_rows, column, tile);
-    }
-    if (column < num_columns) cover<Tile, Vectors / 2>(num_rows, column, num_columns, tile);
-  }
-}
-
-// Logits of consecutive keys.
-struct LogitTile {
-  const float* keys;
-  int64_t key_stride;
-  const float* queries;  // [size][QUERIES]
-  int64_t size;
-  float* logits;  // [keys][QUERIES]
-
-  template <int Rows, int Vectors>
-  void at(int64_t row, int64_t column) const {
-    Floats sums[Rows][Vectors];
-    float_tile<Rows, Vectors>(keys + row * key_stride, key_stride, 1, queries + column, QUERIES,
-                              size, sums);
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 16
-      for (int j = 0; j < Vectors; ++j) {
-        store(logits + (row + i) * QUERIES + column + j * WIDTH, sums[i][j]);
-      }
-    }
-  }
-};
 
 // output = output * carries + weightsᵀ · values, times factors.
 struct OutputTile {
@@ -130,6 +63,7 @@ struct QueryBlock {
   alignas(64) float factors[QUERIES];
   const float* sources[QUERIES];
   float* outputs[QUERIES];
+  int64_t first = 0;  // counted over queries and heads
   int64_t count = 0;
 };
 
@@ -137,6 +71,7 @@ struct QueryBlock {
 inline void load_queries(const AttentionTask& task, int64_t first, QueryBlock& block,
                          float* transposed) {
   const int64_t all = task.num_queries * task.num_heads;
+  block.first = first;
   block.count = all - first < QUERIES ? all - first : QUERIES;
   const int64_t lanes = (block.count + WIDTH - 1) / WIDTH * WIDTH;
   for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -223,8 +158,8 @@ inline void for_each_run(const AttentionTask& task, int64_t begin, int64_t end,
   }
 }
 
-inline void attend_block(const AttentionTask& task, QueryBlock& block, const float* queries,
-                         float* logits, float* values, int64_t value_stride) {
+inline void attend_block(const AttentionTask& task, const DistanceTerms& terms, QueryBlock& block,
+                         const float* queries, float* logits, float* values, int64_t value_stride) {
   const Span seen = seen_by(block);
   static const float ones[QUERIES] = {
 #define EIGHT 1, 1, 1, 1, 1, 1, 1, 1
@@ -235,9 +170,11 @@ inline void attend_block(const AttentionTask& task, QueryBlock& block, const flo
   for (int64_t begin = seen.begin; begin < seen.end; begin += KEY_BLOCK) {
     const int64_t end = seen.end - begin < KEY_BLOCK ? seen.end : begin + KEY_BLOCK;
     for_each_run(task, begin, end, [&](const float* keys, int64_t place, int64_t count) {
-      const LogitTile tile{keys, task.key_stride, queries, task.head_size,
-                           logits + (place - begin) * QUERIES};
+      float* to_logits = logits + (place - begin) * QUERIES;
+      const ProductTile tile{keys,           task.key_stride, queries, QUERIES,
+                             task.head_size, to_logits,       QUERIES};
       cover(count, 0, block.count, tile);
+      terms.add_to({block.first, block.count, keys, place, count, to_logits});
       for (int64_t i = 0; i < count; ++i) {
         const float* from = keys + i * task.key_stride + task.value_offset;
         float* to = values + (place - begin + i) * value_stride;
@@ -264,14 +201,18 @@ inline void attend(const AttentionTask& task) {
   const int64_t value_stride = (task.head_size + WIDTH - 1) / WIDTH * WIDTH;
   const int64_t all_keys = task.runs[0].count + task.runs[1].count;
   const int64_t num_keys = all_keys < KEY_BLOCK ? all_keys : KEY_BLOCK;
-  auto* queries = static_cast<float*>(scratch(
-      sizeof(float) * size_t(task.head_size * QUERIES + num_keys * (QUERIES + value_stride))));
-  float* logits = queries + task.head_size * QUERIES;
-  float* values = logits + num_keys * QUERIES;
+  Workspace space(Workspace::size<float>(task.head_size * QUERIES) +
+                  Workspace::size<float>(num_keys * QUERIES) +
+                  Workspace::size<float>(num_keys * value_stride) +
+                  DistanceTerms::size(task, all_keys));
+  float* queries = space.take<float>(task.head_size * QUERIES);
+  float* logits = space.take<float>(num_keys * QUERIES);
+  float* values = space.take<float>(num_keys * value_stride);
+  const DistanceTerms terms(space, task, all_keys);
   QueryBlock block;
   for (int64_t first = 0; first < task.num_queries * task.num_heads; first += QUERIES) {
     load_queries(task, first, block, queries);
-    attend_block(task, block, queries, logits, values, value_stride);
+    attend_block(task, terms, block, queries, logits, values, value_stride);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "operator.h"
 #include "operators.h"
+#include "position_tables.h"
 
 namespace {
 
@@ -30,13 +31,20 @@ struct AttentionKernel {
       ONNX_FLOAT,  // what AttentionMask puts out
       ONNX_FLOAT,  // past, as the keys [P, 2 * kv heads * size]
       ONNX_INT64,  // parts [T]: a token sees those of its own number
+      ONNX_FLOAT,  // keys of positions [heads, P, size]
+      ONNX_FLOAT,  // queries of positions, likewise
+      ONNX_INT32,  // buckets of distances
+      ONNX_INT64,  // what PositionBuckets puts out, three tensors
+      ONNX_INT64, ONNX_INT32,
   };
-  static constexpr size_t NUM_INPUTS = 9, NUM_REQUIRED = 7, NUM_OUTPUTS = 1;
+  static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
+  static constexpr size_t NUM_INPUTS = 15, NUM_REQUIRED = 7, NUM_OUTPUTS = 1;
 
   const Kernels* kernels = nullptr;
   int threads = 1;
   int64_t num_heads = 0, num_kv_heads = 0, window = -1;
   float scale = 0;
+  NodeTables tables;
 
   void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
@@ -47,6 +55,10 @@ struct AttentionKernel {
     scale = node.number("scale", 0);
     node.errors().require(num_heads > 0 && num_kv_heads > 0 && num_heads % num_kv_heads == 0,
                           "edgerank.kernels: kv heads must divide heads");
+    if (node.errors().any()) return;
+    tables.load(node, 9, 10, 11, num_heads);
+    node.errors().require(!tables || num_heads == num_kv_heads,
+                          "edgerank.kernels: tables of positions are for keys that no heads share");
   }
 
   void compute(const Call& call) const {
@@ -65,6 +77,13 @@ struct AttentionKernel {
                    "edgerank.kernels: attention's heads do not fit its rows");
     errors.require(!past || past.last() == keys.shape[1],
                    "edgerank.kernels: the past has another width than the keys");
+    errors.require(bool(tables) == bool(call.input(9)) && bool(tables) == bool(call.input(10)) &&
+                       bool(tables) == bool(call.input(11)),
+                   "edgerank.kernels: tables of positions and their buckets must be constant");
+    errors.require(
+        !tables || (!past && tables.head_size() == size && query_rows.last() <= tables.reach() &&
+                    key_rows.last() <= tables.reach()),
+        "edgerank.kernels: tables of positions do not fit the heads or the lengths");
     float* output = call.output(0, query.shape, 2);
     if (errors.any() || query.shape[0] == 0) return;
 
@@ -109,6 +128,8 @@ struct AttentionKernel {
       one.end_seen = end_seen.data() + row;
       one.output = output + row * query.shape[1] + head * sharing * size;
       one.output_stride = query.shape[1];
+      if (tables) one.tables = tables.of_head(head);
+      one.first_position = start;
       kernels->attend(one);
     });
   }
@@ -200,6 +221,7 @@ struct AttentionMaskKernel {
       ONNX_INT64,  // visible [B, L]
       ONNX_INT64,  // parts [T]
   };
+  static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
   static constexpr size_t NUM_INPUTS = 4, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
 
   void load(const Node&, const Kernels&, int) {}

@@ -91,6 +91,14 @@ struct KeyRun {
   int64_t count = 0;
 };
 
+// Tables of positions of a head, transposed, and which of their columns belongs to a distance.
+struct PositionTables {
+  const float* keys = nullptr;  // [size][stride], with a vector's room after the last column
+  const float* queries = nullptr;
+  int64_t stride = 0;
+  const int32_t* buckets = nullptr;  // of distance 0, amid the others; null: there are no tables
+};
+
 // Attention of some of a sequence's queries to its keys, for one head of keys and values.
 struct AttentionTask {
   // queries: consecutive rows, of each of which `num_heads` heads share the keys
@@ -108,6 +116,9 @@ struct AttentionTask {
   const int32_t* end_seen = nullptr;    // and the first after those that it sees
   float* output = nullptr;              // as the queries
   int64_t output_stride = 0;
+  // what distances add to the logits, if there is one head
+  PositionTables tables;
+  int64_t first_position = 0;  // of the queries; keys are counted from 0
 };
 
 struct Kernels {

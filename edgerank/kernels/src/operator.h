@@ -78,7 +78,7 @@ class Call {
   Call(OrtKernelContext* context, Errors& errors) : context_(context), errors_(errors) {}
 
   Tensor input(size_t index) const;
-  // Null if the node leaves the output out.
+  // Null if the node leaves the output out; only floats are ever written.
   float* output(size_t index, const int64_t* shape, int rank) const;
   Errors& errors() const { return errors_; }
 
@@ -159,7 +159,8 @@ int64_t rows_of_a_task(int64_t num_rows, int threads, int64_t bytes_per_row);
 // Declares an operator to ONNX Runtime. An `Implementation` has
 //
 //   static constexpr const char* NAME;
-//   static constexpr ONNXTensorElementDataType INPUTS[], OUTPUTS count; REQUIRED inputs come first
+//   static constexpr ONNXTensorElementDataType INPUTS[], OUTPUTS[];
+//   static constexpr size_t NUM_INPUTS, NUM_REQUIRED, NUM_OUTPUTS;  // required inputs come first
 //   void load(const Node&, const Kernels&, int threads);
 //   void compute(const Call&) const;
 template <typename Implementation>
@@ -173,7 +174,7 @@ struct Operator : OrtCustomOp {
     GetOutputTypeCount = [](const OrtCustomOp*) {
       return std::size_t(Implementation::NUM_OUTPUTS);
     };
-    GetOutputType = [](const OrtCustomOp*, size_t) { return ONNX_FLOAT; };
+    GetOutputType = [](const OrtCustomOp*, size_t i) { return Implementation::OUTPUTS[i]; };
     GetInputCharacteristic = [](const OrtCustomOp*, size_t i) {
       return i < Implementation::NUM_REQUIRED ? ORT_REQUIRED : ORT_OPTIONAL;
     };

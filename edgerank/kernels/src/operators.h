@@ -10,3 +10,4 @@ OrtCustomOp* linear_operator(const Kernels& kernels, int threads);
 OrtCustomOp* feed_forward_operator(const Kernels& kernels, int threads);
 OrtCustomOp* attention_operator(const Kernels& kernels, int threads);
 OrtCustomOp* attention_mask_operator(const Kernels& kernels, int threads);
+OrtCustomOp* position_buckets_operator(const Kernels& kernels, int threads);

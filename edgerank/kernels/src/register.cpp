@@ -18,9 +18,9 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
   }
   OrtCustomOpDomain* domain = nullptr;
   if (OrtStatus* status = api->CreateCustomOpDomain("edgerank.kernels", &domain)) return status;
-  OrtCustomOp* (*const makers[])(const Kernels&, int) = {projection_operator, linear_operator,
-                                                         feed_forward_operator, attention_operator,
-                                                         attention_mask_operator};
+  OrtCustomOp* (*const makers[])(const Kernels&, int) = {
+      projection_operator, linear_operator,         feed_forward_operator,
+      attention_operator,  attention_mask_operator, position_buckets_operator};
   for (const auto make : makers) {
     OrtCustomOp* op = make(*choice.kernels, choice.threads);
     if (!op) return api->CreateStatus(ORT_FAIL, "edgerank.kernels: no memory is left");

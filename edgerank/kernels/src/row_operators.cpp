@@ -16,6 +16,7 @@ struct ProjectionKernel {
       ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT,  // keys and values, likewise
   };
   static constexpr size_t NUM_INPUTS = 14, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
+  static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
   int threads = 1;
@@ -97,6 +98,7 @@ struct LinearKernel {
       ONNX_FLOAT, ONNX_FLOAT,  // residual [..., N], its scales [N]
   };
   static constexpr size_t NUM_INPUTS = 7, NUM_REQUIRED = 4, NUM_OUTPUTS = 1;
+  static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
   int threads = 1;
@@ -152,6 +154,7 @@ struct FeedForwardKernel {
       ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
   };
   static constexpr size_t NUM_INPUTS = 15, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+  static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
   int threads = 1;

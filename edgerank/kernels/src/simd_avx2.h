@@ -27,6 +27,11 @@ inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
 inline Floats load_first(const float* from, int64_t count) {
   return _mm256_maskload_ps(from, first(count));
 }
+// from[places[0]], from[places[1]], ...
+inline Floats gather(const float* from, const int32_t* places) {
+  const __m256i indexes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(places));
+  return _mm256_i32gather_ps(from, indexes, sizeof(float));
+}
 inline void store(float* to, Floats x) { _mm256_storeu_ps(to, x); }
 inline void store_first(float* to, Floats x, int64_t count) {
   _mm256_maskstore_ps(to, first(count), x);

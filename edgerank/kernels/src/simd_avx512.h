@@ -24,6 +24,10 @@ inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
 inline Floats load_first(const float* from, int64_t count) {
   return _mm512_maskz_loadu_ps(first(count), from);
 }
+// from[places[0]], from[places[1]], ...
+inline Floats gather(const float* from, const int32_t* places) {
+  return _mm512_i32gather_ps(_mm512_loadu_si512(places), from, sizeof(float));
+}
 inline void store(float* to, Floats x) { _mm512_storeu_ps(to, x); }
 inline void store_first(float* to, Floats x, int64_t count) {
   _mm512_mask_storeu_ps(to, first(count), x);

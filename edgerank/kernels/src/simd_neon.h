@@ -27,6 +27,13 @@ inline Floats load_first(const float* from, int64_t count) {
   if (count == 3) x = vld1q_lane_f32(from + 2, x, 2);
   return x;
 }
+// from[places[0]], from[places[1]], ...
+inline Floats gather(const float* from, const int32_t* places) {
+  Floats x = vld1q_dup_f32(from + places[0]);
+  x = vld1q_lane_f32(from + places[1], x, 1);
+  x = vld1q_lane_f32(from + places[2], x, 2);
+  return vld1q_lane_f32(from + places[3], x, 3);
+}
 inline void store(float* to, Floats x) { vst1q_f32(to, x); }
 inline void store_first(float* to, Floats x, int64_t count) {
   if (count == 4) store(to, x);
