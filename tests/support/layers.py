@@ -1,0 +1,84 @@
+"""Layers in NumPy, as the compiled operators are documented, and random parameters of them.
+
+Rounding is done in float32 as ``edgerank/kernels/src/kernels.h`` has it, all else in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erf, expit
+
+from quantize.graph.layers import Matrix, Norm
+from quantize.graph.precision import RowRange
+from quantize.rounding.rounding import quantize_channels
+
+EPSILON = 1e-6
+
+
+def integer_rows(x: np.ndarray, range_: RowRange) -> tuple[np.ndarray, np.ndarray]:
+    """Round rows as is documented: integers less their zero point, int64, and steps."""
+    assert x.dtype == np.float32
+    levels = np.float32(range_.levels)
+    if range_.floor is None:
+        peak = np.abs(x).max(axis=-1, keepdims=True)
+    else:
+        peak = np.maximum(x.max(axis=-1, keepdims=True), np.float32(range_.floor))
+    with np.errstate(all="ignore"):
+        scaled = np.nan_to_num(x * (levels / peak), nan=0.0)  # of a row of zeros, with a step of 0
+    integers = np.clip(np.rint(scaled) + range_.zero_point, 0, 255) - range_.zero_point
+    return integers.astype(np.int64), peak * np.float32(1 / range_.levels)
+
+
+def product(x: np.ndarray, matrix: Matrix, range_: RowRange) -> np.ndarray:
+    """Multiply float32 rows by a matrix, both rounded; float64, without the bias."""
+    integers, steps = integer_rows(x, range_)
+    values, scales = quantize_channels(matrix.weight)
+    return (integers @ values.astype(np.int64)) * np.float64(scales) * np.float64(steps)
+
+
+def distance_from_ties(x: np.ndarray, range_: RowRange) -> np.ndarray:
+    """How near to half between two integers each row has a number, in steps: [T]."""
+    levels = np.float64(range_.levels)
+    if range_.floor is None:
+        peak = np.abs(x).max(axis=-1, keepdims=True)
+    else:
+        peak = np.maximum(x.max(axis=-1, keepdims=True), range_.floor)
+    scaled = np.float64(x) * levels / np.where(peak == 0, 1, peak)
+    return np.abs(np.abs(scaled - np.floor(scaled)) - 0.5).min(axis=-1)
+
+
+def biased(y: np.ndarray, matrix: Matrix) -> np.ndarray:
+    return y if matrix.bias is None else y + np.float64(matrix.bias)
+
+
+def normalised(x: np.ndarray, norm: Norm) -> np.ndarray:
+    x = np.float64(x)
+    if norm.kind == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
+    y = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + norm.epsilon) * norm.gain
+    return y if norm.bias is None else y + norm.bias
+
+
+def rotated(heads: np.ndarray, cosines: np.ndarray, sines: np.ndarray) -> np.ndarray:
+    """Rotate the halves of heads [T, H, D] by angles [1, T, D / 2]."""
+    left, right = np.split(np.float64(heads), 2, axis=2)
+    cosines, sines = np.float64(cosines[0, :, None]), np.float64(sines[0, :, None])
+    return np.concatenate([left * cosines - right * sines, right * cosines + left * sines], 2)
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)),
+    "silu": lambda x: x * expit(x),
+}
+
+
+def random_matrix(rng: np.random.Generator, name: str, columns: int, depth: int, bias: bool):
+    weight = rng.standard_normal((columns, depth), np.float32)
+    return Matrix(name, weight, rng.standard_normal(columns, np.float32) if bias else None)
+
+
+def random_norm(rng: np.random.Generator, name: str, kind: str, width: int, bias: bool) -> Norm:
+    gain = (1 + 0.3 * rng.standard_normal(width)).astype(np.float32)
+    shift = rng.standard_normal(width, np.float32) if bias and kind == "layer" else None
+    return Norm(name, kind, gain, shift, EPSILON)

@@ -1,0 +1,56 @@
+"""Compiled operators, each in a graph of its own that is run with any kernels."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from edgerank.kernels import STOCK, available, choose_kernels
+from edgerank.session import open_session
+from quantize.graph.builder import Graph
+
+INSTRUCTION_SETS = available()
+needs_kernels = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the kernels are not built")
+each_instruction_set = pytest.mark.parametrize(
+    "kernels", INSTRUCTION_SETS or [pytest.param("none", marks=needs_kernels)]
+)
+# stock operators too, where the expectation is not taken from them
+all_kernels = pytest.mark.parametrize("kernels", (STOCK, *INSTRUCTION_SETS))
+
+Feeds = Mapping[str, np.ndarray]
+Write = Callable[[Graph], Mapping[str, str]]  # writes a graph, returns its outputs by name
+
+
+def rows_input(g: Graph, name: str, width: int) -> str:
+    """Declare float32 [T, width]."""
+    return g.input(name, TensorProto.FLOAT, ["tokens", width])
+
+
+def open_graph(write: Write, kernels: str, threads: int = 2) -> ort.InferenceSession:
+    """Write a graph and open it; weights are in memory by the time this returns."""
+    with tempfile.TemporaryDirectory() as directory:
+        graph = Graph(Path(directory) / "model.onnx")
+        outputs = write(graph)
+        graph.scope = ""
+        for name, value in outputs.items():
+            graph.output(name, value, ["tokens", f"width of {name}"])
+        graph.save()
+        return open_session(graph.path, threads=threads, kernels=choose_kernels(kernels))
+
+
+def run(session: ort.InferenceSession, feeds: Feeds) -> dict[str, np.ndarray]:
+    """Run a session on those feeds that it takes; return its outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    taken = {value.name: feeds[value.name] for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, taken), strict=True))
+
+
+def compute(write: Write, kernels: str, feeds: Feeds) -> dict[str, np.ndarray]:
+    """Write a graph and run it once."""
+    return run(open_graph(write, kernels), feeds)
