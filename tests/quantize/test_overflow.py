@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from edgerank.bundle import DEFAULT_BUNDLE
 from quantize.rounding.rounding import (
@@ -270,7 +271,7 @@ def test_every_linear_layer_of_a_bundle_keeps_the_bound(request, name):
         bundle = DEFAULT_BUNDLE
     else:
         bundle = request.getfixturevalue("bundles") / f"{name}.int8"
-    model = onnx.load(bundle / "model.int8.onnx")
+    model = inline_local_functions(onnx.load(bundle / "model.int8.onnx"))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
     floats = {
