@@ -66,16 +66,17 @@ struct AttentionKernel {
     const Tensor key_rows = call.input(3), slots = call.input(4), visible = call.input(5);
     const Tensor past = call.input(7), parts = call.input(8);
     Errors& errors = call.errors();
-    errors.require(query.rank == 2 && keys.rank == 2 && query_rows.rank == 2 &&
-                       key_rows.rank == 2 && slots.size() == query.shape[0] &&
-                       visible.size() == query_rows.size() &&
-                       key_rows.shape[0] == query_rows.shape[0],
-                   "edgerank.kernels: attention's inputs do not fit each other");
+    errors.require(
+        query.rank == 2 && keys.rank == 2 && query_rows.rank == 2 && key_rows.rank == 2 &&
+            slots.size() == query.shape[0] && visible.rank == 2 &&
+            visible.shape[0] == query_rows.shape[0] && visible.shape[1] == query_rows.shape[1] &&
+            key_rows.shape[0] == query_rows.shape[0] && (!parts || parts.size() == query.shape[0]),
+        "edgerank.kernels: attention's inputs do not fit each other");
     if (errors.any()) return;
     const int64_t size = query.shape[1] / num_heads;
     errors.require(query.shape[1] == num_heads * size && keys.shape[1] == 2 * num_kv_heads * size,
                    "edgerank.kernels: attention's heads do not fit its rows");
-    errors.require(!past || past.last() == keys.shape[1],
+    errors.require(!past || (past.rank == 2 && past.shape[1] == keys.shape[1]),
                    "edgerank.kernels: the past has another width than the keys");
     errors.require(bool(tables) == bool(call.input(9)) && bool(tables) == bool(call.input(10)) &&
                        bool(tables) == bool(call.input(11)),

@@ -99,6 +99,12 @@ union OrtApi {
   OrtStatus* KernelInfo_GetInputCount(const OrtKernelInfo* info, size_t* out) const {
     return entry<230, OrtStatus*(const OrtKernelInfo*, size_t*)>()(info, out);
   }
+  // the name is empty where the node leaves the input out; the size counts a 0 at the end
+  OrtStatus* KernelInfo_GetInputName(const OrtKernelInfo* info, size_t index, char* out,
+                                     size_t* size) const {
+    return entry<232, OrtStatus*(const OrtKernelInfo*, size_t, char*, size_t*)>()(info, index, out,
+                                                                                  size);
+  }
   OrtStatus* KernelInfoGetConstantInput_tensor(const OrtKernelInfo* info, size_t index,
                                                int* is_constant, const OrtValue** out) const {
     return entry<249, OrtStatus*(const OrtKernelInfo*, size_t, int*, const OrtValue**)>()(

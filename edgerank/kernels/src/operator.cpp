@@ -1,5 +1,7 @@
 #include "operator.h"
 
+#include <cstdio>
+
 #include "memory.h"
 
 const OrtApi* ort = nullptr;
@@ -35,15 +37,15 @@ Tensor Node::constant(size_t index, const char* name) const {
   size_t count = 0;
   errors_.check(ort->KernelInfo_GetInputCount(info_, &count));
   if (index >= count) return {};
+  size_t name_size = 0;  // of the value's name, with a 0 at its end
+  errors_.check(ort->KernelInfo_GetInputName(info_, index, nullptr, &name_size));
+  if (name_size <= 1 || errors_.any()) return {};
   int is_constant = 0;
   const OrtValue* value = nullptr;
-  // an input that is left out is reported as an error
-  if (OrtStatus* status =
-          ort->KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value)) {
-    ort->ReleaseStatus(status);
-    return {};
-  }
-  (void)name;
+  errors_.check(ort->KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value));
+  char message[80];
+  std::snprintf(message, sizeof(message), "edgerank.kernels: %s must be constant", name);
+  errors_.require(is_constant, message);
   return is_constant ? describe(value, errors_) : Tensor{};
 }
 
@@ -97,13 +99,14 @@ void* Memory::allocate(size_t bytes) {
 void PackedMatrix::load(const Node& node, const Kernels& kernels, const RowRange& range,
                         size_t weight_index, size_t scales_index, int bias_index) {
   Errors& errors = node.errors();
-  const Tensor weight = node.constant(weight_index, "weight");
-  const Tensor scales = node.constant(scales_index, "scales");
+  const Tensor weight = node.constant(weight_index, "a weight");
+  const Tensor scales = node.constant(scales_index, "a weight's scales");
   if (!weight || errors.any()) return;
   Tensor bias;
-  if (bias_index >= 0) bias = node.constant(static_cast<size_t>(bias_index), "bias");
-  errors.require(weight.rank == 2 && scales && scales.size() == weight.shape[1],
-                 "edgerank.kernels: a weight must be [K, N], with N constant scales");
+  if (bias_index >= 0) bias = node.constant(static_cast<size_t>(bias_index), "a bias");
+  errors.require(
+      weight.rank == 2 && weight.size() > 0 && scales && scales.size() == weight.shape[1],
+      "edgerank.kernels: a weight must be [K, N], with N constant scales");
   errors.require(!bias || bias.size() == weight.last(),
                  "edgerank.kernels: a bias must have one number for each column");
   if (errors.any()) return;
@@ -150,8 +153,8 @@ void Vector::load(const Node& node, size_t index, const char* name, int64_t size
 void NormParameters::load(const Node& node, size_t gain_index, int64_t width) {
   view.kind = static_cast<NormKind>(node.integer("norm", 0));
   if (view.kind == NormKind::none) return;
-  gain.load(node, gain_index, "gain", width);
-  bias.load(node, gain_index + 1, "bias", width);
+  gain.load(node, gain_index, "a norm's gain", width);
+  bias.load(node, gain_index + 1, "a norm's bias", width);
   node.errors().require(gain.data() != nullptr, "edgerank.kernels: a norm lacks its gain");
   view.gain = gain.data();
   view.bias = bias.data();
@@ -160,9 +163,10 @@ void NormParameters::load(const Node& node, size_t gain_index, int64_t width) {
 
 RowRange row_range(const Node& node, size_t zero_point, const char* floor) {
   RowRange range;
-  const Tensor tensor = node.constant(zero_point, "zero point");
-  node.errors().require(bool(tensor), "edgerank.kernels: a zero point must be constant");
-  if (tensor) range.zero_point = *static_cast<const uint8_t*>(tensor.data);
+  const Tensor tensor = node.constant(zero_point, "a zero point");
+  if (tensor && tensor.size() == 1) range.zero_point = *static_cast<const uint8_t*>(tensor.data);
+  node.errors().require(tensor && tensor.size() == 1 && range.zero_point < 255,
+                        "edgerank.kernels: a zero point must be one number below 255");
   range.floor = node.number(floor, 0);
   return range;
 }

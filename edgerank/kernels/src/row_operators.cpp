@@ -40,16 +40,18 @@ struct ProjectionKernel {
       Heads& heads = op.heads[at];
       heads.count = node.integer(counts[part], 0);
       heads.size = node.integer("head_size", 0);
-      node.errors().require(heads.count * heads.size <= op.parts[at].columns,
-                            "edgerank.kernels: a projection has fewer columns than heads");
-      head_gains[part].load(node, first + 3, "head norm", heads.size);
+      node.errors().require(
+          heads.count >= 0 && heads.size >= 0 && heads.count * heads.size <= op.parts[at].columns,
+          "edgerank.kernels: a projection has fewer columns than heads");
+      head_gains[part].load(node, first + 3, "a head norm's gain", heads.size);
       if (head_gains[part].data()) {
         heads.norm = {NormKind::rms, head_gains[part].data(), nullptr,
                       node.number("head_epsilon", 1e-5f)};
       }
     }
-    node.errors().require(op.num_parts > 0,
-                          "edgerank.kernels: a projection's weights must be constant");
+    node.errors().require(op.num_parts > 0, "edgerank.kernels: a projection lacks its weights");
+    node.errors().require(op.num_parts < 2 || op.parts[0].depth == op.parts[1].depth,
+                          "edgerank.kernels: a projection's weights do not fit each other");
     norm.load(node, 2, op.width);
     op.norm = norm.view;
   }
@@ -111,10 +113,9 @@ struct LinearKernel {
     threads = num_threads;
     op.range = row_range(node, 1, "floor");
     matrix.load(node, chosen, op.range, 2, 3, 4);
-    node.errors().require(bool(matrix),
-                          "edgerank.kernels: a linear layer's weight must be constant");
+    node.errors().require(bool(matrix), "edgerank.kernels: a linear layer lacks its weight");
     op.matrix = matrix.view();
-    residual_scales.load(node, 6, "residual scales", op.matrix.columns);
+    residual_scales.load(node, 6, "a residual's scales", op.matrix.columns);
     op.residual_scales = residual_scales.data();
   }
 
@@ -171,19 +172,21 @@ struct FeedForwardKernel {
     up.load(node, chosen, op.range, 5, 6, 7);
     gate.load(node, chosen, op.range, 8, 9, -1);
     down.load(node, chosen, op.inner_range, 10, 11, 12);
-    node.errors().require(up && down,
-                          "edgerank.kernels: a feed-forward part's weights must be constant");
+    node.errors().require(up && down, "edgerank.kernels: a feed-forward part lacks its weights");
     op.up = up.view();
     op.gate = gate.view();
     op.down = down.view();
     op.is_gated = bool(gate);
     op.activation = static_cast<Activation>(node.integer("activation", 0));
     node.errors().require(
-        op.up.columns == op.down.depth && (!op.is_gated || op.gate.columns == op.up.columns),
+        op.up.columns == op.down.depth &&
+            (!op.is_gated || (op.gate.depth == op.up.depth && op.gate.columns == op.up.columns)),
         "edgerank.kernels: a feed-forward part's matrices do not fit each other");
+    node.errors().require(op.activation >= Activation::none && op.activation <= Activation::silu,
+                          "edgerank.kernels: a feed-forward part has an unknown activation");
     norm.load(node, 3, op.up.depth);
     op.norm = norm.view;
-    residual_scales.load(node, 14, "residual scales", op.down.columns);
+    residual_scales.load(node, 14, "a residual's scales", op.down.columns);
     op.residual_scales = residual_scales.data();
   }
 

@@ -1,0 +1,351 @@
+"""Sessions with compiled operators: graphs and inputs that do not fit are errors, never a crash.
+
+Graphs here have the operators without the functions that bundles have beside them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgerank.kernels import choose_kernels
+from edgerank.packing import EMPTY, Group, Tokens, pack
+from edgerank.session import open_session
+from quantize.graph import precision
+from quantize.graph.builder import Graph
+from quantize.graph.functions import KERNELS, OPSETS
+from quantize.graph.layers import Matrix, linear
+from tests.support import ROOT
+from tests.support.operators import (
+    INSTRUCTION_SETS,
+    each_instruction_set,
+    needs_kernels,
+    rows_input,
+)
+
+pytestmark = needs_kernels
+
+RNG = np.random.default_rng(0)
+ROWS, WIDTH, COLUMNS = 5, 12, 20
+TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, np.float32)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.integers(-64, 64, shape, np.int8)
+
+
+def open_node(
+    op_type: str,
+    inputs: Sequence[str],
+    constants: Mapping[str, np.ndarray],
+    fed: Mapping[str, np.ndarray],
+    kernels: str | None = None,
+    num_outputs: int = 1,
+    **attributes: float,
+) -> ort.InferenceSession:
+    """Open a graph of one operator; its inputs of any shape are those ``fed``."""
+    outputs = [f"output_{i}" for i in range(num_outputs)]
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node(op_type, inputs, outputs, domain=KERNELS, **attributes)],
+            "one operator",
+            [helper.make_tensor_value_info(k, dtype_of(v), None) for k, v in fed.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[*OPSETS, helper.make_opsetid(KERNELS, 1)],
+        ir_version=11,
+    )
+    chosen = choose_kernels(kernels or INSTRUCTION_SETS[0])
+    return open_session(model.SerializeToString(), kernels=chosen)
+
+
+def dtype_of(value: np.ndarray) -> int:
+    return helper.np_dtype_to_tensor_dtype(value.dtype)
+
+
+# An operator that fits: its inputs in order, those that are constant, those that are fed.
+
+LINEAR = (
+    "Linear",
+    {
+        "zero_point": np.uint8(128),
+        "weight": weights(WIDTH, COLUMNS),
+        "scales": floats(COLUMNS),
+        "bias": floats(COLUMNS),
+        "residual_scales": floats(COLUMNS),
+    },
+    {"x": floats(ROWS, WIDTH), "residual": floats(ROWS, COLUMNS)},
+    ["x", "zero_point", "weight", "scales", "bias", "residual", "residual_scales"],
+    {},
+)
+PROJECTION = (
+    "Projection",
+    {
+        "zero_point": np.uint8(128),
+        "gain": floats(WIDTH),
+        "weight": weights(WIDTH, COLUMNS),
+        "scales": floats(COLUMNS),
+        "head_gain": floats(4),
+        "kv_weight": weights(WIDTH, 16),
+        "kv_scales": floats(16),
+    },
+    {"x": floats(ROWS, WIDTH), "cosines": floats(1, ROWS, 2), "sines": floats(1, ROWS, 2)},
+    [
+        *("x", "zero_point", "gain", "", "cosines", "sines"),
+        *("weight", "scales", "", "head_gain", "kv_weight", "kv_scales", "", ""),
+    ],
+    {"norm": 2, "head_size": 4, "num_heads": 5, "num_kv_heads": 2, "num_outputs": 2},
+)
+FEED_FORWARD = (
+    "FeedForward",
+    {
+        "zero_point": np.uint8(128),
+        "gain": floats(WIDTH),
+        "up": weights(WIDTH, COLUMNS),
+        "gate": weights(WIDTH, COLUMNS),
+        "down": weights(COLUMNS, WIDTH),
+        "inner_scales": floats(COLUMNS),
+        "scales": floats(WIDTH),
+    },
+    {"x": floats(ROWS, WIDTH), "residual": floats(ROWS, WIDTH)},
+    [
+        *("x", "zero_point", "zero_point", "gain", "", "up", "inner_scales", ""),
+        *("gate", "inner_scales", "down", "scales", "", "residual", ""),
+    ],
+    {"norm": 2, "activation": 3},
+)
+(BATCH,) = pack(
+    [Group(EMPTY, [Tokens(np.zeros(n, np.int64), np.zeros(n, np.int64)) for n in (3, 2)], [0, 1])],
+    max_tokens=8,
+    causal=True,
+)
+ATTENTION = (
+    "RaggedAttention",
+    {},
+    {
+        "query": floats(ROWS, 8),
+        "keys_values": floats(ROWS, 8),
+        "query_rows": BATCH.query_rows,
+        "key_rows": BATCH.key_rows + 4,  # behind the past
+        "slots": BATCH.slots,
+        "visible": BATCH.visible,
+        "mask": floats(0),
+        "past": floats(4, 8),
+        "parts": np.zeros(ROWS, np.int64),
+    },
+    ["query", "keys_values", "query_rows", "key_rows", "slots", "visible", "mask", "past", "parts"],
+    {"num_heads": 2, "num_kv_heads": 1},
+)
+OPERATORS = {case[0]: case for case in (LINEAR, PROJECTION, FEED_FORWARD, ATTENTION)}
+
+
+def compute(
+    name: str, changes: Mapping[str, np.ndarray | None], kernels: str | None = None, **other: float
+) -> list[np.ndarray]:
+    """Open and run an operator with other constants, inputs (None: left out) or attributes."""
+    op_type, constants, fed, inputs, attributes = OPERATORS[name]
+    for key, value in changes.items():
+        if value is None:
+            inputs = ["" if used == key else used for used in inputs]
+    constants = {k: np.asarray(changes.get(k, v)) for k, v in constants.items() if k in inputs}
+    fed = {k: np.asarray(changes.get(k, v)) for k, v in fed.items() if k in inputs}
+    session = open_node(op_type, inputs, constants, fed, kernels, **{**attributes, **other})
+    return session.run(None, fed)
+
+
+@each_instruction_set
+@pytest.mark.parametrize("name", OPERATORS)
+def test_what_fits_is_computed(kernels, name):
+    for y in compute(name, {}, kernels):
+        assert len(y) == ROWS and np.isfinite(y).all() and y.any()
+
+
+@each_instruction_set
+@pytest.mark.parametrize("name", OPERATORS)
+def test_no_rows_give_no_rows(kernels, name):
+    fed = OPERATORS[name][2]
+    if name == "RaggedAttention":
+        grid = dict.fromkeys(("query_rows", "key_rows", "visible"), np.zeros((0, 0), np.int64))
+        nothing = {k: v[:0] for k, v in fed.items()} | grid
+    else:
+        nothing = {k: v[:, :0] if v.ndim == 3 else v[:0] for k, v in fed.items()}
+    for y in compute(name, nothing, kernels):
+        assert len(y) == 0 and y.ndim == 2
+
+
+def slots_with(place: int, slot: int) -> np.ndarray:
+    slots = BATCH.slots.copy()
+    slots[place] = slot
+    return slots
+
+
+MISFITS = {
+    "Linear": [
+        ({"x": floats(ROWS, WIDTH + 1)}, "rows have another width than its weight"),
+        ({"x": np.float32(1)}, "rows have another width than its weight"),
+        ({"residual": floats(ROWS, WIDTH)}, "residual is not of the shape"),
+        ({"residual": floats(ROWS + 1, COLUMNS)}, "residual is not of the shape"),
+        ({"scales": floats(COLUMNS - 1)}, "N constant scales"),
+        ({"bias": floats(COLUMNS + 1)}, "bias must have one number for each column"),
+        ({"residual_scales": floats(3)}, "has not the size"),
+        ({"weight": weights(WIDTH * COLUMNS)}, "a weight must be"),
+        ({"weight": weights(0, COLUMNS)}, "a weight must be"),
+        ({"zero_point": np.zeros(0, np.uint8)}, "zero point must be"),
+        ({"zero_point": np.uint8(255)}, "zero point must be"),
+    ],
+    "Projection": [
+        ({"x": floats(ROWS, WIDTH + 1)}, "rows have another width"),
+        ({"x": floats(ROWS, 1, WIDTH)}, "rows have another width"),
+        ({"cosines": floats(1, ROWS - 1, 2)}, "angles are not"),
+        ({"sines": floats(1, ROWS, 1)}, "angles are not"),
+        ({"sines": None}, "angles are not"),
+        ({"gain": floats(3)}, "has not the size"),
+        ({"gain": None}, "a norm lacks its gain"),
+        ({"head_gain": floats(3)}, "has not the size"),
+        ({"kv_weight": weights(WIDTH + 8, 16)}, "do not fit each other"),
+        ({"num_heads": 6}, "fewer columns than heads"),
+        ({"num_heads": -1}, "fewer columns than heads"),
+        ({"weight": None, "kv_weight": None}, "lacks its weights"),
+    ],
+    "FeedForward": [
+        ({"x": floats(ROWS, WIDTH + 1)}, "rows have another width"),
+        ({"residual": floats(ROWS, WIDTH - 1)}, "residual is not of the shape"),
+        ({"gate": weights(WIDTH + 4, COLUMNS)}, "do not fit each other"),
+        ({"down": weights(COLUMNS + 1, WIDTH)}, "do not fit each other"),
+        ({"up": None}, "lacks its weights"),
+        ({"activation": 9}, "unknown activation"),
+    ],
+    "RaggedAttention": [
+        ({"query": floats(ROWS, 6)}, "heads do not fit its rows"),
+        ({"query": floats(ROWS, 9)}, "heads do not fit its rows"),
+        ({"query": floats(ROWS + 1, 8)}, "inputs do not fit each other"),
+        ({"keys_values": floats(ROWS, 4)}, "heads do not fit its rows"),
+        ({"past": floats(4, 6)}, "past has another width"),
+        ({"past": floats(8)}, "past has another width"),
+        ({"slots": slots_with(4, 6)}, "slot lies outside of the grid"),
+        ({"slots": slots_with(0, -1)}, "slot lies outside of the grid"),
+        ({"slots": slots_with(1, 2)}, "rows are not consecutive"),
+        ({"key_rows": BATCH.key_rows + 9}, "a key's row is not there"),
+        ({"key_rows": BATCH.key_rows - 1}, "a key's row is not there"),
+        ({"key_rows": np.array([[4, 6, 8], [7, 8, 0]])}, "more than two runs"),
+        ({"key_rows": BATCH.key_rows[:1]}, "inputs do not fit each other"),
+        ({"visible": BATCH.visible + 2}, "sees more keys than there are"),
+        ({"visible": BATCH.visible.ravel()}, "inputs do not fit each other"),
+        ({"visible": BATCH.visible.T}, "inputs do not fit each other"),
+        ({"parts": np.zeros(2, np.int64)}, "inputs do not fit each other"),
+        ({"num_heads": 3, "num_kv_heads": 2}, "kv heads must divide heads"),
+        ({"num_heads": 0}, "kv heads must divide heads"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [(name, changes, message) for name, cases in MISFITS.items() for changes, message in cases],
+)
+def test_what_does_not_fit_is_an_error_that_says_so(name, changes, message):
+    attributes = OPERATORS[name][4]
+    other = {key: value for key, value in changes.items() if key in attributes}
+    changes = {key: value for key, value in changes.items() if key not in attributes}
+    with pytest.raises(Exception, match=rf"edgerank\.kernels: .*{message}"):
+        compute(name, changes, **other)
+
+
+@pytest.mark.parametrize(
+    ("name", "constant"),
+    [(name, constant) for name in OPERATORS for constant in OPERATORS[name][1]],
+)
+def test_a_parameter_that_is_fed_is_refused(name, constant):
+    """It could change from run to run, while the operator reads it once."""
+    op_type, constants, fed, inputs, attributes = OPERATORS[name]
+    others = {key: value for key, value in constants.items() if key != constant}
+    fed = {**fed, constant: np.asarray(constants[constant])}
+    with pytest.raises(Exception, match=r"edgerank\.kernels: .*constant"):
+        open_node(op_type, inputs, others, fed, **attributes)
+
+
+# Memory
+
+MEASURE = """
+import sys
+import numpy as np
+from edgerank.kernels import choose_kernels
+from edgerank.session import open_session
+
+def resident_mb():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+path, kernels = sys.argv[1:]
+before = resident_mb()
+session = open_session(path, threads=2, kernels=choose_kernels(kernels))
+session.run(None, {"x": np.ones((8, 4096), np.float32)})
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_packed_weights_are_not_held_beside_those_of_the_file(tmp_path, monkeypatch):
+    """A process with 100 MB of weights; stock operators keep one packed copy too."""
+
+    def some_weights(weight, ldl):
+        return weights(4096, 4096), floats(4096)
+
+    monkeypatch.setattr(precision, "quantize_channels", some_weights)
+    g = Graph(tmp_path / "model.onnx")
+    x = rows_input(g, "x", 4096)
+    for layer in range(6):
+        shape = np.broadcast_to(np.float32(0), (4096, 4096))
+        x = linear(g, precision.Int8(), "site", x, Matrix(f"layer {layer}", shape))
+    g.output("y", x, ["tokens", 4096])
+    g.save()
+
+    def grown_by(kernels: str) -> float:
+        command = [sys.executable, "-c", MEASURE, g.path, kernels]
+        return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+
+    stock = grown_by("stock")
+    assert stock > 90
+    for kernels in INSTRUCTION_SETS:
+        assert grown_by(kernels) <= 1.15 * stock, kernels
+
+
+# Threads
+
+
+def test_sessions_of_several_instruction_sets_and_threads_run_at_once():
+    op_type, constants, _, inputs, _ = LINEAR
+    x = floats(64, WIDTH)
+    fed = {"x": x, "residual": floats(64, COLUMNS)}
+    names = INSTRUCTION_SETS * 4
+    with ThreadPoolExecutor(len(names)) as pool:
+        opened = pool.map(lambda name: open_node(op_type, inputs, constants, fed, name), names)
+        sessions = list(opened)
+        runs = [pool.submit(session.run, None, fed) for session in sessions * 20]
+        results = [run.result()[0] for run in runs]
+    for result in results:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_a_session_is_run_from_several_threads_at_once():
+    """Batches of unlike sizes, so that a thread's memory is too small for the next one."""
+    op_type, constants, fed, inputs, attributes = FEED_FORWARD
+    session = open_node(op_type, inputs, constants, fed, **attributes)
+    feeds = [{"x": floats(n, WIDTH), "residual": floats(n, WIDTH)} for n in (1, 300, 7, 64) * 10]
+    expected = [session.run(None, feed)[0] for feed in feeds]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda feed: session.run(None, feed)[0], feeds))
+    for got, alone in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(got, alone)
