@@ -313,6 +313,6 @@ def test_a_feed_forward_part_computes_its_function(
     )
     largest = np.abs(expected).max(axis=1, keepdims=True)
     errors = np.abs(y - expected) / largest
-    assert is_sure.any() or rows < 20
+    assert is_sure.any() or min(rows, width) < 20
     assert (errors[is_sure] <= 1e-5).all()
     assert (errors <= 0.1).all()
