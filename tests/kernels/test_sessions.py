@@ -13,19 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from edgerank.kernels import choose_kernels
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.session import open_session
 from quantize.graph import precision
 from quantize.graph.builder import Graph
-from quantize.graph.functions import KERNELS, OPSETS
 from quantize.graph.layers import Matrix, linear
 from tests.support import ROOT
 from tests.support.operators import (
     INSTRUCTION_SETS,
     each_instruction_set,
+    model_of_node,
     needs_kernels,
     rows_input,
 )
@@ -34,7 +33,6 @@ pytestmark = needs_kernels
 
 RNG = np.random.default_rng(0)
 ROWS, WIDTH, COLUMNS = 5, 12, 20
-TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
 
 
 def floats(*shape: int) -> np.ndarray:
@@ -51,28 +49,11 @@ def open_node(
     constants: Mapping[str, np.ndarray],
     fed: Mapping[str, np.ndarray],
     kernels: str | None = None,
-    num_outputs: int = 1,
-    **attributes: float,
+    **attributes: int,
 ) -> ort.InferenceSession:
-    """Open a graph of one operator; its inputs of any shape are those ``fed``."""
-    outputs = [f"output_{i}" for i in range(num_outputs)]
-    model = helper.make_model(
-        helper.make_graph(
-            [helper.make_node(op_type, inputs, outputs, domain=KERNELS, **attributes)],
-            "one operator",
-            [helper.make_tensor_value_info(k, dtype_of(v), None) for k, v in fed.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-            [numpy_helper.from_array(value, name) for name, value in constants.items()],
-        ),
-        opset_imports=[*OPSETS, helper.make_opsetid(KERNELS, 1)],
-        ir_version=11,
-    )
-    chosen = choose_kernels(kernels or INSTRUCTION_SETS[0])
-    return open_session(model.SerializeToString(), kernels=chosen)
-
-
-def dtype_of(value: np.ndarray) -> int:
-    return helper.np_dtype_to_tensor_dtype(value.dtype)
+    """Open a graph of one operator."""
+    model = model_of_node(op_type, inputs, constants, fed, **attributes)
+    return open_session(model, kernels=choose_kernels(kernels or INSTRUCTION_SETS[0]))
 
 
 # An operator that fits: its inputs in order, those that are constant, those that are fed.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from edgerank.kernels import STOCK, available, choose_kernels
 from edgerank.session import open_session
 from quantize.graph.builder import Graph
+from quantize.graph.functions import KERNELS, OPSETS
 
 INSTRUCTION_SETS = available()
 needs_kernels = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the kernels are not built")
@@ -54,3 +55,32 @@ def run(session: ort.InferenceSession, feeds: Feeds) -> dict[str, np.ndarray]:
 def compute(write: Write, kernels: str, feeds: Feeds) -> dict[str, np.ndarray]:
     """Write a graph and run it once."""
     return run(open_graph(write, kernels), feeds)
+
+
+def model_of_node(
+    op_type: str,
+    inputs: Sequence[str],
+    constants: Feeds,
+    fed: Feeds,
+    num_outputs: int = 1,
+    **attributes: int,
+) -> bytes:
+    """Serialize a graph of one operator, without the function that bundles have beside it.
+
+    :param inputs: of the operator, in its order
+    :param fed: values of the types of those that the graph is fed, in any shape
+    """
+    outputs = [f"output_{i}" for i in range(num_outputs)]
+    taken = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in fed.items()}
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node(op_type, inputs, outputs, domain=KERNELS, **attributes)],
+            "one operator",
+            [helper.make_tensor_value_info(name, dtype, None) for name, dtype in taken.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+        ),
+        opset_imports=[*OPSETS, helper.make_opsetid(KERNELS, 1)],
+        ir_version=11,
+    )
+    return bytes(model.SerializeToString())
