@@ -127,6 +127,8 @@ def test_strange_rows_are_computed_as_by_stock_operators(kernels, least, bias):
         compute(lambda g: write_linear(g, matrix, least, False, None), name, {"x": x})["y"]
         for name in (kernels, "stock")
     )
+    # below the smallest normal number it depends on the thread whether there is anything
+    got, stock = (np.where(np.abs(y) < 1e-37, 0, y) for y in (got, stock))
     for name, row, expected in zip(STRANGE_ROWS, got, stock, strict=True):
         np.testing.assert_array_equal(row, expected, err_msg=f"a row {name}")
     alone = compute(lambda g: write_linear(g, matrix, least, False, None), kernels, {"x": x[1:2]})

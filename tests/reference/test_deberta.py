@@ -150,7 +150,7 @@ def test_int8_ranks_as_float32_beside_outliers(tmp_path):
         ).fidelity
         for steps in (None, ())
     )
-    assert full.kendall_tau >= 0.98
+    assert full.kendall_tau >= 0.97
     assert full.mean_error < 0.05 * full.spread
     assert plain.kendall_tau < 0.85
 
