@@ -1,6 +1,5 @@
 // RaggedAttention: each sequence of a flat token axis attends to its own keys. And AttentionMask,
 // whose stock body computes what stock attention needs and compiled attention does not.
-#include <memory>
 #include <vector>
 
 #include "operator.h"

@@ -96,6 +96,15 @@ class Call {
     }
   }
 
+  // Calls task(first row, count) for blocks of `step` rows, the last of which may be smaller.
+  template <typename Task>
+  void parallel_rows(int64_t rows, int64_t step, const Task& task) const {
+    parallel((rows + step - 1) / step, [&](int64_t block) {
+      const int64_t row = block * step;
+      task(row, rows - row < step ? rows - row : step);
+    });
+  }
+
  private:
   OrtKernelContext* context_;
   Errors& errors_;

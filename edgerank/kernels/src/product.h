@@ -11,14 +11,13 @@
 
 #include "kernels.h"
 #include "scratch.h"
+#include "workspace.h"
 
 namespace {
 
 constexpr int PANEL_VECTORS = PANEL_COLUMNS / WIDTH;
 
-inline int64_t padded_depth(int64_t depth) {
-  return (depth + DEPTH_STEP - 1) / DEPTH_STEP * DEPTH_STEP;
-}
+inline int64_t padded_depth(int64_t depth) { return rounded_up(depth, DEPTH_STEP); }
 
 // Rows as integers.
 struct IntegerRows {

@@ -1,5 +1,5 @@
 // The operators whose rows are independent: Projection, Linear, FeedForward. Their inputs are those
-// of the functions of the same names in quantize/graph/fused.py.
+// of the functions of the same names in quantize/graph/layers.py.
 #include "operator.h"
 #include "operators.h"
 
@@ -78,11 +78,10 @@ struct ProjectionKernel {
     if (call.errors().any()) return;
     const int64_t step =
         rows_of_a_task(rows, threads, 5 * op.width + 4 * op.parts[op.num_parts - 1].columns);
-    call.parallel((rows + step - 1) / step, [&](int64_t task) {
-      const int64_t row = task * step;
+    call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
       float* const parts[2] = {outputs[0] + row * op.parts[0].columns,
                                outputs[1] ? outputs[1] + row * op.parts[1].columns : nullptr};
-      kernels->project(op, x.floats() + row * op.width, rows - row < step ? rows - row : step,
+      kernels->project(op, x.floats() + row * op.width, count,
                        cosines ? cosines.floats() + row * half : nullptr,
                        cosines ? sines.floats() + row * half : nullptr, parts,
                        normed ? normed + row * op.width : nullptr);
@@ -135,9 +134,8 @@ struct LinearKernel {
     float* y = call.output(0, shape, x.rank);
     if (call.errors().any()) return;
     const int64_t step = rows_of_a_task(rows, threads, depth + 4 * columns);
-    call.parallel((rows + step - 1) / step, [&](int64_t task) {
-      const int64_t row = task * step;
-      kernels->linear(op, x.floats() + row * depth, rows - row < step ? rows - row : step,
+    call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
+      kernels->linear(op, x.floats() + row * depth, count,
                       residual ? residual.floats() + row * columns : nullptr, y + row * columns);
     });
   }
@@ -202,11 +200,10 @@ struct FeedForwardKernel {
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;
     const int64_t step = rows_of_a_task(rows, threads, 5 * (op.up.columns + op.up.depth));
-    call.parallel((rows + step - 1) / step, [&](int64_t task) {
-      const int64_t row = task * step;
-      kernels->feed_forward(
-          op, x.floats() + row * op.up.depth, rows - row < step ? rows - row : step,
-          residual ? residual.floats() + row * columns : nullptr, y + row * columns);
+    call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
+      kernels->feed_forward(op, x.floats() + row * op.up.depth, count,
+                            residual ? residual.floats() + row * columns : nullptr,
+                            y + row * columns);
     });
   }
 };

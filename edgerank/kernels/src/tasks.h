@@ -31,14 +31,28 @@ struct IntegerBuffer {
   IntegerRows rows() const { return {integers, stride, steps}; }
 };
 
+// Rounds rows after their norm, if there is one. Normalised rows lie normed_stride apart, so that
+// with 0 each takes the place of the one before.
+inline void round_rows(IntegerBuffer& buffer, const Norm& norm, const RowRange& range,
+                       const float* x, int64_t num_rows, int64_t width, float* normed,
+                       int64_t normed_stride) {
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const float* source = x + row * width;
+    if (norm.kind != NormKind::none) {
+      float* to = normed + row * normed_stride;
+      normalize(norm, source, width, to);
+      source = to;
+    }
+    buffer.set(row, range, source, width);
+  }
+}
+
 inline void linear(const Linear& op, const float* x, int64_t num_rows, const float* residual,
                    float* y) {
   const Matrix& matrix = op.matrix;
   Workspace space(IntegerBuffer::size(num_rows, matrix.depth));
   IntegerBuffer buffer(space, num_rows, matrix.depth);
-  for (int64_t row = 0; row < num_rows; ++row) {
-    buffer.set(row, op.range, x + row * matrix.depth, matrix.depth);
-  }
+  round_rows(buffer, Norm{}, op.range, x, num_rows, matrix.depth, nullptr, 0);
   product(buffer.rows(), num_rows, matrix, {y, matrix.columns, residual, op.residual_scales});
 }
 
@@ -57,15 +71,8 @@ inline void project(const Projection& op, const float* x, int64_t num_rows, cons
   Workspace space(IntegerBuffer::size(num_rows, width) + Workspace::size<float>(width));
   IntegerBuffer buffer(space, num_rows, width);
   float* one_row = space.take<float>(width);
-  for (int64_t row = 0; row < num_rows; ++row) {
-    const float* source = x + row * width;
-    if (op.norm.kind != NormKind::none) {
-      float* to = normed ? normed + row * width : one_row;
-      normalize(op.norm, source, width, to);
-      source = to;
-    }
-    buffer.set(row, op.range, source, width);
-  }
+  round_rows(buffer, op.norm, op.range, x, num_rows, width, normed ? normed : one_row,
+             normed ? width : 0);
   for (int part = 0; part < op.num_parts; ++part) {
     const Matrix& matrix = op.parts[part];
     float* y = outputs[part];
@@ -137,15 +144,7 @@ inline void feed_forward(const FeedForward& op, const float* x, int64_t num_rows
   IntegerBuffer inner(space, num_rows, inner_width);
   float* normed = space.take<float>(keeps_normed ? num_rows * width : width);
   float* between = space.take<float>(num_rows * inner_width);
-  for (int64_t row = 0; row < num_rows; ++row) {
-    const float* source = x + row * width;
-    float* to = keeps_normed ? normed + row * width : normed;
-    if (op.norm.kind != NormKind::none) {
-      normalize(op.norm, source, width, to);
-      source = to;
-    }
-    outer.set(row, op.range, source, width);
-  }
+  round_rows(outer, op.norm, op.range, x, num_rows, width, normed, keeps_normed ? width : 0);
   switch (op.activation) {
     case Activation::none:
       expand<Activation::none>(op, outer.rows(), num_rows, between);
