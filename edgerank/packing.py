@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
-MAX_BATCH_TOKENS = 512  # default: products at full speed, and what lies between them in the caches
+STOCK_BATCH_TOKENS = 512  # products at full speed, and what lies between operators in the caches
+COMPILED_BATCH_TOKENS = 1024  # compiled kernels keep less between them: fewer, larger micro-batches
 MIN_BATCH_TOKENS = 16
 UNSCORED = -1
 MAX_GRID_CELLS = 1 << 20  # query slots x key slots of a micro-batch: bounds attention's memory
@@ -96,6 +97,11 @@ class Batch:
             for field in fields(self)
             if field.name not in ("past_length", "score_ids")
         }
+
+
+def default_batch_tokens(*, compiled: bool) -> int:
+    """Return the tokens of a micro-batch that are fastest with compiled kernels, or without."""
+    return COMPILED_BATCH_TOKENS if compiled else STOCK_BATCH_TOKENS
 
 
 def pack(groups: Iterable[Group], *, max_tokens: int, causal: bool) -> Iterator[Batch]:

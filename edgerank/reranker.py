@@ -28,7 +28,7 @@ from edgerank.engine import Array, Engine, Output, gather
 from edgerank.errors import InputError
 from edgerank.kernels import choose_kernels
 from edgerank.manifest import CPU_PROVIDER
-from edgerank.packing import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, Batch, Group, pack
+from edgerank.packing import MIN_BATCH_TOKENS, Batch, Group, default_batch_tokens, pack
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
 from edgerank.ranking import Hit, Scores, top
 from edgerank.rules import Prepared, Vectors, scoring_rule
@@ -55,7 +55,7 @@ class Reranker:
         variant: str | None = None,
         kernels: str | None = None,
         max_length: int | None = None,
-        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        max_batch_tokens: int | None = None,
         verify: bool = False,
     ) -> None:
         """Open a bundle directory.
@@ -70,7 +70,8 @@ class Reranker:
             or ONNX Runtime's operators where there are none; "stock", ONNX Runtime's operators; or
             the name of an instruction set. What EDGERANK_KERNELS says, or "auto", by default
         :param max_length: tokens of query and document together; the bundle's default by default
-        :param max_batch_tokens: tokens of one micro-batch; more take more memory
+        :param max_batch_tokens: tokens of one micro-batch; more take more memory. 1,024 with
+            compiled kernels and 512 with ONNX Runtime's operators by default
         :param verify: compare every file with its sha256 first
         :raises BundleError: the bundle is missing, altered, incomplete or of another format
         :raises ProviderError: this machine lacks what the variant needs, or the library of kernels
@@ -82,13 +83,15 @@ class Reranker:
             for _ in verify_bundle(self.bundle):
                 pass
         self.max_length = self.bundle.manifest.length(max_length)
-        check_integer("max_batch_tokens", max_batch_tokens, MIN_BATCH_TOKENS)
-        self.max_batch_tokens = max_batch_tokens
         if isinstance(providers, str):
             raise InputError("providers", f"expected a list of names, got the string {providers!r}")
         threads = physical_cores() if threads is None else threads
         check_integer("threads", threads, 1)
         self.kernels = choose_kernels(kernels)
+        if max_batch_tokens is None:
+            max_batch_tokens = default_batch_tokens(compiled=self.kernels.are_compiled)
+        check_integer("max_batch_tokens", max_batch_tokens, MIN_BATCH_TOKENS)
+        self.max_batch_tokens = max_batch_tokens
         machine = machine_capabilities(self.kernels)
         self.variant = choose_variant(self.bundle, machine, variant, providers)
         self._rule = scoring_rule(self.bundle.manifest.scoring)

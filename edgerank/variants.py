@@ -50,7 +50,7 @@ def machine_capabilities(kernels: Kernels) -> Capabilities:
     return Capabilities(
         providers=tuple(ort.get_available_providers()),
         instruction_sets=instruction_sets(),
-        libraries=frozenset() if kernels.library is None else frozenset({DOMAIN}),
+        libraries=frozenset({DOMAIN}) if kernels.are_compiled else frozenset(),
         has_gpu=NVIDIA_GPUS.is_dir() and any(NVIDIA_GPUS.iterdir()),
     )
 

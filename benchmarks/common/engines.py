@@ -9,9 +9,9 @@ import numpy as np
 from edgerank.bundle import Bundle
 from edgerank.cpu import physical_cores
 from edgerank.engine import Engine, Results, gather
-from edgerank.kernels import Kernels
+from edgerank.kernels import Kernels, choose_kernels
 from edgerank.manifest import CPU_PROVIDER
-from edgerank.packing import EMPTY, MAX_BATCH_TOKENS, Group, Tokens, pack
+from edgerank.packing import EMPTY, Group, Tokens, default_batch_tokens, pack
 from edgerank.rules import scoring_rule
 
 TOKEN_IDS = 5, 4096  # not special, and known to every model here
@@ -23,10 +23,12 @@ Run = Callable[..., Results]  # of a group, and a micro-batch's tokens
 def open_engine(bundle: Bundle, threads: int | None = None, kernels: Kernels | None = None) -> Run:
     """Open a bundle's first variant: what packs a group, runs it, and returns its raw results.
 
-    It takes the tokens of a micro-batch as ``max_tokens``, the runtime's own by default.
+    It takes the tokens of a micro-batch as ``max_tokens``; ``Reranker``'s default by default.
 
     :param kernels: what computes; ``choose_kernels()`` by default
     """
+    kernels = kernels or choose_kernels()
+    default = default_batch_tokens(compiled=kernels.are_compiled)
     output = scoring_rule(bundle.manifest.scoring).output
     engine = Engine(
         bundle.graph_path(bundle.manifest.variants[0]),
@@ -36,7 +38,7 @@ def open_engine(bundle: Bundle, threads: int | None = None, kernels: Kernels | N
         kernels=kernels,
     )
 
-    def run(group: Group, max_tokens: int = MAX_BATCH_TOKENS) -> Results:
+    def run(group: Group, max_tokens: int = default) -> Results:
         batches = pack([group], max_tokens=max_tokens, causal=engine.is_causal)
         results = ((batch, raw) for batch, (raw,) in engine.run(batches, [output.name]))
         return gather(results, output, len(group.sequences))

@@ -39,6 +39,11 @@ class Kernels:
     reason: str
     library: Path | None = None  # None for stock
 
+    @property
+    def are_compiled(self) -> bool:
+        """Whether sessions use the library."""
+        return self.library is not None
+
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
 

@@ -34,7 +34,7 @@ class ModelSettings:
     providers: Sequence[str] = PROVIDERS.default  # empty: those of the bundle, in its order
     kernels: str | None = KERNELS.default
     max_length: int | None = MAX_LENGTH.default
-    max_batch_tokens: int = MAX_BATCH_TOKENS.default
+    max_batch_tokens: int | None = MAX_BATCH_TOKENS.default
     warmup: bool = WARMUP.default
 
 

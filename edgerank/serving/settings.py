@@ -11,8 +11,7 @@ from typing import Generic, Literal, TypeVar
 
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.manifest import MIN_LENGTH
-from edgerank.packing import MAX_BATCH_TOKENS as RUNTIME_MAX_BATCH_TOKENS
-from edgerank.packing import MIN_BATCH_TOKENS
+from edgerank.packing import COMPILED_BATCH_TOKENS, MIN_BATCH_TOKENS, STOCK_BATCH_TOKENS
 
 T_co = TypeVar("T_co", covariant=True)
 Kind = Literal["text", "integer", "number", "file", "switch"]
@@ -176,12 +175,14 @@ MAX_LENGTH = SettingSpec[int | None](
     least=MIN_LENGTH,
     default_words="the bundle's",
 )
-MAX_BATCH_TOKENS = SettingSpec[int](
+MAX_BATCH_TOKENS = SettingSpec[int | None](
     "max-batch-tokens",
     "integer",
-    RUNTIME_MAX_BATCH_TOKENS,
-    "Compute at most this many tokens at once, in one micro-batch. More take more memory.",
+    None,
+    "Compute at most this many tokens at once, in one micro-batch. More take more memory, and"
+    " longer until a short request has its turn beside long ones.",
     least=MIN_BATCH_TOKENS,
+    default_words=f"{COMPILED_BATCH_TOKENS} with compiled kernels, {STOCK_BATCH_TOKENS} without",
 )
 MAX_DOCUMENTS = SettingSpec[int](
     "max-documents",

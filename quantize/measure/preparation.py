@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgerank.documents import validate_pairs
 from edgerank.engine import gather
-from edgerank.packing import MAX_BATCH_TOKENS, Batch, pack
+from edgerank.packing import STOCK_BATCH_TOKENS, Batch, pack
 from edgerank.prompt import PromptEncoder
 from edgerank.ranking import Scores
 from edgerank.rules import Prepared, ScoringRule
@@ -56,7 +56,7 @@ def pack_calibration(
 
     def pack_pairs(pairs: Sequence[TextPair]) -> PackedPairs:
         prepared = prepare_pairs(pairs, rule, prompt)
-        batches = list(pack(prepared.groups, max_tokens=MAX_BATCH_TOKENS, causal=causal))
+        batches = list(pack(prepared.groups, max_tokens=STOCK_BATCH_TOKENS, causal=causal))
         return PackedPairs(pairs, prepared, batches)
 
     chosen = thinned(calibration, lambda pairs: prepare_pairs(pairs, rule, prompt).num_tokens)

@@ -144,3 +144,11 @@ def test_the_model_in_the_package_scores_as_with_stock_operators(kernels):
     expected, got = (scores(DEFAULT_BUNDLE, None, name) for name in ("stock", kernels))
     assert np.abs(got - expected).mean() < only_variant(DEFAULT_BUNDLE).fidelity.mean_error
     assert ranks_agree(got, expected)
+
+
+@each_instruction_set
+def test_compiled_kernels_take_larger_micro_batches_unless_told(kernels):
+    stock = Reranker(kernels="stock")
+    compiled = Reranker(kernels=kernels)
+    assert compiled.max_batch_tokens > stock.max_batch_tokens
+    assert Reranker(kernels=kernels, max_batch_tokens=64).max_batch_tokens == 64

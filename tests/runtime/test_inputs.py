@@ -201,7 +201,6 @@ def test_braces_in_texts_are_text(opened, braces):
         ("max_length", 10**6),
         ("max_length", "64"),
         ("max_batch_tokens", 0),
-        ("max_batch_tokens", None),
     ],
 )
 def test_an_option_out_of_range_is_named_with_its_value(bundles, option, value):
