@@ -56,18 +56,20 @@ class PromptEncoder:
         documents: Mapping[str, Pair],
         instruction: str | None = None,
         long_documents: LongDocuments | None = None,
+        max_document_tokens: int | None = None,
     ) -> Encoded:
         """Turn a query and its documents into tokens.
 
         :param documents: distinct texts, each with a pair that has it, for errors
         :param long_documents: a document over the maximum length is cut ("truncate"), becomes
             several sequences ("split"), or is an error ("refuse"); None: as the bundle says
+        :param max_document_tokens: documents are cut to so many tokens first
         :raises InputError: the family takes no instruction, or a document is refused
         """
         treatment = self._truncation.treatment(long_documents)
         query_ids = self._query_ids(query, instruction)
         query_tokens = len(query_ids)
-        document_ids = self._document_ids(documents)
+        document_ids = [ids[:max_document_tokens] for ids in self._document_ids(documents)]
         rule = self._truncation.rule
         room = self._max_length - self._truncation.reserved
         if rule == "document":

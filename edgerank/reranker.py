@@ -87,6 +87,7 @@ class Reranker:
             raise InputError("providers", f"expected a list of names, got the string {providers!r}")
         threads = physical_cores() if threads is None else threads
         check_integer("threads", threads, 1)
+        self.threads = threads
         self.kernels = choose_kernels(kernels)
         if max_batch_tokens is None:
             max_batch_tokens = default_batch_tokens(compiled=self.kernels.are_compiled)
@@ -225,6 +226,38 @@ class Reranker:
             dimension], in input order
         :raises InputError: a text or an option is unusable, or the bundle scores pairs only
         """
+        return self._compute(self.prepare_texts(texts, kind=kind), show_progress)
+
+    def prepare(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        instruction: str | None = None,
+        normalize: bool = False,
+        long_documents: LongDocuments | None = None,
+        max_document_tokens: int | None = None,
+    ) -> Prepared[Scores]:
+        """Turn checked pairs into tokens: ``score`` up to the engine, for those who schedule it.
+
+        :param max_document_tokens: documents are cut to so many tokens first
+
+        Other parameters and errors are those of ``rank``.
+        """
+        check_long_documents(long_documents)
+        if instruction is not None:
+            check_text(instruction, "instruction")
+
+        def encode(query: str, documents: Mapping[str, Pair]) -> Encoded:
+            return self._prompt.encode(
+                query, documents, instruction, long_documents, max_document_tokens
+            )
+
+        return self._rule.prepare(pairs, encode, normalize=normalize)
+
+    def prepare_texts(
+        self, texts: Iterable[Document], *, kind: TextKind = "document"
+    ) -> Prepared[Vectors]:
+        """Turn texts into tokens: ``encode`` up to the engine, with its parameters and errors."""
         if kind not in get_args(TextKind):
             raise InputError("kind", f"{kind!r} is unknown; choose {', '.join(get_args(TextKind))}")
         if self._rule.vectors is None:
@@ -236,34 +269,15 @@ class Reranker:
             else document_text(text, "texts", index)
             for index, text in enumerate(as_documents(texts))
         ]
-        distinct = list(dict.fromkeys(checked))
-        prepared = self._rule.prepare_texts(self._prompt.encode_texts(distinct, kind))
-        vectors = self._compute(prepared, show_progress)
-        places = {text: place for place, text in enumerate(distinct)}
-        if isinstance(vectors, list):
-            return [vectors[places[text]] for text in checked]
-        return vectors[[places[text] for text in checked]]
+        places = {text: place for place, text in enumerate(dict.fromkeys(checked))}
 
-    def prepare(
-        self,
-        pairs: Sequence[Pair],
-        *,
-        instruction: str | None = None,
-        normalize: bool = False,
-        long_documents: LongDocuments | None = None,
-    ) -> Prepared[Scores]:
-        """Turn checked pairs into tokens: ``score`` up to the engine, for those who schedule it.
+        def in_order(vectors: Vectors) -> Vectors:
+            if isinstance(vectors, list):
+                return [vectors[places[text]] for text in checked]
+            return vectors[[places[text] for text in checked]]
 
-        Parameters and errors are those of ``rank``.
-        """
-        check_long_documents(long_documents)
-        if instruction is not None:
-            check_text(instruction, "instruction")
-
-        def encode(query: str, documents: Mapping[str, Pair]) -> Encoded:
-            return self._prompt.encode(query, documents, instruction, long_documents)
-
-        return self._rule.prepare(pairs, encode, normalize=normalize)
+        encoded = self._prompt.encode_texts(list(places), kind)
+        return self._rule.prepare_texts(encoded).then(in_order)
 
     def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
         """Compute groups, one micro-batch for each item that is asked for.

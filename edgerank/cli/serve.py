@@ -16,7 +16,7 @@ from edgerank.serving.addresses import host_and_port
 from edgerank.serving.settings import SettingSpec
 
 if TYPE_CHECKING:
-    from edgerank.serving.app import ServerSettings
+    from edgerank.serving.app import MakeTransport, ServerSettings
     from edgerank.serving.certificates import CertificateFiles
 
 Command = Callable[..., Any]
@@ -69,7 +69,7 @@ class Values:
 @click.command()
 @settings_options
 def serve(**by_parameter: Any) -> None:
-    """Serve models over gRPC.
+    """Serve models over gRPC, HTTP, or both.
 
     Every option can also be set by an environment variable, --max-queue-tokens by
     EDGERANK_MAX_QUEUE_TOKENS, or in the file that --config names. Where an option may be given
@@ -79,14 +79,24 @@ def serve(**by_parameter: Any) -> None:
     have changed.
     """
     values = Values(by_parameter)
+    transports: list[MakeTransport] = []
+    if values[table.GRPC]:
+        with needs_extra("serving gRPC", "server"):
+            from edgerank.serving.grpc.transport import GrpcTransport
+        transports.append(GrpcTransport)
+    if values[table.HTTP]:
+        with needs_extra("serving HTTP", "http"):
+            from edgerank.serving.http.transport import HttpTransport
+        transports.append(HttpTransport)
+    if not transports:
+        raise InputError("http", "there is nothing to serve: --no-grpc needs --http")
     with needs_extra("serving", "server"):
         from edgerank.serving.app import serve as run
-        from edgerank.serving.grpc.transport import GrpcTransport
     if values[table.OTLP_ENDPOINT] is not None:
         with needs_extra("tracing", "tracing"):
             import edgerank.serving.grpc.tracing
             import edgerank.serving.tracing  # noqa: F401
-    run(_server_settings(values), [GrpcTransport])
+    run(_server_settings(values), transports)
 
 
 def _server_settings(values: Values) -> ServerSettings:
@@ -96,7 +106,8 @@ def _server_settings(values: Values) -> ServerSettings:
 
     return ServerSettings(
         models=_named(values[table.MODEL]),
-        listen=values[table.LISTEN],
+        listen=values[table.LISTEN] if values[table.GRPC] else (),
+        http=values[table.HTTP],
         tls=_certificate_files(values),
         tokens=values[table.TOKENS],
         is_insecure=values[table.INSECURE],

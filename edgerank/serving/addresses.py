@@ -12,26 +12,33 @@ MAX_PORT = 65535
 
 
 def check_exposure(
-    addresses: Sequence[str], *, has_tls: bool, has_authentication: bool, is_insecure: bool
+    setting: str,
+    addresses: Sequence[str],
+    *,
+    has_tls: bool,
+    has_authentication: bool,
+    is_insecure: bool,
 ) -> None:
     """Refuse to be reached from other machines in the clear or by anyone.
 
+    :param setting: that gave the addresses
     :param has_authentication: clients need a token or a certificate
     :raises InputError: an address is not one, or is exposed and not said to be
     """
     for address in addresses:
-        if is_local(address) or is_insecure or (has_tls and has_authentication):
+        if is_local(address, setting) or is_insecure or (has_tls and has_authentication):
             continue
         raise InputError(
-            "listen",
+            setting,
             f"{address} can be reached from other machines: give --tls-cert and --tls-key,"
             " and --tokens or --tls-client-ca, or say --insecure",
         )
 
 
-def is_local(address: str) -> bool:
+def is_local(address: str, setting: str = "listen") -> bool:
     """Whether an address can be reached from this machine only.
 
+    :param setting: that gave the address
     :raises InputError: it is neither HOST:PORT nor unix:PATH
     """
     if is_socket(address):
@@ -39,7 +46,7 @@ def is_local(address: str) -> bool:
     try:
         host, _ = host_and_port(address)
     except ValueError:
-        raise InputError("listen", f"{address!r} is neither HOST:PORT nor unix:PATH") from None
+        raise InputError(setting, f"{address!r} is neither HOST:PORT nor unix:PATH") from None
     try:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:

@@ -23,7 +23,7 @@ from edgerank.serving.limits import Limits
 from edgerank.serving.metrics import Metrics
 from edgerank.serving.models import Models, ModelSettings
 from edgerank.serving.scheduler import Scheduler
-from edgerank.serving.settings import DRAIN, LISTEN, LOG_LEVEL, MAX_QUEUE_TOKENS, LogLevel
+from edgerank.serving.settings import DRAIN, HTTP, LISTEN, LOG_LEVEL, MAX_QUEUE_TOKENS, LogLevel
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class ServerSettings:
     """What ``edgerank serve`` is told; ``settings`` explains each."""
 
     models: Mapping[str, Path]  # by name, the default one first
-    listen: Sequence[str] = LISTEN.default
+    listen: Sequence[str] = LISTEN.default  # for gRPC
+    http: Sequence[str] = HTTP.default
     tls: CertificateFiles | None = None
     tokens: Path | None = None
     is_insecure: bool = False
@@ -73,13 +74,15 @@ def serve(settings: ServerSettings, make_transports: Sequence[MakeTransport]) ->
 
     :raises EdgerankError: a setting, an address or a bundle is unusable
     """
-    check_exposure(
-        settings.listen,
-        has_tls=settings.tls is not None,
-        has_authentication=settings.tokens is not None
-        or (settings.tls is not None and settings.tls.client_ca is not None),
-        is_insecure=settings.is_insecure,
-    )
+    for setting, addresses in (("listen", settings.listen), ("http", settings.http)):
+        check_exposure(
+            setting,
+            addresses,
+            has_tls=settings.tls is not None,
+            has_authentication=settings.tokens is not None
+            or (settings.tls is not None and settings.tls.client_ca is not None),
+            is_insecure=settings.is_insecure,
+        )
     choose_kernels(settings.model_settings.kernels)  # refused here rather than after listening
     logs.configure(settings.log_level)
     # the engine has the cores: a text is tokenised by the thread that asks for it

@@ -45,6 +45,10 @@ class Call:
 CALL: ContextVar[Call] = ContextVar("CALL")
 
 
+class Abandoned(Exception):
+    """The client is gone: nobody waits for the answer."""
+
+
 class CallFailed(Exception):
     """A call that is answered with an error: the transport words it."""
 
@@ -68,7 +72,7 @@ class Calls:
         :param tokens: of which every call must carry one; None: none is asked for
         :param max_calls: at once, over all transports
         """
-        self._metrics = metrics
+        self.metrics = metrics
         self._tokens = tokens
         self._max_calls = max_calls
         self._num_calls = 0
@@ -79,19 +83,20 @@ class Calls:
 
         :param authorization: the header of that name
         :raises CallFailed: the caller may not call, or what it wraps: anything raised within
+        :raises Abandoned: as raised within
         """
         CALL.set(call)
         self._num_calls += 1
         try:
             self._admit(call, authorization)
             yield call
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit, Abandoned):
             is_late = time.monotonic() >= call.deadline
             self._finish(call, "DEADLINE_EXCEEDED" if is_late else "CANCELLED")
             raise
         except Exception as error:
             failed = CallFailed(error, reason_of(error))
-            self._metrics.count_rejected(failed.reason.name)
+            self.metrics.count_rejected(failed.reason.name)
             if not failed.is_expected:
                 log.exception("a call failed", extra={"request_id": call.request_id})
             self._finish(call, failed.reason.grpc_status)
@@ -108,7 +113,7 @@ class Calls:
             raise NoRoom("there are too many calls at once", BUSY_RETRY_S)
 
     def _finish(self, call: Call, status: str) -> None:
-        self._metrics.count_call(call.method, status, call.elapsed_s)
+        self.metrics.count_call(call.method, status, call.elapsed_s)
         log.info(
             "call",
             extra={

@@ -31,6 +31,10 @@ class NoRoom(Refused):
         self.retry_after_s = retry_after_s
 
 
+class BodyTooLarge(Refused):
+    """The request has more bytes than one may have."""
+
+
 class TooLate(Refused):
     """The deadline has passed, or cannot be met."""
 
@@ -52,6 +56,7 @@ REASONS: dict[type[Exception], Reason] = {
     InputError: Reason("invalid", "INVALID_ARGUMENT", 400),
     UnknownCaller: Reason("unauthenticated", "UNAUTHENTICATED", 401),
     NoSuchModel: Reason("unknown_model", "NOT_FOUND", 404),
+    BodyTooLarge: Reason("too_large", "OUT_OF_RANGE", 413),
     NoRoom: Reason("overloaded", "RESOURCE_EXHAUSTED", 429),
     EngineFailed: Reason("engine", "INTERNAL", 500),
     NotReady: Reason("not_ready", "UNAVAILABLE", 503),

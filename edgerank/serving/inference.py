@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from opentelemetry.trace import Span, get_tracer
 
 from edgerank.documents import LongDocuments, Pair
+from edgerank.errors import InputError
+from edgerank.prompt import TextKind
 from edgerank.ranking import Scores
-from edgerank.rules import Prepared
+from edgerank.rules import Prepared, Vectors
 from edgerank.serving.calls import CALL
 from edgerank.serving.errors import TooLate
 from edgerank.serving.jobs import Computed, Job
@@ -27,6 +30,8 @@ LONG_BYTES = 1 << 18  # requests with more text are tokenised in a thread of the
 TRACER = get_tracer(__name__)  # does nothing unless the server traces
 NUM_TOKENIZERS = 2  # threads, so that the text of a long request does not hold up short ones
 
+R = TypeVar("R")
+
 
 @dataclass(frozen=True)
 class ScoringOptions:
@@ -36,18 +41,32 @@ class ScoringOptions:
     instruction: str | None = None
     normalize: bool = False
     long_documents: LongDocuments | None = None  # as the bundle says
+    max_document_tokens: int | None = None  # more are cut
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scores in the order of the pairs, and what they took."""
+class Work:
+    """What an answer took."""
 
-    scores: Scores
     model: LoadedModel
     num_tokens: int
     tokenize_s: float
     queue_s: float
     inference_s: float
+
+
+@dataclass(frozen=True)
+class Scored(Work):
+    """Scores in the order of the pairs, and what they took."""
+
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class EncodedTexts(Work):
+    """Vectors in the order of the texts, and what they took."""
+
+    vectors: Vectors
 
 
 class Inference:
@@ -69,35 +88,70 @@ class Inference:
         :raises InputError: a text or an option is unusable or over a limit
         :raises Refused: the request cannot be served, or not now
         """
-        call = CALL.get()
         model = self.models.get(options.model)
         sizes = self.limits.check_texts(pairs, options.instruction)
+        scores, work = await self._compute(
+            model,
+            lambda: self._prepare(pairs, options, model),
+            num_texts=len(pairs),
+            num_bytes=sizes.total,
+            estimate=_estimate(pairs, sizes, options, model),
+        )
+        return Scored(**vars(work), scores=scores)
+
+    async def encode(self, texts: Sequence[str], kind: TextKind, model_name: str) -> EncodedTexts:
+        """Encode texts by an embedding bundle, as ``Reranker.encode`` does; give up when cancelled.
+
+        :param model_name: empty for the first
+        :raises InputError: a text is unusable or over a limit, or the bundle is of another kind
+        :raises Refused: the request cannot be served, or not now
+        """
+        model = self.models.get(model_name)
+        if model.reranker.bundle.manifest.scoring.rule != "cosine":
+            raise InputError("model", f"{model.name} gives no vector of a text; it scores pairs")
+        sizes = self.limits.check_each("texts", texts)
+        most = model.reranker.max_length
+        vectors, work = await self._compute(
+            model,
+            lambda: model.reranker.prepare_texts(texts, kind=kind),
+            num_texts=len(texts),
+            num_bytes=sum(sizes),
+            estimate=sum(min(size // BYTES_PER_TOKEN + 1, most) for size in sizes),
+        )
+        return EncodedTexts(**vars(work), vectors=vectors)
+
+    async def _compute(
+        self,
+        model: LoadedModel,
+        prepare: Callable[[], Prepared[R]],
+        *,
+        num_texts: int,
+        num_bytes: int,
+        estimate: int,
+    ) -> tuple[R, Work]:
+        """Tokenize, wait in the queue, and have the engine compute.
+
+        :param estimate: of tokens, which is how much room in the queue is held meanwhile
+        """
+        call = CALL.get()
         call.model = model.name
-        call.num_documents += len(pairs)
+        call.num_documents += num_texts
         if time.monotonic() >= call.deadline:
             raise TooLate("the deadline has passed")
-        pool = self._long_texts if sizes.total > LONG_BYTES else self._short_texts
+        pool = self._long_texts if num_bytes > LONG_BYTES else self._short_texts
         began = time.monotonic()
-        with self._scheduler.reserve(_estimate(pairs, sizes, options, model)) as reservation:
+        with self._scheduler.reserve(estimate) as reservation:
             with _span("tokenize", model):
-                prepared = await asyncio.get_running_loop().run_in_executor(
-                    pool, self._prepare, pairs, options, model
-                )
+                prepared = await asyncio.get_running_loop().run_in_executor(pool, prepare)
             tokenize_s = time.monotonic() - began
             job = Job(call.client, model.reranker, prepared.groups, prepared.output, call.deadline)
             future = self._scheduler.submit(job, reservation)
-        computed = await _result(future, job, model, len(pairs))
+        computed = await _result(future, job, model, num_texts)
         call.num_tokens += job.num_tokens
-        self._metrics.count_scored(model.name, len(pairs), job.num_tokens)
+        self._metrics.count_scored(model.name, num_texts, job.num_tokens)
         self._metrics.observe_stages(tokenize_s, computed.queue_s, computed.inference_s)
-        return Scored(
-            prepared.reduce(computed.results),
-            model,
-            job.num_tokens,
-            tokenize_s,
-            computed.queue_s,
-            computed.inference_s,
-        )
+        work = Work(model, job.num_tokens, tokenize_s, computed.queue_s, computed.inference_s)
+        return prepared.reduce(computed.results), work
 
     def close(self) -> None:
         """End the threads."""
@@ -112,6 +166,7 @@ class Inference:
             instruction=options.instruction,
             normalize=options.normalize,
             long_documents=options.long_documents,
+            max_document_tokens=options.max_document_tokens,
         )
         self.limits.check_queries(pairs, prepared.query_tokens)
         return prepared

@@ -63,6 +63,13 @@ class Limits:
             self._check_bytes(instruction or "", "instruction", None),
         )
 
+    def check_each(self, field: str, texts: Sequence[str]) -> list[int]:
+        """Return the bytes of each text.
+
+        :raises InputError: a text has too many
+        """
+        return [self._check_bytes(text, field, index) for index, text in enumerate(texts)]
+
     def check_queries(self, pairs: Sequence[Pair], num_tokens: Mapping[str, int]) -> None:
         """Check the tokens of queries.
 

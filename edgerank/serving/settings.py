@@ -94,6 +94,20 @@ LISTEN = SettingSpec[tuple[str, ...]](
     "Listen for gRPC here: HOST:PORT or unix:PATH. May be given several times.",
     value="ADDRESS",
 )
+HTTP = SettingSpec[tuple[str, ...]](
+    "http",
+    "text",
+    (),
+    "Listen for HTTP here: HOST:PORT or unix:PATH (needs edgerank[http]). May be given several"
+    " times.",
+    value="ADDRESS",
+)
+GRPC = SettingSpec[bool](
+    "grpc",
+    "switch",
+    True,
+    "Serve gRPC. Without it, --http is needed and --listen means nothing.",
+)
 TLS_CERT = SettingSpec[Path | None](
     "tls-cert",
     "file",
@@ -250,6 +264,8 @@ SETTINGS: tuple[SettingSpec[object], ...] = (  # in the order of the help and of
     MODEL,
     CONFIG,
     LISTEN,
+    HTTP,
+    GRPC,
     TLS_CERT,
     TLS_KEY,
     TLS_CLIENT_CA,
