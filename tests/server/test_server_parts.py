@@ -136,12 +136,12 @@ def test_which_addresses_other_machines_reach(address, local):
     assert is_local(address) == local
     settings = {"has_tls": True, "has_authentication": False, "is_insecure": False}
     if local:
-        check_exposure([address], **settings)
+        check_exposure("listen", [address], **settings)
     else:
         with pytest.raises(InputError, match="other machines"):
-            check_exposure([address], **settings)
-    check_exposure([address], **{**settings, "has_authentication": True})
-    check_exposure([address], has_tls=False, has_authentication=False, is_insecure=True)
+            check_exposure("listen", [address], **settings)
+    check_exposure("listen", [address], **{**settings, "has_authentication": True})
+    check_exposure("listen", [address], has_tls=False, has_authentication=False, is_insecure=True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from tests.support.serving import ServerProcess
 FILE = """
 model = ["large=models/mxbai-large", "models/minilm"]
 listen = "unix:socket"
+http = ["127.0.0.1:8080", "unix:http"]
+grpc = true
 max-queue-tokens = 1000
 max-calls = 7
 drain = 1.5
@@ -59,6 +61,7 @@ def test_a_file_sets_what_nothing_else_does(settings):
     assert list(told.listen) == ["unix:socket"]
     assert told.max_queue_tokens == 2000  # the environment's
     assert told.limits.max_calls == 9  # the command line's
+    assert told.http == ("127.0.0.1:8080", "unix:http")
     assert told.drain_s == 1.5
     assert not told.model_settings.warmup
     assert told.is_insecure

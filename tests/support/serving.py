@@ -43,7 +43,8 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.address = self.wait_for("listening")["addresses"][0]
+            addresses = self.wait_for("listening")["addresses"]
+            self.address, self.http = addresses[0], addresses[-1]
             if wait:
                 self.wait_for("serving")
         except BaseException:

@@ -138,7 +138,7 @@ async def _read(request: Request, max_bytes: int, call: Call) -> bytes:
     except ClientDisconnect:
         raise Abandoned from None
     except asyncio.TimeoutError:
-        raise TooLate("the body did not arrive in time") from None
+        raise TooLate("the deadline, or a minute, passed before the body was there") from None
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from edgerank.errors import InputError
@@ -25,10 +26,8 @@ def server_context(files: CertificateFiles) -> ssl.SSLContext:
         nonlocal current
         certificates, is_new = watched.get()
         if is_new:
-            try:
+            with suppress(ssl.SSLError):  # half-written files: those from before serve on
                 current = _context(certificates)
-            except ssl.SSLError:
-                return  # half-written files: those from before serve on
         connection.context = current
 
     current.sni_callback = renew
