@@ -94,7 +94,9 @@ def serve(**by_parameter: Any) -> None:
         from edgerank.serving.app import serve as run
     if values[table.OTLP_ENDPOINT] is not None:
         with needs_extra("tracing", "tracing"):
-            import edgerank.serving.grpc.tracing
+            import opentelemetry.instrumentation.asgi
+            import opentelemetry.instrumentation.grpc  # noqa: F401
+
             import edgerank.serving.tracing  # noqa: F401
     run(_server_settings(values), transports)
 

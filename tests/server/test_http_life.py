@@ -1,4 +1,4 @@
-"""The HTTP transport's life: loading, draining, reloading, overload, who may call, and a browser."""
+"""The HTTP transport: loading, draining, reloading, overload, connections, and who may call."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_server_is_ready_once_its_models_are_loaded(bundles, tmp_path):
         url = f"http://{server.http}"
         assert httpx.get(f"{url}/ready").status_code == 503
         assert httpx.get(f"{url}/health").status_code == 200
-        for path, kind in (("/v1/rerank", "message"), ("/rerank", "message")):
+        for path in ("/v1/rerank", "/rerank"):
             response = httpx.post(f"{url}{path}", json=BODY)
             assert response.status_code == 503, path
         assert httpx.post(f"{url}/rerank", json={"query": "a", "texts": ["b"]}).json() == {

@@ -23,3 +23,11 @@ def test_serving_is_loaded_whole_without_grpc():
     loaded = packages(loaded_by(f"sys.modules['grpc'] = None; import {modules}"))
     assert "edgerank" in loaded
     assert loaded.isdisjoint({"grpc_health", "grpc_reflection"})
+
+
+def test_http_is_served_without_grpc():
+    files = imports_of("edgerank/serving/http/[a-z]*.py").keys()
+    modules = ", ".join(file.removesuffix(".py").replace("/", ".") for file in files)
+    assert "edgerank.serving.http.transport" in modules
+    loaded = packages(loaded_by(f"sys.modules['grpc'] = None; import {modules}"))
+    assert loaded.isdisjoint({"grpc_health", "grpc_reflection", "google"})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -86,6 +87,25 @@ def test_calls_and_their_stages_are_spans_of_the_caller_s_trace(bundles, collect
     codes = sorted((span.name, attributes(span)["rpc.grpc.status_code"]) for span in calls)
     rerank, stream = "/edgerank.v1.Reranker/Rerank", "/edgerank.v1.Reranker/RerankStream"
     assert codes == [(rerank, 0), (rerank, 3), (stream, 0)]
+    assert "secret words" not in str(kept.spans)
+
+
+def test_calls_over_http_are_spans_of_the_caller_s_trace(bundles, collector):
+    kept, endpoint = collector
+    options = ["--model", bundles / "cross-encoder.int8", "--otlp-endpoint", endpoint]
+    with ServerProcess(*options, "--no-grpc", "--http", "127.0.0.1:0") as server:
+        url = f"http://{server.http}"
+        body = {"query": "secret words", "documents": ["Frank Herbert", "Paris"]}
+        assert httpx.post(f"{url}/v1/rerank", json=body, headers={"traceparent": CALLER}).json()
+        assert httpx.post(f"{url}/v1/rerank", json={**body, "query": " "}).status_code == 400
+        assert httpx.get(f"{url}/ready").status_code == 200
+        assert server.terminate() == 0
+    (call,) = [span for span in kept.spans if span.parent_span_id.hex() == CALLER.split("-")[2]]
+    assert (call.name, call.kind) == ("POST /v1/rerank", Span.SPAN_KIND_SERVER)
+    stages = {span.name for span in kept.spans if span.parent_span_id == call.span_id}
+    assert stages == {"tokenize", "inference"}
+    calls = [span for span in kept.spans if span.kind == Span.SPAN_KIND_SERVER]
+    assert sorted(attributes(span)["http.status_code"] for span in calls) == [200, 400]
     assert "secret words" not in str(kept.spans)
 
 

@@ -45,6 +45,10 @@ class HttpTransport:
         self._is_serving = False
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # or garbage fills the log
         app = self._closing(application(inference, calls, lambda: self._is_serving))
+        if settings.otlp_endpoint is not None:
+            from edgerank.serving.http.tracing import with_spans  # its libraries are an extra
+
+            app = with_spans(app)
         self._in_clear = _Server(_config(app, None))
         context = None if settings.tls is None else server_context(settings.tls)
         self._protected = self._in_clear if context is None else _Server(_config(app, context))
