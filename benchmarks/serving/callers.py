@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.record import Figure
-from benchmarks.serving.server import MANY, Requests
-from edgerank import AsyncClient
+from benchmarks.serving.server import MANY, Caller, Requests
 
 PERCENTILES = (50, 95, 99)
 
 
 async def closed_loop(
-    clients: Sequence[AsyncClient], requests: Requests, size: int, num_callers: int, seconds: float
+    clients: Sequence[Caller], requests: Requests, size: int, num_callers: int, seconds: float
 ) -> float:
     """Return documents/s of callers who ask again as soon as they are answered."""
     drawn = [requests.draw(size) for _ in range(2 if size == MANY else 40)]

@@ -16,6 +16,8 @@ from benchmarks.serving.callers import latencies
 from benchmarks.serving.server import (
     FEW,
     MANY,
+    Addresses,
+    Caller,
     Request,
     Requests,
     bundle_option,
@@ -23,8 +25,8 @@ from benchmarks.serving.server import (
     seconds_option,
     served_bundle,
     serving,
+    transports_option,
 )
-from edgerank import AsyncClient
 
 HEAD_START_S = 0.5  # of the long request
 PAUSE_S = 0.02  # between short ones
@@ -32,18 +34,24 @@ PAUSE_S = 0.02  # between short ones
 
 @bundle_option
 @seconds_option
+@transports_option
 @options.threads
-def measure(bundle: Path | None, seconds: float, threads: int) -> Iterator[Row]:
-    with served_bundle(bundle) as directory, serving(directory, threads) as address:
-        for beside, found in asyncio.run(measure_both(address, seconds)).items():
-            labels = {"documents": str(FEW), "beside": beside}
-            yield Row(labels, latencies(found))
+def measure(
+    bundle: Path | None, seconds: float, transports: Sequence[str], threads: int
+) -> Iterator[Row]:
+    with served_bundle(bundle) as directory, serving(directory, threads) as addresses:
+        for transport in transports:
+            for beside, found in asyncio.run(measure_both(addresses, transport, seconds)).items():
+                labels = {"transport": transport, "documents": str(FEW), "beside": beside}
+                yield Row(labels, latencies(found))
 
 
-async def measure_both(address: str, seconds: float) -> dict[str, list[float]]:
+async def measure_both(
+    addresses: Addresses, transport: str, seconds: float
+) -> dict[str, list[float]]:
     requests = Requests()
     drawn, long = [requests.draw(FEW) for _ in range(40)], requests.draw(MANY)
-    async with connected(address) as (client, other, *_):
+    async with connected(addresses, transport) as (client, other, *_):
         alone = await ask(client, drawn, seconds)
         busy = asyncio.create_task(keep_busy(other, long))
         await asyncio.sleep(HEAD_START_S)
@@ -52,12 +60,12 @@ async def measure_both(address: str, seconds: float) -> dict[str, list[float]]:
     return {"nothing": alone, f"requests of {MANY} documents": beside}
 
 
-async def keep_busy(client: AsyncClient, request: Request) -> None:
+async def keep_busy(client: Caller, request: Request) -> None:
     while True:
         await client.score(*request)
 
 
-async def ask(client: AsyncClient, requests: Sequence[Request], seconds: float) -> list[float]:
+async def ask(client: Caller, requests: Sequence[Request], seconds: float) -> list[float]:
     """Ask one after the other: the seconds of each."""
     taken: list[float] = []
     end = time.perf_counter() + seconds

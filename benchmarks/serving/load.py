@@ -20,14 +20,17 @@ from benchmarks.common.record import Figure, Row
 from benchmarks.serving.callers import closed_loop, latencies, open_loop
 from benchmarks.serving.server import (
     FEW,
+    Addresses,
+    Caller,
     Requests,
     bundle_option,
     connected,
     seconds_option,
     served_bundle,
     serving,
+    transports_option,
 )
-from edgerank import AsyncClient, ServerError
+from edgerank import ServerError
 
 CALLERS = 32
 DEADLINE_S = 2.0
@@ -52,23 +55,28 @@ class Window:
 
 @bundle_option
 @seconds_option
+@transports_option
 @options.threads
-def measure(bundle: Path | None, seconds: float, threads: int) -> Iterator[Row]:
-    with served_bundle(bundle) as directory, serving(directory, threads) as address:
-        yield from asyncio.run(sweep(address, seconds))
+def measure(
+    bundle: Path | None, seconds: float, transports: Sequence[str], threads: int
+) -> Iterator[Row]:
+    with served_bundle(bundle) as directory, serving(directory, threads) as addresses:
+        for transport in transports:
+            yield from asyncio.run(sweep(addresses, transport, seconds))
 
 
-async def sweep(address: str, seconds: float) -> list[Row]:
+async def sweep(addresses: Addresses, transport: str, seconds: float) -> list[Row]:
     requests = Requests()
-    async with connected(address) as clients:
+    async with connected(addresses, transport) as clients:
         capacity = await closed_loop(clients, requests, FEW, CALLERS, seconds) / FEW
-        return [
+        rows = [
             await offer(clients, requests, share, share * capacity, seconds) for share in OFFERED
         ]
+    return [Row({"transport": transport, **row.labels}, row.figures) for row in rows]
 
 
 async def offer(
-    clients: Sequence[AsyncClient], requests: Requests, share: float, rate: float, seconds: float
+    clients: Sequence[Caller], requests: Requests, share: float, rate: float, seconds: float
 ) -> Row:
     """Offer a load: what is answered in time, how fast, and what becomes of the others."""
     drawn = [requests.draw(FEW) for _ in range(200)]

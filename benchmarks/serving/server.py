@@ -19,8 +19,11 @@ import click
 
 from benchmarks.common import options
 from benchmarks.common.bundles import minilm_bundle
+from benchmarks.serving.http_client import HttpClient
 from edgerank import AsyncClient
 
+GRPC, HTTP = TRANSPORTS = ("grpc", "http")  # in the order in which a server says its addresses
+ANY_PORT = "127.0.0.1:0"
 ONE, FEW, MANY = 1, 5, 1000  # documents of a request
 NUM_CLIENTS = 4  # connections
 TIMEOUT_S = 600  # of requests without a deadline of their own
@@ -38,6 +41,17 @@ seconds_option = click.option(
     "--seconds", default=10.0, show_default=True, help="Seconds of each measurement."
 )
 
+transports_option = click.option(
+    "--transport",
+    "transports",
+    type=click.Choice(TRANSPORTS),
+    multiple=True,
+    default=TRANSPORTS,
+    help="How callers ask; may be given several times.  [default: both]",
+)
+
+Caller = AsyncClient | HttpClient
+Addresses = dict[str, str]  # by transport
 Request = tuple[str, list[str]]  # a query and documents
 
 
@@ -69,19 +83,19 @@ def served_bundle(bundle: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def serving(bundle: Path, threads: int) -> Iterator[str]:
-    """Run a server: its address."""
+def serving(bundle: Path, threads: int) -> Iterator[Addresses]:
+    """Run a server: its address for each transport."""
     command = [sys.executable, "-m", "edgerank", "serve", "--model", str(bundle)]
     server = subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0", "--threads", str(threads)],
+        [*command, "--listen", ANY_PORT, "--http", ANY_PORT, "--threads", str(threads)],
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        address = read_address(server.stderr or ())
+        addresses = read_addresses(server.stderr or ())
         with subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL):
             try:
-                yield address
+                yield addresses
             finally:
                 server.terminate()  # which ends what reads its log
     finally:
@@ -89,24 +103,31 @@ def serving(bundle: Path, threads: int) -> Iterator[str]:
         server.wait()
 
 
-def read_address(log: Iterable[str]) -> str:
+def read_addresses(log: Iterable[str]) -> Addresses:
     """Read the server's log until it serves.
 
     :raises click.ClickException: it ends before that
     """
-    address, line = "", ""
+    addresses: list[str] = []
+    line = ""
     for line in log:
         record = json.loads(line)
-        address = str(record.get("addresses", [address])[0])
+        addresses = record.get("addresses", addresses)
         if record["message"] == "serving":
-            return address
+            return dict(zip(TRANSPORTS, addresses, strict=True))
     raise click.ClickException(f"the server ended: {line.strip() or 'it said nothing'}")
 
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[list[AsyncClient]]:
+async def connected(addresses: Addresses, transport: str) -> AsyncIterator[list[Caller]]:
     """Connect clients that do not try again, and let the server warm up."""
-    clients = [AsyncClient(address, max_attempts=1, timeout=TIMEOUT_S) for _ in range(NUM_CLIENTS)]
+    address = addresses[transport]
+    clients: list[Caller] = [
+        HttpClient(address)
+        if transport == HTTP
+        else AsyncClient(address, max_attempts=1, timeout=TIMEOUT_S)
+        for _ in range(NUM_CLIENTS)
+    ]
     try:
         await clients[0].score(*Requests().draw(FEW))
         yield clients

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.common import options
@@ -17,12 +17,14 @@ from benchmarks.serving.server import (
     FEW,
     MANY,
     ONE,
+    Addresses,
     Requests,
     bundle_option,
     connected,
     seconds_option,
     served_bundle,
     serving,
+    transports_option,
 )
 from edgerank import Reranker
 
@@ -31,17 +33,20 @@ CALLERS = ((ONE, 1), (ONE, 32), (FEW, 1), (FEW, 32), (MANY, 2))  # documents of 
 
 @bundle_option
 @seconds_option
+@transports_option
 @options.threads
-def measure(bundle: Path | None, seconds: float, threads: int) -> Iterator[Row]:
+def measure(
+    bundle: Path | None, seconds: float, transports: Sequence[str], threads: int
+) -> Iterator[Row]:
     with served_bundle(bundle) as directory:
         embedded = embedded_rates(directory, threads, seconds)
-        with serving(directory, threads) as address:
-            rates = asyncio.run(served_rates(address, seconds))
+        with serving(directory, threads) as addresses:
+            rates = asyncio.run(served_rates(addresses, seconds, transports))
     for size, rate in embedded.items():
         labels = {"calls": "embedded", "documents of a call": str(size), "callers": "1"}
         yield Row(labels, {"documents/s": Figure(rate, "documents/s")})
-    for (size, callers), rate in rates.items():
-        labels = {"calls": "served", "documents of a call": str(size), "callers": str(callers)}
+    for (transport, size, callers), rate in rates.items():
+        labels = {"calls": transport, "documents of a call": str(size), "callers": str(callers)}
         yield Row(
             labels, {"documents/s": Figure(rate, "documents/s")} | shares(size, rate, embedded)
         )
@@ -66,11 +71,14 @@ def embedded_rates(bundle: Path, threads: int, seconds: float) -> dict[int, floa
     return rates
 
 
-async def served_rates(address: str, seconds: float) -> dict[tuple[int, int], float]:
-    """Return documents/s by the documents of a call and the number of callers."""
-    requests = Requests()
-    async with connected(address) as clients:
-        return {
-            (size, callers): await closed_loop(clients, requests, size, callers, seconds)
-            for size, callers in CALLERS
-        }
+async def served_rates(
+    addresses: Addresses, seconds: float, transports: Sequence[str]
+) -> dict[tuple[str, int, int], float]:
+    """Return documents/s by transport, the documents of a call and the number of callers."""
+    rates = {}
+    for size, callers in CALLERS:
+        for transport in transports:
+            async with connected(addresses, transport) as clients:
+                rate = await closed_loop(clients, Requests(), size, callers, seconds)
+                rates[transport, size, callers] = rate
+    return rates

@@ -18,9 +18,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from edgerank.bundle import read_bundle, write_manifest
-from edgerank.client import Client
+from edgerank.client import AsyncClient, Client
 from edgerank.manifest import MANIFEST_NAME
-from edgerank.serving.http import connections
+from edgerank.serving.http import connections, transport
 from tests.support.cli import fail
 from tests.support.serving import Authority, ServerProcess, eventually
 
@@ -195,7 +195,44 @@ def test_clients_of_both_transports_take_turns(bundles):
     assert done == ["short"] * 5 + ["long"]
 
 
+def test_200_clients_at_once_are_all_answered_beside_those_of_grpc(bundles):
+    with ServerProcess("--model", bundles / "qwen2.int8", "--http", "127.0.0.1:0") as server:
+
+        async def over_http(client: httpx.AsyncClient) -> None:
+            for _ in range(3):
+                response = await client.post("/v1/rerank", json=BODY)
+                assert response.status_code == 200
+
+        async def over_grpc(client: AsyncClient) -> None:
+            for _ in range(30):
+                assert len(await client.rank(QUERY, DOCUMENTS)) == 2
+
+        async def load() -> None:
+            limits = httpx.Limits(max_connections=None)
+            async with (
+                httpx.AsyncClient(
+                    base_url=f"http://{server.http}", timeout=PATIENCE_S, limits=limits
+                ) as http,
+                AsyncClient(server.address, max_attempts=1) as grpc,
+            ):
+                await asyncio.gather(
+                    *(over_http(http) for _ in range(200)), *(over_grpc(grpc) for _ in range(10))
+                )
+
+        asyncio.run(load())
+        eventually(lambda: len(server.records("call")) == 900, "all calls in the log")
+        assert {record["code"] for record in server.records("call")} == {"OK"}
+
+
 # connections
+
+
+def test_small_packets_are_sent_at_once():
+    listener = transport._bind("127.0.0.1:0")
+    try:
+        assert listener.proto == socket.IPPROTO_TCP  # or asyncio leaves Nagle's algorithm on
+    finally:
+        listener.close()
 
 
 def test_a_connection_without_a_request_is_closed(monkeypatch):

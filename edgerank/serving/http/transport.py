@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -130,13 +131,24 @@ def _bind(address: str) -> socket.socket:
     try:
         if is_socket(address):
             return _bind_path(Path(address.removeprefix(UNIX)))
-        host, port = host_and_port(address)
-        host = host.removeprefix("[").removesuffix("]")
-        ((family, _, _, _, where), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listener = socket.create_server(where[:2], family=family, backlog=BACKLOG)
+        return _bind_port(*host_and_port(address))
     except OSError as error:
         raise EdgerankError(f"http: {address} cannot be listened on: {error}") from error
-    listener.setblocking(False)
+
+
+def _bind_port(host: str, port: int) -> socket.socket:
+    host = host.removeprefix("[").removesuffix("]")
+    ((family, kind, _, _, where), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named
+    listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":  # a port that was closed just now may be taken again
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -151,7 +163,6 @@ def _bind_path(path: Path) -> socket.socket:
     listener.bind(str(path))
     path.chmod(SOCKET_MODE)
     listener.listen(BACKLOG)
-    listener.setblocking(False)
     return listener
 
 
