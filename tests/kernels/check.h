@@ -10,6 +10,9 @@
 // Counts a check; one that does not hold is printed, and makes the program fail.
 __attribute__((format(printf, 2, 3))) void expect(bool holds, const char* format, ...);
 
+// Whether there is memory left for the kernels.
+extern bool has_memory;
+
 // Memory that ends where the next page cannot be touched, so that whoever reads or writes behind
 // it crashes. Masked accesses do not.
 class Guarded {
@@ -89,3 +92,4 @@ void test_projection(const Kernels& kernels);
 void test_feed_forward(const Kernels& kernels);
 void test_attention(const Kernels& kernels);
 void test_positions(const Kernels& kernels);
+void test_memory(const Kernels& kernels);

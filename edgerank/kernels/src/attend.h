@@ -197,7 +197,7 @@ inline void attend_block(const AttentionTask& task, const DistanceTerms& terms, 
   }
 }
 
-inline void attend(const AttentionTask& task) {
+inline bool attend(const AttentionTask& task) {
   const int64_t value_stride = (task.head_size + WIDTH - 1) / WIDTH * WIDTH;
   const int64_t all_keys = task.runs[0].count + task.runs[1].count;
   const int64_t num_keys = all_keys < KEY_BLOCK ? all_keys : KEY_BLOCK;
@@ -205,6 +205,7 @@ inline void attend(const AttentionTask& task) {
                   Workspace::size<float>(num_keys * QUERIES) +
                   Workspace::size<float>(num_keys * value_stride) +
                   DistanceTerms::size(task, all_keys));
+  if (!space) return false;
   float* queries = space.take<float>(task.head_size * QUERIES);
   float* logits = space.take<float>(num_keys * QUERIES);
   float* values = space.take<float>(num_keys * value_stride);
@@ -214,6 +215,7 @@ inline void attend(const AttentionTask& task) {
     load_queries(task, first, block, queries);
     attend_block(task, terms, block, queries, logits, values, value_stride);
   }
+  return true;
 }
 
 }  // namespace
