@@ -87,6 +87,7 @@ INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
         "avx_vnni": ("-mavx2 -mfma -mavxvnni",),
         "avx512": (AVX512,),
         "avx512_vnni": (f"{AVX512} -mavx512vnni",),
+        "amx": (f"{AVX512} -mavx512vnni -mamx-tile -mamx-int8",),
     },
     "aarch64": {  # zig has a spelling of its own
         "dotprod": ("-march=armv8.2-a+dotprod", "-mcpu=generic+v8_2a+dotprod"),
