@@ -9,7 +9,7 @@
 
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels;
-extern const Kernels amx_kernels;
+extern const Kernels avx512_bf16_kernels, amx_kernels;
 #elif defined(__aarch64__)
 extern const Kernels dotprod_kernels, i8mm_kernels;
 #endif
@@ -43,6 +43,9 @@ struct Available {
 #endif
 #if !defined(EDGERANK_WITHOUT_AMX)
     add(cpu.amx, amx_kernels);
+#endif
+#if !defined(EDGERANK_WITHOUT_AVX512_BF16)
+    add(cpu.avx512_bf16, avx512_bf16_kernels);
 #endif
 #elif defined(__aarch64__)
 #if !defined(EDGERANK_WITHOUT_I8MM)
