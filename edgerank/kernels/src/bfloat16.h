@@ -39,7 +39,7 @@ inline BfloatPairs paired(Floats first, Floats second) {
   return {_mm512_permutexvar_epi16(order, rounded_to_bfloat16(first, second))};
 }
 
-// `count` floats from `place` on of a row of `size`, with zeros behind its end
+// A vector of a row of `size` floats, from `place` on, with zeros behind its end.
 inline Floats load_within(const float* row, int64_t place, int64_t size) {
   if (place + WIDTH <= size) return load(row + place);
   return place < size ? load_first(row + place, size - place) : splat(0.0f);
