@@ -24,7 +24,7 @@ GROUPS = {
         "slices",
         "transforms",
     ),
-    "quality": ("precisions", "outliers", "long-documents", "size-curve", "published"),
+    "quality": ("precisions", "bfloat16", "outliers", "long-documents", "size-curve", "published"),
     "serving": ("throughput", "load", "fairness"),
     "peers": ("peers", "scaling"),
 }

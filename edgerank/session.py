@@ -36,7 +36,8 @@ def open_session(
     :param model: a file, or a serialized model
     :param threads: threads that one operator may use; the physical cores of the process by default
     :param providers: execution providers, most wanted first
-    :param kernels: what computes; ``choose_kernels()`` by default
+    :param kernels: what computes if the CPU's provider is the most wanted; ``choose_kernels()`` by
+        default
     :param save_to: where to save the graph as ONNX Runtime folds it, with its weights beside it
     :param without: optimizers of ONNX Runtime to leave out
     :raises InputError: EDGERANK_KERNELS names kernels that are not there
@@ -50,8 +51,9 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    kernels = choose_kernels() if kernels is None else kernels
-    register(options, kernels, options.intra_op_num_threads)
+    if providers[0] == CPU_PROVIDER:  # the functions of a graph for a GPU are inlined
+        kernels = choose_kernels() if kernels is None else kernels
+        register(options, kernels, options.intra_op_num_threads)
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
         key = "session.optimized_model_external_initializers"

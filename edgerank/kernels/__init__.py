@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 import threading
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ AUTO, STOCK = "auto", "stock"
 VARIABLE = "EDGERANK_KERNELS"  # what is asked for where the caller does not say
 BUILD = "python -m edgerank.kernels.build"
 _FILES = {"win32": "edgerank_kernels.dll", "darwin": "libedgerank_kernels.dylib"}
+SOURCES = Path(__file__).parent / "src"  # a wheel has none
 LIBRARY = Path(__file__).parent / _FILES.get(sys.platform, "libedgerank_kernels.so")
 
 # the library has one choice, which a session reads while it is being set up
@@ -53,20 +55,21 @@ class Library:
     """The library of compiled kernels, as this process finds it."""
 
     path: Path
-    instruction_sets: tuple[str, ...]  # that it has kernels for and this CPU runs; fastest first
+    # that it has kernels for and this CPU runs: the fastest first, and last those that "auto" never
+    # takes, because they round more or were not measured enough
+    instruction_sets: tuple[str, ...]
     problem: str | None  # why there are none
 
 
 def find_library() -> Library:
     """Look at the library for this platform; it need not be there."""
-    if not LIBRARY.exists():
-        problem = f"the library is not built; {BUILD} builds it with a C++ compiler"
+    if problem := _why_absent_or_stale():
         return Library(LIBRARY, (), problem)
     try:
         loaded = _load(LIBRARY)
         names = loaded.edgerank_instruction_sets().decode()
     except (OSError, AttributeError) as error:  # of another system, or another library altogether
-        problem = f"the library cannot be loaded: {error}; {BUILD} builds it anew"
+        problem = f"the library cannot be loaded: {error}; {_how_to_build()} builds it anew"
         return Library(LIBRARY, (), problem)
     if not names:
         problem = "this CPU has none of the instruction sets that the library is made for"
@@ -74,8 +77,32 @@ def find_library() -> Library:
     return Library(LIBRARY, tuple(names.split(",")), None)
 
 
+def _why_absent_or_stale() -> str | None:
+    """Say why there is no library of this package's sources, and what to do; None if there is."""
+    from edgerank.kernels import build
+
+    if LIBRARY.exists():
+        stamp = build.read_stamp(LIBRARY)  # where there are no sources, it came with the package
+        if stamp is None or not SOURCES.is_dir() or stamp.sources == build.digest_of(SOURCES):
+            return None
+        return f"the library was built from other sources; build it again: {BUILD}"
+    if build.host_target() is None:
+        return f"there are no kernels for this {platform.machine()} machine"
+    try:
+        reason = build.absence_of(LIBRARY).read_text()
+    except OSError:
+        return f"the library is not built; to build it with a C++ compiler, run {_how_to_build()}"
+    return f"the library is not built, because {reason}; with a compiler, run {_how_to_build()}"
+
+
+def _how_to_build() -> str:
+    from edgerank.kernels import build
+
+    return BUILD if SOURCES.is_dir() else build.REINSTALL
+
+
 def available() -> tuple[str, ...]:
-    """Return the instruction sets that there are kernels for, the fastest first; () if none."""
+    """Return the instruction sets that there are kernels for, as `Library` has them; () if none."""
     return find_library().instruction_sets
 
 
@@ -110,19 +137,22 @@ def register(options: ort.SessionOptions, kernels: Kernels, threads: int) -> Non
     """Let a session that is opened with ``options`` use ``kernels``; stock needs nothing.
 
     :param threads: that the session has
-    :raises ProviderError: the library does not fit the installed ONNX Runtime
+    :raises ProviderError: the library does not fit the installed ONNX Runtime, or the system does
+        not let this process use the instruction set
     """
     if kernels.library is None:
         return
     with _registering:
-        is_there = _load(kernels.library).edgerank_choose(kernels.name.encode(), threads)
-        assert is_there, kernels  # choose_kernels has asked
+        if not _load(kernels.library).edgerank_choose(kernels.name.encode(), threads):
+            raise ProviderError(
+                f"the system does not let this process use {kernels.name}; choose other kernels"
+            )
         try:
             options.register_custom_ops_library(str(kernels.library))
         except Exception as error:  # onnxruntime's own errors share no base class
             raise ProviderError(
-                f"{kernels.library}: ONNX Runtime does not take it: {error}; {BUILD} builds it"
-                f" anew, and {VARIABLE}={STOCK} does without"
+                f"{kernels.library}: ONNX Runtime does not take it: {error};"
+                f" {_how_to_build()} builds it anew, and {VARIABLE}={STOCK} does without"
             ) from error
 
 

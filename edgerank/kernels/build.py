@@ -10,6 +10,7 @@ there. A machine without a C++ compiler is no error: edgerank then runs on ONNX 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -28,8 +29,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 WITHOUT = "edgerank uses ONNX Runtime's stock operators."
-NO_SOURCES = """This installation has no sources of the kernels. Where there is a C++ compiler, run
-    pip install --force-reinstall --no-deps --no-binary edgerank edgerank
+REINSTALL = "pip install --force-reinstall --no-deps --no-binary edgerank edgerank"
+NO_SOURCES = f"""This installation has no sources of the kernels. Where there is a C++ compiler, run
+    {REINSTALL}
 or install a checkout."""
 
 
@@ -87,6 +89,8 @@ INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
         "avx_vnni": ("-mavx2 -mfma -mavxvnni",),
         "avx512": (AVX512,),
         "avx512_vnni": (f"{AVX512} -mavx512vnni",),
+        "avx512_bf16": (f"{AVX512} -mavx512vnni -mavx512bf16",),
+        "amx": (f"{AVX512} -mavx512vnni -mamx-tile -mamx-int8",),
     },
     "aarch64": {  # zig has a spelling of its own
         "dotprod": ("-march=armv8.2-a+dotprod", "-mcpu=generic+v8_2a+dotprod"),
@@ -142,23 +146,28 @@ def build(
         return Built(None, f"There are no kernels for this {platform.machine()} machine: {WITHOUT}")
     compiler = compiler or find_compiler(target)
     library = output / TARGETS[name].library
-    stamp = library.with_name(f"{library.name}.built")
-    digest = digest_of([Path(__file__), *sorted(sources.glob("*.*"))], f"{name} {sanitize}")
-    if library.exists() and is_of(stamp, digest, compiler, werror):
+    wanted = Stamp(digest_of(sources), f"{name} {sanitize}", shlex.join(compiler or ()), werror)
+    if library.exists() and does_for(read_stamp(library), wanted):
         return Built(library, f"{library.name} is up to date.")
     library.unlink(missing_ok=True)
     if compiler is None:
+        note_absence(library, "there was no C++ compiler")
         return Built(None, f"No C++ compiler found: {WITHOUT}")
     began = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work:
-        made, left_out = compile_library(
-            TARGETS[name], compiler, sources, Path(work), sanitize, werror
-        )
-        partial = library.with_name(f".{library.name}.{os.getpid()}")  # on the same file system
-        shutil.copy(made, partial)
-        os.replace(partial, library)
-    stamp.write_text("\n".join([digest, shlex.join(compiler), "werror" if werror else ""]))
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            made, left_out = compile_library(
+                TARGETS[name], compiler, sources, Path(work), sanitize, werror
+            )
+            partial = library.with_name(f".{library.name}.{os.getpid()}")  # on the same file system
+            shutil.copy(made, partial)
+            os.replace(partial, library)
+    except BuildError as error:
+        note_absence(library, f"the compiler failed: {error.summary}")
+        raise
+    absence_of(library).unlink(missing_ok=True)
+    write_stamp(library, wanted)
     seconds = time.monotonic() - began
     without = f", without {', '.join(left_out)}" if left_out else ""
     command = shlex.join([Path(compiler[0]).name, *compiler[1:]])
@@ -193,25 +202,59 @@ def find_compiler(target: str | None = None) -> list[str] | None:
     return [sys.executable, "-m", "ziglang", "c++", "-target", TARGETS[target].zig]
 
 
-def digest_of(files: Iterable[Path], options: str) -> str:
-    digest = hashlib.sha256(options.encode())
-    for file in files:
+def digest_of(sources: Path) -> str:
+    """Of all that a library is made of: the sources, and this file with the flags."""
+    digest = hashlib.sha256()
+    for file in [Path(__file__), *sorted(sources.glob("*.*"))]:
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
-def is_of(stamp: Path, digest: str, compiler: Sequence[str] | None, werror: bool) -> bool:
-    """Whether the library beside the stamp is of these sources, and of the compiler if there is."""
+@dataclass(frozen=True)
+class Stamp:
+    """What a library was made of and how; kept in a file beside it."""
+
+    sources: str  # their digest
+    options: str
+    compiler: str  # "" for none
+    werror: bool
+
+
+def read_stamp(library: Path) -> Stamp | None:
     try:
-        kept = stamp.read_text().split("\n")
-    except OSError:
-        return False
+        sources, options, compiler, werror = _stamp_of(library).read_text().split("\n")
+    except (OSError, ValueError):
+        return None
+    return Stamp(sources, options, compiler, werror == "werror")
+
+
+def write_stamp(library: Path, stamp: Stamp) -> None:
+    lines = [stamp.sources, stamp.options, stamp.compiler, "werror" if stamp.werror else ""]
+    _stamp_of(library).write_text("\n".join(lines))
+
+
+def _stamp_of(library: Path) -> Path:
+    return library.with_name(f"{library.name}.built")
+
+
+def does_for(kept: Stamp | None, wanted: Stamp) -> bool:
+    """Whether a library with a stamp need not be made anew; another compiler must be there to."""
     return (
-        len(kept) == 3
-        and kept[0] == digest
-        and (compiler is None or kept[1] == shlex.join(compiler))
-        and (not werror or kept[2] == "werror")
+        kept is not None
+        and (kept.sources, kept.options) == (wanted.sources, wanted.options)
+        and wanted.compiler in ("", kept.compiler)
+        and (kept.werror or not wanted.werror)
     )
+
+
+def absence_of(library: Path) -> Path:
+    """The file that says why there is no library, for who looks for it later."""
+    return library.with_name(f"{library.name}.absent")
+
+
+def note_absence(library: Path, reason: str) -> None:
+    with contextlib.suppress(OSError):  # a directory that cannot be written to is no new failure
+        absence_of(library).write_text(reason)
 
 
 def compile_library(

@@ -35,7 +35,10 @@ class KernelsHook(BuildHookInterface[BuilderConfig]):
         else:
             built = build_if_possible()
         self.app.display_info(built.message)
-        if built.library is None or version == "editable":
+        if version == "editable":
+            return
+        if built.library is None:
+            include_reason(build_data["force_include"])
             return
         platform = kernels.TARGETS[target].wheel if target else platform_of_this_machine()
         build_data["force_include"][str(built.library)] = f"edgerank/kernels/{built.library.name}"
@@ -52,6 +55,13 @@ def build_if_possible() -> kernels.Built:
     except OSError as error:  # such as a checkout that cannot be written to
         reason = str(error)
     return kernels.Built(None, f"The kernels were not compiled ({reason}): {kernels.WITHOUT}")
+
+
+def include_reason(files: dict[str, str]) -> None:
+    """Put the file that says why there are no kernels into the wheel."""
+    host = kernels.host_target()
+    if host and (note := kernels.absence_of(kernels.HERE / kernels.TARGETS[host].library)).exists():
+        files[str(note)] = f"edgerank/kernels/{note.name}"
 
 
 def platform_of_this_machine() -> str:

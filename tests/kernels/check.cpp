@@ -6,7 +6,25 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
+
+#include "memory.h"
+
+Operand::Operand(const Kernels& kernels)
+    : is_bfloat16(std::strcmp(kernels.name, "avx512_bf16") == 0) {}
+
+double Operand::operator()(float x) const {
+  if (!is_bfloat16 || x == 0) return double(x);
+  const int exponent = std::ilogb(x);
+  return std::ldexp(std::nearbyint(std::ldexp(double(x), 7 - exponent)), exponent - 7);
+}
+
+bool has_memory = true;
+
+// memory.cpp is compiled with another name for its function, see test_native.py
+void* allocate_from_system(size_t bytes);
+void* allocate_aligned(size_t bytes) { return has_memory ? allocate_from_system(bytes) : nullptr; }
 
 Guarded::Guarded(int64_t count, float value) : count_(count) {
   if (count == 0) return;

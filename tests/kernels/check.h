@@ -10,6 +10,20 @@
 // Counts a check; one that does not hold is printed, and makes the program fail.
 __attribute__((format(printf, 2, 3))) void expect(bool holds, const char* format, ...);
 
+// What attention of an instruction set multiplies: floats, or those rounded to bfloat16, with eight
+// significant bits. Its softmax and its sums are of floats in any case.
+struct Operand {
+  bool is_bfloat16;
+
+  explicit Operand(const Kernels& kernels);
+  double operator()(float x) const;  // x as it is multiplied
+  // how far weights of a softmax may be off, relative to them
+  double doubt() const { return is_bfloat16 ? 1.0 / 512 : 0; }
+};
+
+// Whether there is memory left for the kernels.
+extern bool has_memory;
+
 // Memory that ends where the next page cannot be touched, so that whoever reads or writes behind
 // it crashes. Masked accesses do not.
 class Guarded {
@@ -89,3 +103,4 @@ void test_projection(const Kernels& kernels);
 void test_feed_forward(const Kernels& kernels);
 void test_attention(const Kernels& kernels);
 void test_positions(const Kernels& kernels);
+void test_memory(const Kernels& kernels);

@@ -1,4 +1,5 @@
-// Compares the kernels of every instruction set that this CPU can run with plain double precision.
+// Compares the kernels of every instruction set that this CPU can run with plain double precision,
+// and those of AMX on a model of its instructions (tile_model.h), if they are compiled for it.
 // Named instruction sets are the only ones to run.
 #include <cstdarg>
 #include <cstdio>
@@ -6,6 +7,10 @@
 
 #include "check.h"
 #include "instruction_sets.h"
+
+#if defined(WITH_TILE_MODEL)
+extern const Kernels amx_kernels;
+#endif
 
 namespace {
 
@@ -17,6 +22,23 @@ bool is_named(const char* name, int count, char** names) {
     if (std::strcmp(names[i], name) == 0) return true;
   }
   return count == 0;
+}
+
+void test_all(const Kernels& kernels, const char* how) {
+  const long before = num_checks;
+  std::printf("%s%s: linear", kernels.name, how);
+  test_linear(kernels);
+  std::printf(", projection");
+  test_projection(kernels);
+  std::printf(", feed-forward");
+  test_feed_forward(kernels);
+  std::printf(", attention");
+  test_attention(kernels);
+  std::printf(", positions");
+  test_positions(kernels);
+  std::printf(", memory");
+  test_memory(kernels);
+  std::printf(", %ld checks\n", num_checks - before);
 }
 
 }  // namespace
@@ -43,19 +65,15 @@ int main(int argc, char** argv) {
     expect(edgerank_choose(name, 1), "it is listed, but cannot be used");
     const Kernels& kernels = *chosen().kernels;
     expect(std::strcmp(kernels.name, name) == 0, "another one is in use: %s", kernels.name);
-    const long before = num_checks;
-    std::printf("%s: linear", name);
-    test_linear(kernels);
-    std::printf(", projection");
-    test_projection(kernels);
-    std::printf(", feed-forward");
-    test_feed_forward(kernels);
-    std::printf(", attention");
-    test_attention(kernels);
-    std::printf(", positions");
-    test_positions(kernels);
-    std::printf(", %ld checks\n", num_checks - before);
+    test_all(kernels, "");
   }
+#if defined(WITH_TILE_MODEL)
+  const bool has_avx512_vnni = edgerank_choose("avx512_vnni", 1);
+  if (has_avx512_vnni && is_named("amx", argc - 1, argv + 1)) {
+    instruction_set = "amx on the model";
+    test_all(amx_kernels, " on the model");
+  }
+#endif
   if (num_failures) std::printf("%ld of %ld checks failed\n", num_failures, num_checks);
   return num_failures != 0;
 }

@@ -81,6 +81,7 @@ void test_one(const Kernels& kernels, const Shape& shape, Seen seen, float logit
   task.output_stride = query_stride;
   kernels.attend(task);
 
+  const Operand operand(kernels);
   const auto key_at = [&](int64_t place) {
     return place < num_past ? runs[0] + place * key_stride
                             : runs[1] + (place - num_past) * key_stride;
@@ -95,7 +96,10 @@ void test_one(const Kernels& kernels, const Shape& shape, Seen seen, float logit
       for (int64_t place = begin; place < after; ++place) {
         double logit = 0, terms = 0;
         for (int64_t d = 0; d < size; ++d) {
-          const double term = double(query[d]) * double(key_at(place)[d]) * double(task.scale);
+          const double term =
+              operand.is_bfloat16
+                  ? operand(query[d] * task.scale) * operand(key_at(place)[d])
+                  : double(query[d]) * double(key_at(place)[d]) * double(task.scale);
           logit += term;
           terms += std::fabs(term);
         }
@@ -108,12 +112,12 @@ void test_one(const Kernels& kernels, const Shape& shape, Seen seen, float logit
       for (int64_t d = 0; d < size; ++d) {
         double value = 0, largest = 0;
         for (int64_t place = begin; place < after; ++place) {
-          const double from = double(key_at(place)[task.value_offset + d]);
+          const double from = operand(key_at(place)[task.value_offset + d]);
           value += weights[static_cast<size_t>(place - begin)] / total * from;
           largest = std::max(largest, std::fabs(from));
         }
         const double number = double(computed[d]);
-        expect(std::fabs(number - value) <= doubt * largest,
+        expect(std::fabs(number - value) <= (doubt + operand.doubt()) * largest,
                "attention of %lld x %lld to %lld (%lld past), query %lld, head %lld, column %lld: "
                "%.9g, not %.9g",
                (long long)shape.queries, (long long)size, (long long)shape.keys,

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgerank.kernels import STOCK, available, choose_kernels
+from edgerank.kernels import choose_kernels
 from edgerank.session import open_session
 from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
 from quantize.graph.grid import declare_inputs
 from quantize.graph.relative_positions import Positions, log_buckets, write_buckets
+from tests.support.operators import all_kernels, each_instruction_set
 
 REACH = 640  # longer than a block of keys
 TOLERANCE = 1e-5
 Floats = NDArray[np.float32]
-all_kernels = pytest.mark.parametrize("kernels", (STOCK, *available()))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def test_a_sequence_as_long_as_the_buckets_reach_and_none_longer(kernels, tmp_pa
         computed(random_case([reach + 1, 3], 2, 16, buckets, 0), kernels, tmp_path)
 
 
-@pytest.mark.parametrize("kernels", available())
+@each_instruction_set
 @pytest.mark.parametrize("change", ["falls", "lies outside of the tables"])
 def test_a_bucket_that_does_not_fit_is_refused(kernels, tmp_path, change):
     buckets = log_buckets(np.arange(-39, 40), 8, 40)

@@ -33,9 +33,14 @@ from tests.support import ROOT
 SOURCES = ROOT / "edgerank/kernels/src"
 PROGRAM = ROOT / "tests/kernels"
 LINKED = ["cpu", "instruction_sets", "memory", "operator", "scratch"]  # all that runs without ORT
+# the program may refuse memory
+FLAGS_OF_SOURCES = {"memory.cpp": ["-Dallocate_aligned=allocate_from_system"]}
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 HOST = TARGETS[name] if (name := host_target()) else None
-RAN = re.compile(r"(\w+): linear, projection, feed-forward, attention, positions, (\d+) checks")
+RAN = re.compile(
+    r"(\w+)( on the model)?: linear, projection, feed-forward, attention, positions, memory,"
+    r" (\d+) checks"
+)
 
 pytestmark = pytest.mark.skipif(
     HOST is None or sys.platform == "win32", reason="the program is for Linux and macOS"
@@ -49,8 +54,11 @@ def test_kernels_agree_with_double_precision_and_sanitizers_find_nothing(tmp_pat
     program = compile_program(
         HOST.architecture, compiler, sanitizers_of(compiler, tmp_path), tmp_path
     )
-    if not instruction_sets_that_ran([program]):
+    ran = instruction_sets_that_ran([program])
+    if not ran:
         pytest.skip("this CPU has no instruction set in use")
+    if ("avx512_vnni", False) in ran:  # or else the vectors of AMX's kernels cannot be run
+        assert ("amx", True) in ran
 
 
 @pytest.mark.skipif(
@@ -63,23 +71,28 @@ def test_kernels_for_arm_agree_with_double_precision_in_an_emulator(tmp_path: Pa
     everything, without_i8mm = (
         ["qemu-aarch64", "-cpu", cpu, program] for cpu in ("max", "cortex-a76")
     )
-    assert instruction_sets_that_ran(everything) == ["i8mm", "dotprod"]
-    assert instruction_sets_that_ran(without_i8mm) == ["dotprod"]
+    assert instruction_sets_that_ran(everything) == [("i8mm", False), ("dotprod", False)]
+    assert instruction_sets_that_ran(without_i8mm) == [("dotprod", False)]
 
 
 def compile_program(
     architecture: str, compiler: Sequence[str], options: Sequence[str], work: Path
 ) -> Path:
-    common = [*compiler, *FLAGS, "-O1", f"-I{SOURCES}", *options]
+    common = [*compiler, *FLAGS, "-O1", "-pthread", f"-I{SOURCES}", *options]
     flags_of = flags_of_instruction_sets(architecture, compiler, SOURCES, work)
+    macros = []
+    if "avx512_vnni" in flags_of:  # AMX's sources, without its instructions
+        model = ["-include", str(PROGRAM / "tile_model.h")]
+        flags_of["amx"] = [*flags_of["avx512_vnni"], *model]
+        macros = ["-DWITH_TILE_MODEL", "-DEDGERANK_WITHOUT_AMX"]
     units = [(source_of(SOURCES, name), flags) for name, flags in flags_of.items()]
-    without = [
+    macros += [
         f"-DEDGERANK_WITHOUT_{name.upper()}"
         for name in INSTRUCTION_SETS[architecture]
         if name not in flags_of
     ]
     others = [SOURCES / f"{name}.cpp" for name in LINKED] + sorted(PROGRAM.glob("*.cpp"))
-    units += [(source, without) for source in others]
+    units += [(source, [*macros, *FLAGS_OF_SOURCES.get(source.name, [])]) for source in others]
     objects = [str(work / f"{source.stem}.o") for source, _ in units]
     commands = [
         [*common, *flags, "-c", str(source), "-o", made]
@@ -102,9 +115,10 @@ def sanitizers_of(compiler: Sequence[str], work: Path) -> list[str]:
     return SANITIZE
 
 
-def instruction_sets_that_ran(command: Sequence[str | Path]) -> list[str]:
+def instruction_sets_that_ran(command: Sequence[str | Path]) -> list[tuple[str, bool]]:
+    """Run the program; return the names of instruction sets, with whether on the model of tiles."""
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     ran = [RAN.fullmatch(line) for line in done.stdout.splitlines()]
-    assert all(found and int(found[2]) > 100_000 for found in ran), done.stdout
-    return [found[1] for found in ran if found]
+    assert all(found and int(found[3]) > 100_000 for found in ran), done.stdout
+    return [(found[1], bool(found[2])) for found in ran if found]

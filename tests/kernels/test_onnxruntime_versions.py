@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from edgerank.bundle import DEFAULT_BUNDLE
+from edgerank.kernels import available
 from tests.support import ROOT
 from tests.support.bundles import only_variant
-from tests.support.operators import INSTRUCTION_SETS, model_of_node, needs_kernels
+from tests.support.operators import model_of_node, needs_kernels
 
 pytestmark = needs_kernels
 
@@ -78,10 +79,10 @@ def test_scores_are_those_of_stock_operators_and_errors_are_told(release, tmp_pa
     result = json.loads(done.stdout)
     if release == "oldest":
         assert f"{result['version']}.".startswith(f"{oldest_release()}.")
-    assert list(result["scores"]) == ["stock", *INSTRUCTION_SETS]
+    assert list(result["scores"]) == ["stock", *available()]
     stock = np.array(result["scores"]["stock"])
     own_error = only_variant(DEFAULT_BUNDLE).fidelity.max_error
     assert np.ptp(stock) > 5 * own_error
-    for kernels in INSTRUCTION_SETS:
+    for kernels in available():
         assert np.abs(result["scores"][kernels] - stock).max() < own_error, kernels
         assert "rows have another width than its weight" in result["errors"][kernels]

@@ -314,7 +314,7 @@ def test_a_feed_forward_part_computes_its_function(
         > 1e-3
     )
     largest = np.abs(expected).max(axis=1, keepdims=True)
-    errors = np.abs(y - expected) / largest
+    errors = np.abs(y - expected) / np.maximum(largest, 1e-30)  # a row of zeros is right or not
     assert is_sure.any() or min(rows, width) < 20
     assert (errors[is_sure] <= 1e-5).all()
     assert (errors <= 0.1).all()

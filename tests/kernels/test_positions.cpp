@@ -47,6 +47,7 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
   task.first_position = shape.first_position;
   kernels.attend(task);
 
+  const Operand operand(kernels);
   std::vector<double> weights(static_cast<size_t>(shape.keys));
   for (int64_t i = 0; i < shape.queries; ++i) {
     double most = -1e300, total = 0;
@@ -54,9 +55,11 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
       const int64_t row = buckets[static_cast<size_t>(reach + shape.first_position + i - j)];
       double logit = 0;
       for (int64_t d = 0; d < size; ++d) {
-        const double query = double(queries[i * size + d]), key = double(keys[j * key_stride + d]);
-        logit += double(task.scale) * query * key + query * double(key_table[d * stride + row]) +
-                 key * double(query_table[d * stride + row]);
+        const float query = queries[i * size + d], key = keys[j * key_stride + d];
+        logit += operand.is_bfloat16 ? operand(query * task.scale) * operand(key)
+                                     : double(task.scale) * double(query) * double(key);
+        logit += double(query) * double(key_table[d * stride + row]) +
+                 double(key) * double(query_table[d * stride + row]);
       }
       weights[static_cast<size_t>(j)] = logit;
       most = std::max(most, logit);
@@ -65,12 +68,12 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
     for (int64_t d = 0; d < size; ++d) {
       double value = 0, largest = 0;
       for (int64_t j = 0; j < shape.keys; ++j) {
-        const double from = double(keys[j * key_stride + size + d]);
+        const double from = operand(keys[j * key_stride + size + d]);
         value += weights[static_cast<size_t>(j)] / total * from;
         largest = std::max(largest, std::fabs(from));
       }
       const double number = double(output[i * size + d]);
-      expect(std::fabs(number - value) <= 3e-5 * largest,
+      expect(std::fabs(number - value) <= (3e-5 + operand.doubt()) * largest,
              "attention by distances, %lld x %lld from %lld to %lld, query %lld, column %lld: "
              "%.9g, not %.9g",
              (long long)shape.queries, (long long)size, (long long)shape.first_position,

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from edgerank.kernels import choose_kernels
+from edgerank.kernels import available, choose_kernels
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.session import open_session
 from quantize.graph import precision
@@ -93,6 +93,7 @@ FEED_FORWARD = (
     "FeedForward",
     {
         "zero_point": np.uint8(128),
+        "inner_zero_point": np.uint8(128),
         "gain": floats(WIDTH),
         "up": weights(WIDTH, COLUMNS),
         "gate": weights(WIDTH, COLUMNS),
@@ -102,7 +103,7 @@ FEED_FORWARD = (
     },
     {"x": floats(ROWS, WIDTH), "residual": floats(ROWS, WIDTH)},
     [
-        *("x", "zero_point", "zero_point", "gain", "", "up", "inner_scales", ""),
+        *("x", "zero_point", "inner_zero_point", "gain", "", "up", "inner_scales", ""),
         *("gate", "inner_scales", "down", "scales", "", "residual", ""),
     ],
     {"norm": 2, "activation": 3},
@@ -207,6 +208,7 @@ MISFITS = {
         ({"down": weights(COLUMNS + 1, WIDTH)}, "do not fit each other"),
         ({"up": None}, "lacks its weights"),
         ({"activation": 9}, "unknown activation"),
+        ({"inner_zero_point": np.uint8(16)}, r"needs a symmetric range \(zero point 128\)"),
     ],
     "RaggedAttention": [
         ({"query": floats(ROWS, 6)}, "heads do not fit its rows"),
@@ -301,6 +303,50 @@ def test_packed_weights_are_not_held_beside_those_of_the_file(tmp_path, monkeypa
     assert stock > 90
     for kernels in INSTRUCTION_SETS:
         assert grown_by(kernels) <= 1.15 * stock, kernels
+
+
+WITHOUT_MEMORY = """
+import resource
+import sys
+import numpy as np
+from edgerank.kernels import choose_kernels
+from edgerank.session import open_session
+
+SIZE = 1 << 22  # of a head: its queries are laid out 64 at a time, in a gigabyte
+rows = np.zeros((1, 1), np.int64)
+feeds = {
+    "query": np.ones((1, SIZE), np.float32),
+    "keys_values": np.ones((1, 2 * SIZE), np.float32),
+    "query_rows": rows, "key_rows": rows, "slots": rows[0], "visible": rows + 1,
+    "mask": np.zeros(0, np.float32),
+}
+session = open_session(open(sys.argv[1], "rb").read(), kernels=choose_kernels(sys.argv[2]))
+lines = open("/proc/self/status").read().splitlines()
+used = next(int(line.split()[1]) for line in lines if line.startswith("VmSize")) << 10
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), resource.RLIM_INFINITY))
+try:
+    session.run(None, feeds)
+except Exception as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(session.run(None, feeds)[0].sum() == SIZE)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_without_enough_memory_is_an_error_and_the_next_one_may_have_it(tmp_path):
+    names = ["query", "keys_values", "query_rows", "key_rows", "slots", "visible", "mask"]
+    model = model_of_node(
+        "RaggedAttention", names, {}, {name: ATTENTION[2][name] for name in names}, num_heads=1
+    )
+    (tmp_path / "attention.onnx").write_bytes(model)
+    command = [sys.executable, "-c", WITHOUT_MEMORY, tmp_path / "attention.onnx"]
+    for kernels in available():
+        done = subprocess.run([*command, kernels], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        error, then = done.stdout.splitlines()
+        assert "edgerank.kernels: no memory is left" in error, kernels
+        assert then == "True"
 
 
 # Threads

@@ -22,6 +22,7 @@ HOST = kernels.host_target()
 pytestmark = pytest.mark.skipif(HOST is None, reason="there are no kernels for this machine")
 LIBRARY = kernels.TARGETS[HOST].library if HOST else ""
 BUILD = "edgerank/kernels/build.py"
+ABSENT = f"edgerank/kernels/{LIBRARY}.absent"  # says why there is no library
 WITHOUT = "edgerank uses ONNX Runtime's stock operators."
 
 STUB = """
@@ -150,10 +151,11 @@ def test_an_instruction_set_that_the_compiler_does_not_know_is_left_out(compile_
     fake.does_not_know("-mavxvnni")
     built = compile_stub()
     assert built.library.read_bytes() == b"made"
-    assert built.message.endswith(", without avx_vnni, avx512, avx512_vnni.")
+    assert built.message.endswith(", without avx_vnni, avx512, avx512_vnni, avx512_bf16, amx.")
     macros = [part for part in fake.flags_of("stub.cpp") if part.startswith("-D")]
     assert macros == [
-        f"-DEDGERANK_WITHOUT_{name}" for name in ("AVX_VNNI", "AVX512", "AVX512_VNNI")
+        f"-DEDGERANK_WITHOUT_{name}"
+        for name in ("AVX_VNNI", "AVX512", "AVX512_VNNI", "AVX512_BF16", "AMX")
     ]
 
 
@@ -258,6 +260,9 @@ def test_without_a_compiler_a_library_stays_only_if_it_is_of_the_sources(
     (sources / "stub.cpp").write_text("// changed")
     assert compile_it() == kernels.Built(None, f"No C++ compiler found: {WITHOUT}")
     assert not library.exists()
+    assert kernels.absence_of(library).read_text() == "there was no C++ compiler"
+    assert compile_it(fake.command).library == library
+    assert not kernels.absence_of(library).exists()
 
 
 # The command
@@ -388,15 +393,23 @@ def test_an_editable_installation_has_the_library_among_the_sources(use_fake, pr
 
 
 def test_without_a_compiler_a_wheel_is_for_any_platform(make, capfd, project, no_compiler):
-    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", {BUILD})
+    name, files = make("wheel")
+    assert (name, files) == ("edgerank-0.1.0-py3-none-any.whl", {BUILD, ABSENT})
     assert capfd.readouterr().err.splitlines() == [f"No C++ compiler found: {WITHOUT}"]
+    with zipfile.ZipFile(project / "dist" / name) as archive:
+        assert archive.read(ABSENT) == b"there was no C++ compiler"
     assert install_editable(project) == {"force_include": {}}
+    assert (project / ABSENT).exists()
 
 
 def test_a_compiler_that_fails_fails_no_installation(make, capfd, use_fake, project):
     broken = project / "edgerank/kernels/src/stub.cpp"
     broken.write_text("#error broken")
-    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", {BUILD})
+    name, files = make("wheel")
+    assert (name, files) == ("edgerank-0.1.0-py3-none-any.whl", {BUILD, ABSENT})
+    with zipfile.ZipFile(project / "dist" / name) as archive:
+        reason = archive.read(ABSENT).decode()
+    assert reason == f"the compiler failed: {broken}:1:2: error: #error broken"
     (said,) = capfd.readouterr().err.splitlines()
     assert said == (
         f"The kernels were not compiled ({broken}:1:2: error: #error broken): {WITHOUT}"

@@ -16,7 +16,8 @@ from edgerank.session import open_session
 from quantize.graph.builder import Graph
 from quantize.graph.functions import KERNELS, OPSETS
 
-INSTRUCTION_SETS = available()
+# all but those whose attention rounds to bfloat16 on purpose (test_bfloat16.py)
+INSTRUCTION_SETS = tuple(name for name in available() if name != "avx512_bf16")
 needs_kernels = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the kernels are not built")
 each_instruction_set = pytest.mark.parametrize(
     "kernels", INSTRUCTION_SETS or [pytest.param("none", marks=needs_kernels)]

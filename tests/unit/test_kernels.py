@@ -11,7 +11,8 @@ import onnxruntime as ort
 import pytest
 
 from edgerank import InputError, ProviderError, Reranker, kernels
-from edgerank.kernels import Kernels, available, choose_kernels, find_library, register
+from edgerank.kernels import Kernels, available, build, choose_kernels, find_library, register
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.session import open_session
 from edgerank.variants import machine_capabilities
 from tests.support.cli import fail, succeed
@@ -68,7 +69,50 @@ def test_without_a_library_stock_is_taken_and_says_how_to_build_one(absent):
     chosen = choose_kernels()
     assert (chosen.name, chosen.library) == ("stock", None)
     assert str(chosen).startswith("stock: the library is not built")
-    assert "python -m edgerank.kernels.build" in chosen.reason
+    assert chosen.reason.endswith("run python -m edgerank.kernels.build")
+
+
+@pytest.mark.skipif(build.host_target() is None, reason="there are no kernels for this machine")
+@pytest.mark.parametrize("reason", ["there was no C++ compiler", "the compiler failed: no disk"])
+def test_why_there_was_no_library_when_edgerank_was_built_is_told(absent, reason):
+    build.note_absence(absent, reason)
+    assert choose_kernels().reason == (
+        f"the library is not built, because {reason};"
+        " with a compiler, run python -m edgerank.kernels.build"
+    )
+
+
+def test_where_there_are_no_sources_pip_is_to_compile_them(absent, monkeypatch, tmp_path):
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path / "src")
+    assert choose_kernels().reason.endswith(
+        "run pip install --force-reinstall --no-deps --no-binary edgerank edgerank"
+    )
+
+
+def test_on_a_machine_without_kernels_none_are_to_be_built(absent, monkeypatch):
+    monkeypatch.setattr(build, "host_target", lambda: None)
+    assert choose_kernels().reason.startswith("there are no kernels for this ")
+
+
+def test_a_library_of_other_sources_is_not_used_and_is_to_be_built_again(
+    library, monkeypatch, tmp_path
+):
+    sources = tmp_path / "src"
+    sources.mkdir()
+    (sources / "kernel.cpp").write_text("// one")
+    monkeypatch.setattr(kernels, "SOURCES", sources)
+    assert choose_kernels().name == "fast"  # nothing is known of its sources
+    build.write_stamp(library, build.Stamp(build.digest_of(sources), "", "c++", False))
+    assert choose_kernels().name == "fast"
+    (sources / "kernel.cpp").write_text("// another")
+    assert str(choose_kernels()) == (
+        "stock: the library was built from other sources;"
+        " build it again: python -m edgerank.kernels.build"
+    )
+    with pytest.raises(InputError, match="built from other sources"):
+        choose_kernels("fast")
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path / "absent")  # as in a wheel
+    assert choose_kernels().name == "fast"
 
 
 def test_a_file_that_is_no_library_gives_stock_and_the_system_s_words(absent):
@@ -177,6 +221,32 @@ def test_a_library_that_onnx_runtime_does_not_take_is_named_with_a_way_out(monke
     assert "EDGERANK_KERNELS=stock" in str(raised.value)
     with Reranker(kernels="stock") as reranker:
         assert reranker.score("a query", ["a document"]).shape == (1,)
+
+
+def test_an_instruction_set_that_the_system_refuses_is_an_error(monkeypatch, tmp_path):
+    source = 'const char* edgerank_instruction_sets(void) { return "@NAMES@"; }\n'
+    source += "int edgerank_choose(const char* name, int threads) { return 0; }\n"
+    path = compile_library(tmp_path / "refused.so", "amx", source=source)
+    monkeypatch.setattr(kernels, "LIBRARY", path)
+    with pytest.raises(ProviderError, match="does not let this process use amx; choose other"):
+        Reranker(kernels="amx")
+
+
+def test_a_session_of_another_provider_than_the_cpu_s_has_stock_operators(library):
+    others = [name for name in ort.get_available_providers() if name != CPU_PROVIDER]
+    if not others:
+        pytest.skip("this ONNX Runtime has no provider but the CPU's")
+    graph = Reranker(kernels="stock").bundle.directory / "model.int8.onnx"
+
+    def seen(*providers: str) -> str:
+        with ThreadPoolExecutor(1) as thread:  # that has seen nothing yet
+            slow = choose_kernels("slow")
+            thread.submit(open_session, graph, kernels=slow, providers=providers).result()
+            return thread.submit(seen_by_this_thread, library).result()
+
+    assert seen(CPU_PROVIDER) == "slow"
+    assert seen(CPU_PROVIDER, others[0]) == "slow"
+    assert seen(others[0], CPU_PROVIDER) == ""
 
 
 def test_the_machine_has_the_library_that_a_variant_may_need_where_it_is_used(library):

@@ -13,6 +13,11 @@
 #include "float_tile.h"
 #include "kernels.h"
 #include "positions.h"
+#if defined(__AVX512BF16__)
+#include "bfloat16.h"
+#else
+#include "float_operands.h"
+#endif
 #include "rows.h"
 #include "workspace.h"
 
@@ -24,9 +29,9 @@ constexpr float LEAST = -1e30f;     // below every logit that is seen
 
 // output = output * carries + weightsᵀ · values, times factors.
 struct OutputTile {
-  const float* weights;  // [keys][QUERIES]
-  int64_t num_keys;
-  const float* values;  // [keys][value_stride]
+  const Operands::Element* weights;  // [depth][QUERIES]
+  int64_t depth;                     // elements that hold the block's keys
+  const Operands::Element* values;   // [depth][value_stride]
   int64_t value_stride;
   int64_t size;
   float* const* outputs;  // of the queries
@@ -36,7 +41,7 @@ struct OutputTile {
   template <int Rows, int Vectors>
   void at(int64_t row, int64_t column) const {
     Floats sums[Rows][Vectors];
-    float_tile<Rows, Vectors>(weights + row, 1, QUERIES, values + column, value_stride, num_keys,
+    float_tile<Rows, Vectors>(weights + row, 1, QUERIES, values + column, value_stride, depth,
                               sums);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
@@ -159,8 +164,9 @@ inline void for_each_run(const AttentionTask& task, int64_t begin, int64_t end,
 }
 
 inline void attend_block(const AttentionTask& task, const DistanceTerms& terms, QueryBlock& block,
-                         const float* queries, float* logits, float* values, int64_t value_stride) {
+                         Operands& operands, const Operands::Element* queries, float* logits) {
   const Span seen = seen_by(block);
+  const int64_t depth = Operands::elements(task.head_size);
   static const float ones[QUERIES] = {
 #define EIGHT 1, 1, 1, 1, 1, 1, 1, 1
       EIGHT, EIGHT, EIGHT, EIGHT, EIGHT,
@@ -171,24 +177,20 @@ inline void attend_block(const AttentionTask& task, const DistanceTerms& terms, 
     const int64_t end = seen.end - begin < KEY_BLOCK ? seen.end : begin + KEY_BLOCK;
     for_each_run(task, begin, end, [&](const float* keys, int64_t place, int64_t count) {
       float* to_logits = logits + (place - begin) * QUERIES;
-      const ProductTile tile{keys,           task.key_stride, queries, QUERIES,
-                             task.head_size, to_logits,       QUERIES};
+      const auto rows = operands.keys(keys, count);
+      const ProductTile<Operands::Element> tile{rows.first, rows.stride, queries, QUERIES,
+                                                depth,      to_logits,   QUERIES};
       cover(count, 0, block.count, tile);
       terms.add_to({block.first, block.count, keys, place, count, to_logits});
-      for (int64_t i = 0; i < count; ++i) {
-        const float* from = keys + i * task.key_stride + task.value_offset;
-        float* to = values + (place - begin + i) * value_stride;
-        for_each_vector(
-            task.head_size, [&](int64_t k) { store(to + k, load(from + k)); },
-            [&](int64_t k, int64_t rest) { store(to + k, load_first(from + k, rest)); });
-      }
+      operands.set_values(keys + task.value_offset, place - begin, count);
     });
     soften(block, logits, begin, end);
     const bool is_first = begin == seen.begin, is_last = end == seen.end;
-    const OutputTile tile{logits,
-                          end - begin,
-                          values,
-                          value_stride,
+    const auto values = operands.values();
+    const OutputTile tile{operands.weights(logits, end - begin, block.count),
+                          Operands::elements(end - begin),
+                          values.first,
+                          values.stride,
                           task.head_size,
                           block.outputs,
                           is_first ? nullptr : block.carries,
@@ -197,23 +199,23 @@ inline void attend_block(const AttentionTask& task, const DistanceTerms& terms, 
   }
 }
 
-inline void attend(const AttentionTask& task) {
-  const int64_t value_stride = (task.head_size + WIDTH - 1) / WIDTH * WIDTH;
+inline bool attend(const AttentionTask& task) {
   const int64_t all_keys = task.runs[0].count + task.runs[1].count;
   const int64_t num_keys = all_keys < KEY_BLOCK ? all_keys : KEY_BLOCK;
   Workspace space(Workspace::size<float>(task.head_size * QUERIES) +
-                  Workspace::size<float>(num_keys * QUERIES) +
-                  Workspace::size<float>(num_keys * value_stride) +
+                  Workspace::size<float>(num_keys * QUERIES) + Operands::size(task, num_keys) +
                   DistanceTerms::size(task, all_keys));
+  if (!space) return false;
   float* queries = space.take<float>(task.head_size * QUERIES);
   float* logits = space.take<float>(num_keys * QUERIES);
-  float* values = space.take<float>(num_keys * value_stride);
+  Operands operands(space, task, num_keys);
   const DistanceTerms terms(space, task, all_keys);
   QueryBlock block;
   for (int64_t first = 0; first < task.num_queries * task.num_heads; first += QUERIES) {
     load_queries(task, first, block, queries);
-    attend_block(task, terms, block, queries, logits, values, value_stride);
+    attend_block(task, terms, block, operands, operands.queries(queries, block.count), logits);
   }
+  return true;
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 // RaggedAttention: each sequence of a flat token axis attends to its own keys. And AttentionMask,
 // whose stock body computes what stock attention needs and compiled attention does not.
-#include <vector>
-
 #include "operator.h"
 #include "operators.h"
 #include "position_tables.h"
@@ -10,12 +8,12 @@ namespace {
 
 // A sequence's queries and keys.
 struct Sequence {
-  int64_t first_row = 0;  // of its queries on the flat axis
-  int64_t num_queries = 0;
-  int64_t num_keys = 0;
+  int64_t first_row;  // of its queries on the flat axis
+  int64_t num_queries;
+  int64_t num_keys;
   // the rows of its keys, counted over past ++ flat axis, in up to two runs
-  int64_t run_rows[2] = {0, 0};
-  int64_t run_lengths[2] = {0, 0};
+  int64_t run_rows[2];
+  int64_t run_lengths[2];
 };
 
 struct AttentionKernel {
@@ -89,24 +87,26 @@ struct AttentionKernel {
 
     const int64_t past_length = past ? past.shape[0] : 0;
     const int64_t last_row = past_length + keys.shape[0];
-    std::vector<Sequence> sequences =
-        read_sequences(query_rows, key_rows, slots, visible, past_length, last_row, errors);
+    const int64_t num_sequences = query_rows.shape[0];
+    Array<Sequence> sequences;
+    Array<int32_t> first_seen, end_seen;
+    errors.require_memory(sequences.allocate(num_sequences) &&
+                          first_seen.allocate(query.shape[0]) && end_seen.allocate(query.shape[0]));
     if (errors.any()) return;
-    std::vector<int32_t> first_seen(static_cast<size_t>(query.shape[0]));
-    std::vector<int32_t> end_seen(first_seen.size());
-    for (size_t b = 0; b < sequences.size(); ++b) {
-      set_seen(sequences[b], visible.integers() + static_cast<int64_t>(b) * visible.last(),
+    read_sequences(query_rows, key_rows, slots, visible, past_length, last_row, sequences, errors);
+    if (errors.any()) return;
+    for (int64_t b = 0; b < num_sequences; ++b) {
+      set_seen(sequences[b], visible.integers() + b * visible.last(),
                parts ? parts.integers() : nullptr, first_seen.data(), end_seen.data());
     }
 
     const int64_t sharing = num_heads / num_kv_heads;
-    const int64_t num_sequences = static_cast<int64_t>(sequences.size());
     const int64_t chunk = queries_of_a_task(query.shape[0], query_rows.last(), num_sequences);
     const int64_t chunks = (query_rows.last() + chunk - 1) / chunk;
     call.parallel(num_sequences * num_kv_heads * chunks, [&](int64_t task) {
-      const Sequence& sequence = sequences[static_cast<size_t>(task / chunks / num_kv_heads)];
+      const Sequence& sequence = sequences[task / chunks / num_kv_heads];
       const int64_t head = task / chunks % num_kv_heads, start = task % chunks * chunk;
-      if (start >= sequence.num_queries) return;
+      if (start >= sequence.num_queries) return true;
       const int64_t row = sequence.first_row + start;
       AttentionTask one;
       one.query = query.floats() + row * query.shape[1] + head * sharing * size;
@@ -130,7 +130,7 @@ struct AttentionKernel {
       one.output_stride = query.shape[1];
       if (tables) one.tables = tables.of_head(head);
       one.first_position = start;
-      kernels->attend(one);
+      return kernels->attend(one);
     });
   }
 
@@ -144,19 +144,17 @@ struct AttentionKernel {
     return wanted > least ? wanted : least;
   }
 
-  static std::vector<Sequence> read_sequences(const Tensor& query_rows, const Tensor& key_rows,
-                                              const Tensor& slots, const Tensor& visible,
-                                              int64_t past_length, int64_t last_row,
-                                              Errors& errors) {
+  static void read_sequences(const Tensor& query_rows, const Tensor& key_rows, const Tensor& slots,
+                             const Tensor& visible, int64_t past_length, int64_t last_row,
+                             Array<Sequence>& sequences, Errors& errors) {
     const int64_t num_sequences = query_rows.shape[0], length = query_rows.shape[1];
-    std::vector<Sequence> sequences(static_cast<size_t>(num_sequences));
     const int64_t num_rows = slots.size();
     for (int64_t t = 0; t < num_rows; ++t) {
       const int64_t slot = slots.integers()[t];
       const bool is_inside = slot >= 0 && slot < num_sequences * length;
       errors.require(is_inside, "edgerank.kernels: a slot lies outside of the grid");
-      if (!is_inside) return sequences;
-      Sequence& sequence = sequences[static_cast<size_t>(slot / length)];
+      if (!is_inside) return;
+      Sequence& sequence = sequences[slot / length];
       if (sequence.num_queries == 0) sequence.first_row = t;
       errors.require(query_rows.integers()[slot] == t && slot % length == sequence.num_queries &&
                          sequence.first_row + sequence.num_queries == t,
@@ -168,10 +166,9 @@ struct AttentionKernel {
       ++sequence.num_queries;
     }
     for (int64_t b = 0; b < num_sequences && !errors.any(); ++b) {
-      read_runs(key_rows.integers() + b * key_rows.shape[1], past_length, last_row,
-                sequences[static_cast<size_t>(b)], errors);
+      read_runs(key_rows.integers() + b * key_rows.shape[1], past_length, last_row, sequences[b],
+                errors);
     }
-    return sequences;
   }
 
   static void read_runs(const int64_t* rows, int64_t past_length, int64_t last_row,

@@ -4,6 +4,11 @@
 
 #include <cpuid.h>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 // __builtin_cpu_supports answers no to everything when zig compiles it, so cpuid is read here.
 CpuFeatures detect_cpu() {
   CpuFeatures found;
@@ -18,14 +23,31 @@ CpuFeatures detect_cpu() {
   const bool saves_zmm = (low & 0xe6) == 0xe6;  // and the mask and ZMM registers
   if (!saves_ymm || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return found;
   const unsigned leaves = eax;
+  const bool has_tiles = (edx >> 24 & 1) && (edx >> 25 & 1);  // AMX-TILE, AMX-INT8
   const bool has_avx512 = (ebx >> 16 & 1) && (ebx >> 17 & 1) && (ebx >> 30 & 1) && (ebx >> 31 & 1);
   found.avx2 = ebx >> 5 & 1;
   found.avx512 = found.avx2 && saves_zmm && has_avx512;
   found.avx512_vnni = found.avx512 && (ecx >> 11 & 1);
+#if defined(__linux__)
+  const bool saves_tiles = (low & 0x60000) == 0x60000;  // and the tiles with their configuration
+  found.amx = found.avx512_vnni && has_tiles && saves_tiles;
+#else
+  (void)has_tiles;  // other systems are not known to let a process use them
+#endif
   if (leaves >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) {
     found.avx_vnni = found.avx2 && (eax >> 4 & 1);
+    found.avx512_bf16 = found.avx512_vnni && (eax >> 5 & 1);
   }
   return found;
+}
+
+bool request_amx() {
+#if defined(__linux__)
+  constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of asm/prctl.h, and XCR0's bit
+  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return false;
+#endif
 }
 
 #elif defined(__aarch64__) && defined(__linux__)
@@ -59,5 +81,11 @@ CpuFeatures detect_cpu() {
 #else
 
 CpuFeatures detect_cpu() { return {}; }
+
+#endif
+
+#if !defined(__x86_64__) && !defined(_M_X64)
+
+bool request_amx() { return false; }
 
 #endif

@@ -1,4 +1,5 @@
-// Products of matrices of floats, a tile of rows and vectors of columns after the other.
+// Products of matrices of floats, a tile of rows and vectors of columns after the other. Elements
+// are floats, or pairs of smaller ones whose two products are added (bfloat16.h).
 // Included after a simd_*.h.
 #pragma once
 
@@ -8,10 +9,17 @@ namespace {
 
 constexpr int FLOAT_ROWS = 6;  // of a tile, by TILE_VECTORS vectors
 
+// Rows of elements, which lie `stride` apart.
+template <typename Element>
+struct ElementRows {
+  const Element* first;
+  int64_t stride;
+};
+
 // sums[Rows][Vectors] = a · b: a's elements lie row_stride and depth_stride apart, b's rows
 // b_stride.
-template <int Rows, int Vectors>
-inline void float_tile(const float* a, int64_t row_stride, int64_t depth_stride, const float* b,
+template <int Rows, int Vectors, typename Element>
+inline void float_tile(const Element* a, int64_t row_stride, int64_t depth_stride, const Element* b,
                        int64_t b_stride, int64_t depth, Floats (&sums)[Rows][Vectors]) {
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
@@ -19,12 +27,12 @@ inline void float_tile(const float* a, int64_t row_stride, int64_t depth_stride,
     for (int j = 0; j < Vectors; ++j) sums[i][j] = splat(0);
   }
   for (int64_t k = 0; k < depth; ++k, a += depth_stride, b += b_stride) {
-    Floats columns[Vectors];
+    decltype(load(b)) columns[Vectors];
 #pragma GCC unroll 16
     for (int j = 0; j < Vectors; ++j) columns[j] = load(b + j * WIDTH);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const Floats element = splat(a[i * row_stride]);
+      const auto element = splat(a[i * row_stride]);
 #pragma GCC unroll 16
       for (int j = 0; j < Vectors; ++j) {
         sums[i][j] = multiply_add(element, columns[j], sums[i][j]);
@@ -53,10 +61,11 @@ inline void cover(int64_t num_rows, int64_t column, int64_t num_columns, const T
 }
 
 // products [rows][columns] = rows [rows][size] · columns [size][columns]; whole vectors are stored.
+template <typename Element>
 struct ProductTile {
-  const float* rows;
+  const Element* rows;
   int64_t row_stride;
-  const float* columns;
+  const Element* columns;
   int64_t column_stride;  // from an element of all columns to the next
   int64_t size;
   float* products;

@@ -9,6 +9,7 @@
 
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels;
+extern const Kernels avx512_bf16_kernels, amx_kernels;
 #elif defined(__aarch64__)
 extern const Kernels dotprod_kernels, i8mm_kernels;
 #endif
@@ -16,7 +17,7 @@ extern const Kernels dotprod_kernels, i8mm_kernels;
 namespace {
 
 struct Available {
-  const Kernels* kernels[MAX_INSTRUCTION_SETS + 1] = {};  // the fastest first; null ends the list
+  const Kernels* kernels[MAX_INSTRUCTION_SETS + 1] = {};  // null ends the list
   char names[80] = "";
   std::atomic<const Kernels*> chosen;
   std::atomic<int> threads{1};
@@ -39,6 +40,12 @@ struct Available {
 #endif
 #if !defined(EDGERANK_WITHOUT_AVX2)
     add(cpu.avx2, avx2_kernels);
+#endif
+#if !defined(EDGERANK_WITHOUT_AMX)
+    add(cpu.amx, amx_kernels);
+#endif
+#if !defined(EDGERANK_WITHOUT_AVX512_BF16)
+    add(cpu.avx512_bf16, avx512_bf16_kernels);
 #endif
 #elif defined(__aarch64__)
 #if !defined(EDGERANK_WITHOUT_I8MM)
@@ -76,6 +83,7 @@ const char* edgerank_instruction_sets() { return available().names; }
 int edgerank_choose(const char* instruction_set, int threads) {
   for (const Kernels* const* it = available().kernels; *it; ++it) {
     if (std::strcmp((*it)->name, instruction_set) == 0) {
+      if (std::strcmp(instruction_set, "amx") == 0 && !request_amx()) return 0;
       available().chosen = *it;
       available().threads = threads < 1 ? 1 : threads;
       return 1;

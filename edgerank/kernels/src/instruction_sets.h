@@ -11,16 +11,17 @@ struct Choice {
 Choice chosen();
 
 // The place of an instruction set among those that this CPU can run.
-constexpr int MAX_INSTRUCTION_SETS = 4;
+constexpr int MAX_INSTRUCTION_SETS = 6;
 int place_of(const Kernels& kernels);
 
 extern "C" {
 
-// Names of the instruction sets that this CPU can run, the fastest first, with commas between.
+// Names of the instruction sets that this CPU can run, with commas between: the fastest first, and
+// last those that are only for who asks for them.
 __attribute__((visibility("default"))) const char* edgerank_instruction_sets();
 
 // Lets sessions that are opened from now on use the named one, and cut their work for so many
-// threads; 0 if this CPU cannot run it.
+// threads; 0 if this CPU cannot run it, or the system does not let it.
 __attribute__((visibility("default"))) int edgerank_choose(const char* instruction_set,
                                                            int threads);
 }

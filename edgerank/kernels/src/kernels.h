@@ -1,6 +1,6 @@
 // What is compiled once for each instruction set, and the operands that it is given.
 //
-// Operators (projection.cpp, linear.cpp, feed_forward.cpp, attention.cpp) read ONNX Runtime's
+// Operators (row_operators.cpp, attention.cpp) read ONNX Runtime's
 // tensors and cut the work into tasks; a task calls one of the functions below. The functions'
 // sources (rows.h, product.h, attend.h) are included by instruction_set_*.cpp, each of which is
 // compiled with its own flags.
@@ -126,14 +126,17 @@ struct Kernels {
   int64_t panel_columns;  // columns of a panel; the last is filled up with zeros
   int64_t depth_step;     // likewise rows of a matrix
   int integer_offset;     // what tiles take off the integers of rows, and so off their zero point
+  int task_rows;          // tasks have multiples of so many rows
 
+  // Each returns false if there is no memory left for what it keeps on the way.
+  //
   // lays a matrix out, and adds up its columns with those that fill the last panel up
-  void (*pack)(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels, int32_t* sums);
+  bool (*pack)(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels, int32_t* sums);
   // rows of x from the first on; `normed` may be null
-  void (*project)(const Projection&, const float* x, int64_t rows, const float* cosines,
+  bool (*project)(const Projection&, const float* x, int64_t rows, const float* cosines,
                   const float* sines, float* const outputs[2], float* normed);
-  void (*linear)(const Linear&, const float* x, int64_t rows, const float* residual, float* y);
-  void (*feed_forward)(const FeedForward&, const float* x, int64_t rows, const float* residual,
+  bool (*linear)(const Linear&, const float* x, int64_t rows, const float* residual, float* y);
+  bool (*feed_forward)(const FeedForward&, const float* x, int64_t rows, const float* residual,
                        float* y);
-  void (*attend)(const AttentionTask&);
+  bool (*attend)(const AttentionTask&);
 };

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "rounded_up.h"
+
 #if defined(_WIN32)
 #include <malloc.h>
 #else
@@ -13,13 +15,15 @@
 
 namespace {
 
-size_t rounded_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
+size_t whole_lines(size_t bytes) {
+  return static_cast<size_t>(rounded_up(static_cast<int64_t>(bytes), 64));
+}
 
 }  // namespace
 
 #if defined(_WIN32)
 
-void* allocate_aligned(size_t bytes) { return _aligned_malloc(rounded_up(bytes, 64), 64); }
+void* allocate_aligned(size_t bytes) { return _aligned_malloc(whole_lines(bytes), 64); }
 void free_aligned(void* data) { _aligned_free(data); }
 
 #else
@@ -29,7 +33,7 @@ constexpr size_t HUGE_PAGE = size_t(2) << 20;
 void* allocate_aligned(size_t bytes) {
   void* data = nullptr;
   const size_t alignment = bytes < HUGE_PAGE ? size_t(64) : HUGE_PAGE;
-  if (posix_memalign(&data, alignment, rounded_up(bytes, 64)) != 0) return nullptr;
+  if (posix_memalign(&data, alignment, whole_lines(bytes)) != 0) return nullptr;
 #if defined(MADV_HUGEPAGE)
   // a fault for each small page would take a third of the time that packing does
   if (bytes >= HUGE_PAGE) madvise(data, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
@@ -65,8 +69,8 @@ bool is_mapped_file(uintptr_t begin, uintptr_t end) {
 
 void release_mapped(const void* data, size_t bytes) {
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = rounded_up(reinterpret_cast<uintptr_t>(data), page);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  const uintptr_t first = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (first + page - 1) / page * page, end = (first + bytes) / page * page;
   if (begin < end && is_mapped_file(begin, end)) {
     madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }

@@ -3,12 +3,11 @@
 #include <cstdio>
 
 #include "memory.h"
+#include "rounded_up.h"
 
 const OrtApi* ort = nullptr;
 
 namespace {
-
-int64_t rounded_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
 Tensor describe(const OrtValue* value, Errors& errors) {
   Tensor tensor;
@@ -113,7 +112,7 @@ void PackedMatrix::load(const Node& node, const Kernels& kernels, const RowRange
   const int64_t depth = weight.shape[0], columns = weight.shape[1];
   const bool is_packed = pack(kernels, range, static_cast<const int8_t*>(weight.data), depth,
                               columns, scales.floats(), bias.floats());
-  errors.require(is_packed, "edgerank.kernels: no memory is left");
+  errors.require_memory(is_packed);
   release_mapped(weight.data, static_cast<size_t>(depth * columns));
 }
 
@@ -130,7 +129,7 @@ bool PackedMatrix::pack(const Kernels& kernels, const RowRange& range, const int
   auto* column_scales = reinterpret_cast<float*>(bytes + panel_bytes + column_bytes);
   auto* column_bias = reinterpret_cast<float*>(bytes + panel_bytes + 2 * column_bytes);
   std::memset(corrections, 0, 3 * column_bytes);
-  kernels.pack(weight, depth, columns, panels, corrections);
+  if (!kernels.pack(weight, depth, columns, panels, corrections)) return false;
   for (int64_t n = 0; n < columns; ++n) corrections[n] *= range.zero_point - kernels.integer_offset;
   std::memcpy(column_scales, scales, static_cast<size_t>(columns) * sizeof(float));
   if (bias) std::memcpy(column_bias, bias, static_cast<size_t>(columns) * sizeof(float));
@@ -144,7 +143,7 @@ void Vector::load(const Node& node, size_t index, const char* name, int64_t size
   node.errors().require(tensor.size() == size,
                         "edgerank.kernels: a vector has not the size of the rows it belongs to");
   data_ = static_cast<float*>(memory_.allocate(static_cast<size_t>(size) * sizeof(float) + 64));
-  node.errors().require(data_ != nullptr, "edgerank.kernels: no memory is left");
+  node.errors().require_memory(data_ != nullptr);
   if (!node.errors().any()) {
     std::memcpy(data_, tensor.data, static_cast<size_t>(size) * sizeof(float));
   }
@@ -171,17 +170,19 @@ RowRange row_range(const Node& node, size_t zero_point, const char* floor) {
   return range;
 }
 
-int64_t rows_of_a_task(int64_t num_rows, int threads, int64_t bytes_per_row) {
+int64_t rows_of_a_task(const Kernels& kernels, int64_t num_rows, int threads,
+                       int64_t bytes_per_row) {
   constexpr int64_t CACHE = 512 << 10;  // what rows may take of a core's second-level cache
-  constexpr int64_t TILE = 6, LEAST = 3 * TILE, MOST = 8 * TILE;
-  int64_t most = CACHE / bytes_per_row / TILE * TILE;
-  if (most > MOST) most = MOST;
+  const int64_t step = kernels.task_rows;
+  const int64_t least = rounded_up(18, step), limit = rounded_up(48, step);
+  int64_t most = CACHE / bytes_per_row / step * step;
+  if (most > limit) most = limit;
   // two tasks for each thread, so that one which is late is helped, but none of a few rows alone
-  const int64_t half_share = rounded_up((num_rows + 2 * threads - 1) / (2 * threads), TILE);
-  if (threads > 1 && most > half_share) most = half_share > LEAST ? half_share : LEAST;
+  const int64_t half_share = rounded_up((num_rows + 2 * threads - 1) / (2 * threads), step);
+  if (threads > 1 && most > half_share) most = half_share > least ? half_share : least;
   // the largest of those that let threads end soonest
-  int64_t best = TILE, soonest = INT64_MAX;
-  for (int64_t rows = most; rows >= TILE; rows -= TILE) {
+  int64_t best = step, soonest = INT64_MAX;
+  for (int64_t rows = most; rows >= step; rows -= step) {
     const int64_t tasks = (num_rows + rows - 1) / rows;
     const int64_t end = (tasks + threads - 1) / threads * rows;
     if (end < soonest) {

@@ -2,6 +2,7 @@
 // how an operator is declared.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -29,6 +30,10 @@ struct Tensor {
   int64_t last() const { return rank ? shape[rank - 1] : 1; }
 };
 
+inline OrtStatus* no_memory() {
+  return ort->CreateStatus(ORT_FAIL, "edgerank.kernels: no memory is left");
+}
+
 // Keeps the first error of several calls.
 class Errors {
  public:
@@ -44,6 +49,9 @@ class Errors {
   }
   void require(bool is_met, const char* message) {
     if (!is_met && !first_) first_ = ort->CreateStatus(ORT_INVALID_ARGUMENT, message);
+  }
+  void require_memory(bool is_there) {
+    if (!is_there && !first_) first_ = no_memory();
   }
   bool any() const { return first_ != nullptr; }
   OrtStatus* take() {
@@ -82,18 +90,25 @@ class Call {
   float* output(size_t index, const int64_t* shape, int rank) const;
   Errors& errors() const { return errors_; }
 
-  // Calls task(0 .. count - 1) on the session's threads.
+  // Calls task(0 .. count - 1) on the session's threads; it returns false if there is no memory
+  // left, which is an error.
   template <typename Task>
   void parallel(int64_t count, const Task& task) const {
+    struct Run {
+      const Task& task;
+      std::atomic<bool> has_memory{true};
+    } run{task};
     if (count == 1) {
-      task(0);
+      run.has_memory = task(0);
     } else if (count > 1) {
-      const auto run = [](void* data, size_t i) {
-        (*static_cast<const Task*>(data))(static_cast<int64_t>(i));
+      const auto call = [](void* data, size_t i) {
+        auto* self = static_cast<Run*>(data);
+        if (!self->task(static_cast<int64_t>(i))) self->has_memory = false;
       };
-      errors_.check(ort->KernelContext_ParallelFor(context_, run, static_cast<size_t>(count), 0,
-                                                   const_cast<Task*>(&task)));
+      errors_.check(
+          ort->KernelContext_ParallelFor(context_, call, static_cast<size_t>(count), 0, &run));
     }
+    errors_.require_memory(run.has_memory);
   }
 
   // Calls task(first row, count) for blocks of `step` rows, the last of which may be smaller.
@@ -101,7 +116,7 @@ class Call {
   void parallel_rows(int64_t rows, int64_t step, const Task& task) const {
     parallel((rows + step - 1) / step, [&](int64_t block) {
       const int64_t row = block * step;
-      task(row, rows - row < step ? rows - row : step);
+      return task(row, rows - row < step ? rows - row : step);
     });
   }
 
@@ -121,6 +136,25 @@ class Memory {
 
  private:
   void* data_ = nullptr;
+};
+
+// Zeros of a plain type, in memory of their own.
+template <typename T>
+class Array {
+ public:
+  // False if there is no memory left.
+  bool allocate(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    data_ = static_cast<T*>(memory_.allocate(bytes + 1));  // of nothing, too
+    if (data_) std::memset(static_cast<void*>(data_), 0, bytes);
+    return data_ != nullptr;
+  }
+  T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  Memory memory_;
+  T* data_ = nullptr;
 };
 
 // An int8 matrix in panels of the instruction set in use, with what belongs to its columns.
@@ -163,7 +197,8 @@ struct NormParameters {
 RowRange row_range(const Node& node, size_t zero_point, const char* floor);
 
 // How many rows a task takes, so that `bytes_per_row` of them stay in the cache.
-int64_t rows_of_a_task(int64_t num_rows, int threads, int64_t bytes_per_row);
+int64_t rows_of_a_task(const Kernels& kernels, int64_t num_rows, int threads,
+                       int64_t bytes_per_row);
 
 // Declares an operator to ONNX Runtime. An `Implementation` has
 //
@@ -207,7 +242,7 @@ struct Operator : OrtCustomOp {
   static OrtStatus* create(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info,
                            void** kernel) {
     auto* made = new (std::nothrow) Implementation;
-    if (!made) return ort->CreateStatus(ORT_FAIL, "edgerank.kernels: no memory is left");
+    if (!made) return no_memory();
     Errors errors;
     const auto* self = static_cast<const Operator*>(op);
     made->load(Node(info, errors), *self->kernels, self->threads);

@@ -34,7 +34,7 @@ void NodeTables::load(const Node& node, size_t keys_index, size_t queries_index,
   queries_ = transposed(queries, queries_memory_);
   const size_t bytes = static_cast<size_t>(buckets.size()) * sizeof(int32_t);
   auto* copied = static_cast<int32_t*>(buckets_memory_.allocate(bytes));
-  errors.require(keys_ && queries_ && copied, "edgerank.kernels: no memory is left");
+  errors.require_memory(keys_ && queries_ && copied);
   if (errors.any()) return;
   std::memcpy(copied, rows, bytes);
   buckets_ = copied;

@@ -91,7 +91,7 @@ class DistanceTerms {
   // products = rows · the table's columns for distances from `least` to `most`
   void multiply(const float* rows, int64_t row_stride, int64_t num_rows, const float* table,
                 int64_t least, int64_t most, float* products) const {
-    const ProductTile tile{
+    const ProductTile<float> tile{
         rows,     row_stride, table + first_row_, task_.tables.stride, task_.head_size,
         products, stride_};
     cover(num_rows, column(least), column(most) + 1, tile);

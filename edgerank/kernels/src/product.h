@@ -7,6 +7,13 @@
 //   pack(...)                   lays a matrix out
 //   tile<Rows>(integers, stride, panel, steps, sums)   sums[Rows][PANEL_COLUMNS / WIDTH] of
 //   Integers to_floats(Integers)
+//
+// and, where there are instructions for more rows than registers hold sums of (tile_amx.h):
+//
+//   BLOCK_ROWS                  as many rows
+//   BLOCK_STEP                  they are read in multiples of it, as far as the integers' memory
+//   block(integers, stride, panel, steps, rows, sums)  sums[rows][PANEL_COLUMNS] in memory
+//   BlockSetup                  has to live while blocks are computed
 #pragma once
 
 #include "kernels.h"
@@ -16,6 +23,18 @@
 namespace {
 
 constexpr int PANEL_VECTORS = PANEL_COLUMNS / WIDTH;
+
+#if !defined(BLOCK_ROWS)
+#define BLOCK_ROWS 0
+constexpr int64_t BLOCK_STEP = 1;
+struct BlockSetup {
+  BlockSetup() {}
+};
+inline void block(const uint8_t*, int64_t, const int8_t*, int64_t, int64_t, int32_t*) {}
+#endif
+
+constexpr int64_t MOST_ROWS = BLOCK_ROWS ? BLOCK_ROWS : TILE_ROWS;  // of a product with a panel
+constexpr int TASK_ROWS = BLOCK_ROWS ? BLOCK_ROWS : 6;
 
 inline int64_t padded_depth(int64_t depth) { return rounded_up(depth, DEPTH_STEP); }
 
@@ -28,11 +47,12 @@ struct IntegerRows {
 
 // Lays a matrix [depth, columns] out in panels, and adds up its columns, with those that fill the
 // last panel up: the sums are the product of a row of ones.
-inline void pack_matrix(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels,
+inline bool pack_matrix(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels,
                         int32_t* sums) {
-  pack(weight, depth, columns, panels);
   const int64_t padded = padded_depth(depth);
   auto* ones = static_cast<uint8_t*>(scratch(static_cast<size_t>(padded)));
+  if (!ones) return false;
+  pack(weight, depth, columns, panels);
   for (int64_t k = 0; k < padded; ++k) ones[k] = 1 + INTEGER_OFFSET;
   for (int64_t column = 0; column < columns; column += PANEL_COLUMNS) {
     Integers panel_sums[1][PANEL_VECTORS];
@@ -45,6 +65,7 @@ inline void pack_matrix(const int8_t* weight, int64_t depth, int64_t columns, in
       }
     }
   }
+  return true;
 }
 
 // Where a product goes, and what is added to it: y = product + residual * residual_scales.
@@ -78,16 +99,35 @@ inline void put(float* to, Floats x, int64_t count) {
 }
 
 struct Ones {
-  float values[PANEL_COLUMNS];
+  float values[MOST_ROWS];
   constexpr Ones() : values() {
-    for (int64_t i = 0; i < PANEL_COLUMNS; ++i) values[i] = 1;
+    for (int64_t i = 0; i < MOST_ROWS; ++i) values[i] = 1;
   }
 };
-alignas(64) constexpr float ZEROS[PANEL_COLUMNS] = {};
-alignas(64) constexpr Ones ONES;
+constexpr Ones ONES;
 
-// Multiplies Rows rows by one panel of PANEL_COLUMNS columns from `column` on:
+// What turns the sums of a vector of columns, from `column` on, into floats:
 // y = float(sum) * scale * step + bias + residual * residual_scale.
+template <bool has_residual>
+struct Finish {
+  Integers correction;
+  Floats scale, shift, factor;
+
+  Finish(const Matrix& matrix, int64_t column, const Target& target)
+      : correction(load_integers(matrix.corrections + column)),
+        scale(load(matrix.scales + column)),
+        shift(matrix.bias ? load(matrix.bias + column) : splat(0)),
+        factor(target.residual_scales ? load(target.residual_scales + column) : splat(1)) {}
+
+  void store_row(Integers sums, float step, const Target& target, int64_t place) const {
+    const Floats real = to_floats(subtract(sums, correction)) * scale;
+    Floats z = real * splat(step) + shift;
+    if constexpr (has_residual) z = z + load(target.residual + place) * factor;
+    store(target.y + place, z);
+  }
+};
+
+// Multiplies Rows rows by one panel of PANEL_COLUMNS columns from `column` on.
 //
 // A function of its own, so that the innermost loop's sums have the registers to themselves.
 template <int Rows, bool has_residual>
@@ -95,43 +135,62 @@ __attribute__((noinline)) void whole_tile(const uint8_t* integers, int64_t strid
                                           const float* steps, const Matrix& matrix, int64_t column,
                                           const Target& target) {
   const int64_t depth = padded_depth(matrix.depth);
-  const float* bias = matrix.bias ? matrix.bias + column : ZEROS;
-  const float* residual_scales =
-      target.residual_scales ? target.residual_scales + column : ONES.values;
   Integers sums[Rows][PANEL_VECTORS];
   tile<Rows>(integers, stride, matrix.panels + column * depth, depth / DEPTH_STEP, sums);
 #pragma GCC unroll 16
   for (int j = 0; j < PANEL_VECTORS; ++j) {
-    const Integers correction = load_integers(matrix.corrections + column + j * WIDTH);
-    const Floats scale = load(matrix.scales + column + j * WIDTH);
-    const Floats shift = load(bias + j * WIDTH);
-    const Floats factor = load(residual_scales + j * WIDTH);
+    const Finish<has_residual> finish(matrix, column + j * WIDTH, target);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const int64_t place = i * target.stride + j * WIDTH;
-      const Floats real = to_floats(subtract(sums[i][j], correction)) * scale;
-      Floats z = real * splat(steps[i]) + shift;
-      if constexpr (has_residual) z = z + load(target.residual + place) * factor;
-      store(target.y + place, z);
+      finish.store_row(sums[i][j], steps[i], target, i * target.stride + j * WIDTH);
+    }
+  }
+}
+
+// Likewise for up to BLOCK_ROWS rows.
+template <bool has_residual>
+__attribute__((noinline)) void whole_block(int64_t num_rows, const uint8_t* integers,
+                                           int64_t stride, const float* steps, const Matrix& matrix,
+                                           int64_t column, const Target& target) {
+  const int64_t depth = padded_depth(matrix.depth);
+  alignas(64) int32_t sums[MOST_ROWS * PANEL_COLUMNS];
+  block(integers, stride, matrix.panels + column * depth, depth / DEPTH_STEP, num_rows, sums);
+  for (int64_t j = 0; j < PANEL_COLUMNS; j += WIDTH) {
+    const Finish<has_residual> finish(matrix, column + j, target);
+    for (int64_t i = 0; i < num_rows; ++i) {
+      finish.store_row(load_integers(sums + i * PANEL_COLUMNS + j), steps[i], target,
+                       i * target.stride + j);
     }
   }
 }
 
 template <int Rows = TILE_ROWS>
-inline void some_rows(int64_t num_rows, const uint8_t* integers, int64_t stride, const float* steps,
-                      const Matrix& matrix, int64_t column, const Target& target) {
+inline void few_rows(int64_t num_rows, const uint8_t* integers, int64_t stride, const float* steps,
+                     const Matrix& matrix, int64_t column, const Target& target) {
   if constexpr (Rows > 0) {
     if (num_rows == Rows && target.residual) {
       whole_tile<Rows, true>(integers, stride, steps, matrix, column, target);
     } else if (num_rows == Rows) {
       whole_tile<Rows, false>(integers, stride, steps, matrix, column, target);
     } else {
-      some_rows<Rows - 1>(num_rows, integers, stride, steps, matrix, column, target);
+      few_rows<Rows - 1>(num_rows, integers, stride, steps, matrix, column, target);
     }
   }
 }
 
-// Multiplies at most TILE_ROWS rows, from `row` on, by one panel; y begins at the rows' first
+inline void some_rows(int64_t num_rows, const uint8_t* integers, int64_t stride, const float* steps,
+                      const Matrix& matrix, int64_t column, const Target& target) {
+  if constexpr (BLOCK_ROWS > 0) {
+    if (num_rows > TILE_ROWS && target.residual) {
+      return whole_block<true>(num_rows, integers, stride, steps, matrix, column, target);
+    } else if (num_rows > TILE_ROWS) {
+      return whole_block<false>(num_rows, integers, stride, steps, matrix, column, target);
+    }
+  }
+  few_rows(num_rows, integers, stride, steps, matrix, column, target);
+}
+
+// Multiplies at most MOST_ROWS rows, from `row` on, by one panel; y begins at the rows' first
 // column of the panel. Without steps their factor is left to the caller.
 inline void product_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
                          const Matrix& matrix, int64_t panel, const Target& target) {
@@ -142,7 +201,7 @@ inline void product_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
     some_rows(num_rows, integers, rows.stride, steps, matrix, column, target);
     return;
   }
-  alignas(64) float whole[TILE_ROWS * PANEL_COLUMNS];  // with the columns that fill the panel up
+  alignas(64) float whole[MOST_ROWS * PANEL_COLUMNS];  // with the columns that fill the panel up
   some_rows(num_rows, integers, rows.stride, steps, matrix, column,
             {whole, PANEL_COLUMNS, nullptr, nullptr});
   for (int64_t i = 0; i < num_rows; ++i) {
@@ -164,8 +223,8 @@ inline void product_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
 // Calls visit(row, count) for the tiles of rows.
 template <typename Visit>
 inline void for_each_tile(int64_t num_rows, const Visit& visit) {
-  for (int64_t row = 0; row < num_rows; row += TILE_ROWS) {
-    visit(row, num_rows - row < TILE_ROWS ? num_rows - row : TILE_ROWS);
+  for (int64_t row = 0; row < num_rows; row += MOST_ROWS) {
+    visit(row, num_rows - row < MOST_ROWS ? num_rows - row : MOST_ROWS);
   }
 }
 

@@ -23,7 +23,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
       attention_operator,  attention_mask_operator, position_buckets_operator};
   for (const auto make : makers) {
     OrtCustomOp* op = make(*choice.kernels, choice.threads);
-    if (!op) return api->CreateStatus(ORT_FAIL, "edgerank.kernels: no memory is left");
+    if (!op) return no_memory();
     if (OrtStatus* status = api->CustomOpDomain_Add(domain, op)) return status;
   }
   return api->AddCustomOpDomain(options, domain);

@@ -76,15 +76,15 @@ struct ProjectionKernel {
     const int64_t shape[2] = {rows, op.width};
     float* normed = call.output(static_cast<size_t>(op.num_parts), shape, 2);
     if (call.errors().any()) return;
-    const int64_t step =
-        rows_of_a_task(rows, threads, 5 * op.width + 4 * op.parts[op.num_parts - 1].columns);
+    const int64_t step = rows_of_a_task(*kernels, rows, threads,
+                                        5 * op.width + 4 * op.parts[op.num_parts - 1].columns);
     call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
       float* const parts[2] = {outputs[0] + row * op.parts[0].columns,
                                outputs[1] ? outputs[1] + row * op.parts[1].columns : nullptr};
-      kernels->project(op, x.floats() + row * op.width, count,
-                       cosines ? cosines.floats() + row * half : nullptr,
-                       cosines ? sines.floats() + row * half : nullptr, parts,
-                       normed ? normed + row * op.width : nullptr);
+      return kernels->project(op, x.floats() + row * op.width, count,
+                              cosines ? cosines.floats() + row * half : nullptr,
+                              cosines ? sines.floats() + row * half : nullptr, parts,
+                              normed ? normed + row * op.width : nullptr);
     });
   }
 };
@@ -133,10 +133,11 @@ struct LinearKernel {
     shape[x.rank - 1] = columns;
     float* y = call.output(0, shape, x.rank);
     if (call.errors().any()) return;
-    const int64_t step = rows_of_a_task(rows, threads, depth + 4 * columns);
+    const int64_t step = rows_of_a_task(*kernels, rows, threads, depth + 4 * columns);
     call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
-      kernels->linear(op, x.floats() + row * depth, count,
-                      residual ? residual.floats() + row * columns : nullptr, y + row * columns);
+      return kernels->linear(op, x.floats() + row * depth, count,
+                             residual ? residual.floats() + row * columns : nullptr,
+                             y + row * columns);
     });
   }
 };
@@ -180,6 +181,10 @@ struct FeedForwardKernel {
         op.up.columns == op.down.depth &&
             (!op.is_gated || (op.gate.depth == op.up.depth && op.gate.columns == op.up.columns)),
         "edgerank.kernels: a feed-forward part's matrices do not fit each other");
+    // its floor is one of numbers with their step, which gated ones lack
+    node.errors().require(!op.is_gated || op.inner_range.is_symmetric(),
+                          "edgerank.kernels: a gated feed-forward part needs a symmetric range"
+                          " (zero point 128) between its matrices");
     node.errors().require(op.activation >= Activation::none && op.activation <= Activation::silu,
                           "edgerank.kernels: a feed-forward part has an unknown activation");
     norm.load(node, 3, op.up.depth);
@@ -199,11 +204,11 @@ struct FeedForwardKernel {
     const int64_t shape[2] = {rows, columns};
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;
-    const int64_t step = rows_of_a_task(rows, threads, 5 * (op.up.columns + op.up.depth));
+    const int64_t step = rows_of_a_task(*kernels, rows, threads, 5 * (op.up.columns + op.up.depth));
     call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
-      kernels->feed_forward(op, x.floats() + row * op.up.depth, count,
-                            residual ? residual.floats() + row * columns : nullptr,
-                            y + row * columns);
+      return kernels->feed_forward(op, x.floats() + row * op.up.depth, count,
+                                   residual ? residual.floats() + row * columns : nullptr,
+                                   y + row * columns);
     });
   }
 };

@@ -16,12 +16,13 @@ struct IntegerBuffer {
   float* steps;
 
   static int64_t size(int64_t rows, int64_t width) {
-    return Workspace::size<uint8_t>(rows * rounded_up(width, 64)) + Workspace::size<float>(rows);
+    return Workspace::size<uint8_t>(rounded_up(rows, BLOCK_STEP) * rounded_up(width, 64)) +
+           Workspace::size<float>(rows);
   }
 
   IntegerBuffer(Workspace& space, int64_t rows, int64_t width)
       : stride(rounded_up(width, 64)),
-        integers(space.take<uint8_t>(rows * stride)),
+        integers(space.take<uint8_t>(rounded_up(rows, BLOCK_STEP) * stride)),
         steps(space.take<float>(rows)) {}
 
   void set(int64_t row, const RowRange& range, const float* x, int64_t width) {
@@ -47,13 +48,16 @@ inline void round_rows(IntegerBuffer& buffer, const Norm& norm, const RowRange& 
   }
 }
 
-inline void linear(const Linear& op, const float* x, int64_t num_rows, const float* residual,
+inline bool linear(const Linear& op, const float* x, int64_t num_rows, const float* residual,
                    float* y) {
   const Matrix& matrix = op.matrix;
   Workspace space(IntegerBuffer::size(num_rows, matrix.depth));
+  if (!space) return false;
+  const BlockSetup setup;
   IntegerBuffer buffer(space, num_rows, matrix.depth);
   round_rows(buffer, Norm{}, op.range, x, num_rows, matrix.depth, nullptr, 0);
   product(buffer.rows(), num_rows, matrix, {y, matrix.columns, residual, op.residual_scales});
+  return true;
 }
 
 // Normalises and rotates the heads at the beginning of a row.
@@ -65,10 +69,12 @@ inline void place_heads(const Heads& heads, float* row, const float* cosines, co
   }
 }
 
-inline void project(const Projection& op, const float* x, int64_t num_rows, const float* cosines,
+inline bool project(const Projection& op, const float* x, int64_t num_rows, const float* cosines,
                     const float* sines, float* const outputs[2], float* normed) {
   const int64_t width = op.width;
   Workspace space(IntegerBuffer::size(num_rows, width) + Workspace::size<float>(width));
+  if (!space) return false;
+  const BlockSetup setup;
   IntegerBuffer buffer(space, num_rows, width);
   float* one_row = space.take<float>(width);
   round_rows(buffer, op.norm, op.range, x, num_rows, width, normed ? normed : one_row,
@@ -84,6 +90,7 @@ inline void project(const Projection& op, const float* x, int64_t num_rows, cons
                   sines ? sines + row * half : nullptr);
     }
   }
+  return true;
 }
 
 template <Activation activation>
@@ -122,7 +129,7 @@ inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_r
     });
     if (!op.is_gated) continue;
     for_each_tile(num_rows, [&](int64_t row, int64_t count) {
-      alignas(64) float factors[TILE_ROWS * PANEL_COLUMNS];
+      alignas(64) float factors[MOST_ROWS * PANEL_COLUMNS];
       product_tile(without_steps, row, count, op.gate, panel,
                    {factors, PANEL_COLUMNS, nullptr, nullptr});
       const Target part = part_of(target, row, panel);
@@ -132,7 +139,7 @@ inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_r
   }
 }
 
-inline void feed_forward(const FeedForward& op, const float* x, int64_t num_rows,
+inline bool feed_forward(const FeedForward& op, const float* x, int64_t num_rows,
                          const float* residual, float* y) {
   const int64_t width = op.up.depth, inner_width = op.up.columns;
   const bool keeps_normed = residual == nullptr;
@@ -140,6 +147,8 @@ inline void feed_forward(const FeedForward& op, const float* x, int64_t num_rows
                   IntegerBuffer::size(num_rows, inner_width) +
                   Workspace::size<float>(keeps_normed ? num_rows * width : width) +
                   Workspace::size<float>(num_rows * inner_width));
+  if (!space) return false;
+  const BlockSetup setup;
   IntegerBuffer outer(space, num_rows, width);
   IntegerBuffer inner(space, num_rows, inner_width);
   float* normed = space.take<float>(keeps_normed ? num_rows * width : width);
@@ -166,6 +175,7 @@ inline void feed_forward(const FeedForward& op, const float* x, int64_t num_rows
   const float* added = residual;
   if (keeps_normed) added = op.norm.kind == NormKind::none ? x : normed;
   product(inner.rows(), num_rows, op.down, {y, op.down.columns, added, op.residual_scales});
+  return true;
 }
 
 }  // namespace

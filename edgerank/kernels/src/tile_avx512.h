@@ -12,7 +12,10 @@ using Integers = __m512i;
 
 constexpr int TILE_ROWS = 6;
 constexpr int64_t PANEL_COLUMNS = 64;
-constexpr int64_t DEPTH_STEP = 4;
+#if !defined(PANEL_DEPTH)
+#define PANEL_DEPTH 4
+#endif
+constexpr int64_t DEPTH_STEP = PANEL_DEPTH;  // a panel is filled up to multiples of it
 constexpr int INTEGER_OFFSET = 0;
 
 inline Integers load_integers(const int32_t* from) { return _mm512_loadu_si512(from); }
@@ -35,7 +38,8 @@ inline void pack(const int8_t* weight, int64_t depth, int64_t columns, int8_t* p
   for (int64_t column = 0; column < columns; column += PANEL_COLUMNS) {
     const int64_t count = columns - column < PANEL_COLUMNS ? columns - column : PANEL_COLUMNS;
     const __mmask64 mask = count == 64 ? ~__mmask64(0) : (__mmask64(1) << count) - 1;
-    for (int64_t k = 0; k < depth; k += DEPTH_STEP, panels += DEPTH_STEP * PANEL_COLUMNS) {
+    const int64_t padded = (depth + DEPTH_STEP - 1) / DEPTH_STEP * DEPTH_STEP;
+    for (int64_t k = 0; k < padded; k += 4, panels += 4 * PANEL_COLUMNS) {
       __m512i rows[4];
       for (int i = 0; i < 4; ++i) {
         rows[i] = k + i < depth ? _mm512_maskz_loadu_epi8(mask, weight + (k + i) * columns + column)
@@ -76,7 +80,7 @@ inline void tile(const uint8_t* rows, int64_t stride, const int8_t* panel, int64
 #pragma GCC unroll 16
     for (int j = 0; j < 4; ++j) sums[i][j] = _mm512_setzero_si512();
   }
-  for (int64_t step = 0; step < steps; ++step, panel += 256, rows += 4) {
+  for (int64_t step = 0; step < steps * (DEPTH_STEP / 4); ++step, panel += 256, rows += 4) {
     __m512i columns[4];
 #pragma GCC unroll 16
     for (int j = 0; j < 4; ++j) columns[j] = _mm512_load_si512(panel + 64 * j);

@@ -3,16 +3,17 @@
 
 #include <cstdint>
 
+#include "rounded_up.h"
 #include "scratch.h"
 
 namespace {
-
-inline int64_t rounded_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
 // A thread's memory, cut into parts that begin on a cache line.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes) : next_(static_cast<char*>(scratch(size_t(bytes)))) {}
+
+  explicit operator bool() const { return next_ != nullptr; }  // false: no memory is left
 
   template <typename T>
   T* take(int64_t count) {

@@ -1,0 +1,9 @@
+#include "tile_avx512.h"
+// after the tile
+#include "attend.h"
+#include "tasks.h"
+
+extern const Kernels avx512_bf16_kernels;
+const Kernels avx512_bf16_kernels = {"avx512_bf16", PANEL_COLUMNS, DEPTH_STEP, INTEGER_OFFSET,
+                                     TASK_ROWS,     pack_matrix,   project,    linear,
+                                     feed_forward,  attend};

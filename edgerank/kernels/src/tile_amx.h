@@ -1,0 +1,96 @@
+// Blocks of 32 rows by 64 columns of sums, by AMX, whose eight tiles are 16 rows of 64 bytes. Few
+// rows are left to the vectors of tile_avx512.h, with the same panels: 64 bytes of a panel, 16
+// columns by four rows of the matrix, are a row of a tile, and the tile's next one lies 256 bytes
+// behind. Whole tiles are read, so panels are filled up to 64 rows of the matrix.
+#pragma once
+
+#define PANEL_DEPTH 64
+#define BLOCK_ROWS 32
+
+#include "tile_avx512.h"
+
+namespace {
+
+constexpr int64_t BLOCK_STEP = 16;
+
+// Palette 1, with all eight tiles as large as they get; the layout is that of the instruction.
+struct TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64, "the instruction reads 64 bytes");
+alignas(64) constexpr TileConfig TILE_CONFIG;
+
+// The thread's tiles are in use.
+struct BlockSetup {
+  BlockSetup() { _tile_loadconfig(&TILE_CONFIG); }
+  ~BlockSetup() { _tile_release(); }
+  BlockSetup(const BlockSetup&) = delete;
+  BlockSetup& operator=(const BlockSetup&) = delete;
+};
+
+// 16 rows by 64 columns: sums in tiles 0 to 3.
+inline void upper_block(const uint8_t* rows, int64_t stride, const int8_t* panel, int64_t steps,
+                        int32_t* sums) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t step = 0; step < steps; ++step, panel += 4096, rows += 64) {
+    _tile_loadd(4, rows, stride);
+    _tile_loadd(5, panel, 256);
+    _tile_dpbusd(0, 4, 5);
+    _tile_loadd(6, panel + 64, 256);
+    _tile_dpbusd(1, 4, 6);
+    _tile_loadd(7, panel + 128, 256);
+    _tile_dpbusd(2, 4, 7);
+    _tile_loadd(5, panel + 192, 256);
+    _tile_dpbusd(3, 4, 5);
+  }
+  _tile_stored(0, sums, 256);
+  _tile_stored(1, sums + 16, 256);
+  _tile_stored(2, sums + 32, 256);
+  _tile_stored(3, sums + 48, 256);
+}
+
+// 32 rows by 32 columns: sums in tiles 0 to 3, for which as many tiles are read as multiplied.
+inline void half_block(const uint8_t* rows, int64_t stride, const int8_t* panel, int64_t steps,
+                       int32_t* sums) {
+  const uint8_t* lower = rows + 16 * stride;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t step = 0; step < steps; ++step, panel += 4096, rows += 64, lower += 64) {
+    _tile_loadd(4, rows, stride);
+    _tile_loadd(6, panel, 256);
+    _tile_dpbusd(0, 4, 6);
+    _tile_loadd(7, panel + 64, 256);
+    _tile_dpbusd(1, 4, 7);
+    _tile_loadd(5, lower, stride);
+    _tile_dpbusd(2, 5, 6);
+    _tile_dpbusd(3, 5, 7);
+  }
+  _tile_stored(0, sums, 256);
+  _tile_stored(1, sums + 16, 256);
+  _tile_stored(2, sums + 1024, 256);
+  _tile_stored(3, sums + 1040, 256);
+}
+
+// sums [num_rows][64], written for 16 or 32 rows; as many rows of integers are read.
+inline void block(const uint8_t* rows, int64_t stride, const int8_t* panel, int64_t steps,
+                  int64_t num_rows, int32_t* sums) {
+  // gcc does not know that loading a tile reads memory
+  __asm__ volatile("" ::: "memory");
+  if (num_rows <= 16) {
+    upper_block(rows, stride, panel, steps, sums);
+  } else {
+    half_block(rows, stride, panel, steps, sums);
+    half_block(rows, stride, panel + 128, steps, sums + 32);
+  }
+}
+
+}  // namespace
