@@ -26,7 +26,7 @@ from edgerank.documents import (
 )
 from edgerank.engine import Array, Engine, Output, gather
 from edgerank.errors import InputError
-from edgerank.kernels import choose_kernels
+from edgerank.kernels import STOCK, Kernels, choose_kernels
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import MIN_BATCH_TOKENS, Batch, Group, default_batch_tokens, pack
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
@@ -89,12 +89,15 @@ class Reranker:
         check_integer("threads", threads, 1)
         self.threads = threads
         self.kernels = choose_kernels(kernels)
+        machine = machine_capabilities(self.kernels)
+        self.variant = choose_variant(self.bundle, machine, variant, providers)
+        provider = self.variant.variant.provider
+        if provider != CPU_PROVIDER:
+            self.kernels = Kernels(STOCK, f"compiled kernels are not for {provider}")
         if max_batch_tokens is None:
             max_batch_tokens = default_batch_tokens(compiled=self.kernels.are_compiled)
         check_integer("max_batch_tokens", max_batch_tokens, MIN_BATCH_TOKENS)
         self.max_batch_tokens = max_batch_tokens
-        machine = machine_capabilities(self.kernels)
-        self.variant = choose_variant(self.bundle, machine, variant, providers)
         self._rule = scoring_rule(self.bundle.manifest.scoring)
         manifest = self.bundle.manifest
         self._prompt = PromptEncoder(
@@ -107,7 +110,7 @@ class Reranker:
             self.bundle.graph_path(self.variant.variant),
             self._rule.outputs,
             threads=threads,
-            providers=list(dict.fromkeys([self.variant.variant.provider, CPU_PROVIDER])),
+            providers=list(dict.fromkeys([provider, CPU_PROVIDER])),
             kernels=self.kernels,
         )
 
