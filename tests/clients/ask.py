@@ -23,6 +23,8 @@ class Ask:
     model: str = ""
     bundle: str = ""  # a directory, for what is embedded
     address: str = ""  # of the gRPC server
+    source: str = ""  # Python to run with the names query and documents
+    picture: str = ""  # a file to write
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,10 +14,7 @@ PATIENCE_S = 60
 
 
 def look(ask: Ask) -> dict[str, Any]:
-    """Rank documents on the page, then ask it for nothing, then read the API's description.
-
-    ``ask.address`` has where a picture of the ranking is put.
-    """
+    """Rank documents on the page, then ask it for nothing, then read the API's description."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -47,7 +44,7 @@ def look(ask: Ask) -> dict[str, Any]:
         browser.find_element("css selector", "button").click()
         seen["results"] = texts("#results tbody tr")
         seen["timings"] = browser.find_element("id", "timings").text
-        browser.save_screenshot(ask.address)
+        browser.save_screenshot(ask.picture)
         fill("query", " ")
         browser.find_element("css selector", "button").click()
         wait.until(lambda b: b.find_element("id", "error").text)

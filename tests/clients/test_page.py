@@ -30,7 +30,7 @@ DOCUMENTS = [
 def test_the_page_ranks_and_tells_errors_in_a_browser(tmp_path):
     picture = tmp_path / "page.png"
     with ServerProcess("--http", "127.0.0.1:0") as server:
-        ask = Ask(QUERY, DOCUMENTS, url=f"http://{server.http}", address=str(picture))
+        ask = Ask(QUERY, DOCUMENTS, url=f"http://{server.http}", picture=str(picture))
         [told] = ask_all("page", "look", [ask])
     assert told.error is None, told
     seen = told.answer
