@@ -2,6 +2,7 @@ PYTHON ?= python3
 
 # Needs only Python 3.10 or newer: targets build the environments that they use, under .venv/.
 CONSTRAINTS := requirements/constraints.txt
+CLIENTS := .venv/clients
 DEMO := .venv/demo
 DEV := .venv/dev
 ONNXRUNTIME := .venv/onnxruntime
@@ -18,7 +19,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test test-unit test-onnxruntime coverage soak bench bench-full figures format wheels clean
+.PHONY: help kernels demo test test-unit test-onnxruntime test-clients coverage soak bench bench-full figures format wheels clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -41,6 +42,9 @@ test-unit: kernels $(UNIT)/.installed ## Run the tests that need no more than ed
 
 test-onnxruntime: kernels $(DEV)/.installed $(ONNXRUNTIME)/.installed ## Test the kernels with the oldest onnxruntime
 	$(DEV)/bin/pytest tests/kernels/test_onnxruntime_versions.py
+
+test-clients: kernels $(DEV)/.installed $(CLIENTS)/.installed ## Test other projects' clients and frameworks
+	$(DEV)/bin/pytest tests/clients
 
 coverage: kernels $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
 	$(DEV)/bin/coverage erase
@@ -113,6 +117,14 @@ $(ONNXRUNTIME)/.installed: pyproject.toml $(CONSTRAINTS)
 	grep -v '^onnxruntime==' $(CONSTRAINTS) > $(ONNXRUNTIME)/constraints.txt
 	$(ONNXRUNTIME)/bin/python -m pip --disable-pip-version-check install --quiet \
 		-c $(ONNXRUNTIME)/constraints.txt -e . 'onnxruntime==1.23.*'
+	touch $@
+
+# Others' clients have constraints of their own: they bound packages that the project has newer.
+$(CLIENTS)/.installed: pyproject.toml $(wildcard tests/clients/*.txt)
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python $(PIP_INSTALL) pip
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r tests/clients/requirements.txt -e '.[client]'
 	touch $@
 
 $(WHEELS)/.installed: pyproject.toml $(CONSTRAINTS)

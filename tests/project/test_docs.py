@@ -26,6 +26,7 @@ from tests.support.serving import ServerProcess
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CARD = DEFAULT_BUNDLE / "MODEL_CARD.md"
 RENDERED = ROOT / "docs/benchmarks.md"  # from records, which may be of earlier commands
+INTEGRATIONS = ROOT / "docs/integrations.md"  # tests/clients runs it, where the frameworks are
 SERVER = "localhost:50051"  # a server of the test's own takes its place
 NAMES = {
     "query": "who wrote dune?",
@@ -97,7 +98,10 @@ def write_collection(directory: Path) -> None:
     (directory / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=name_of)
+EXECUTED = [page for page in PAGES if python_of(page) and page != INTEGRATIONS]
+
+
+@pytest.mark.parametrize("page", EXECUTED, ids=name_of)
 def test_the_python_of_a_page_runs(page, workplace):
     names = dict(NAMES)
     with ExitStack() as stack:

@@ -95,6 +95,18 @@ def test_rerank_has_the_fields_of_cohere_jina_and_vllm(http, bundles, path, vers
     assert stages == ["tokenize", "queue", "inference", "total"]
 
 
+@pytest.mark.parametrize("option", [{"top_k": 2}, {"truncation": True}])
+def test_rerank_answers_a_request_of_voyage_in_its_form_too(http, option):
+    plain = {"query": QUERY, "documents": DOCUMENTS}
+    given = answer(http, "/v1/rerank", return_documents=True, **plain, **option)
+    assert given["data"] == [
+        {**result, "document": result["document"]["text"]} for result in given["results"]
+    ]
+    given = answer(http, "/v1/rerank", **plain, **option)
+    assert given["data"] == given["results"]
+    assert "data" not in answer(http, "/v1/rerank", **plain)
+
+
 def test_rerank_of_tei_is_a_bare_list_with_its_headers(http, bundles):
     response = post(http, "/rerank", query=QUERY, texts=DOCUMENTS, return_text=True)
     hits = edgerank.Reranker(bundles / MODELS[0]).rank(QUERY, DOCUMENTS, normalize=True)

@@ -59,7 +59,7 @@ sys.addaudithook(forbid)
 # Rules of the source
 
 
-@pytest.mark.parametrize("package", ["serving", "client", "cli", "evaluation"])
+@pytest.mark.parametrize("package", ["serving", "client", "cli", "evaluation", "integrations"])
 def test_the_runtime_imports_nothing_that_is_built_on_it(package):
     importers = importers_of(f"edgerank.{package}", "edgerank/*.py")
     assert importers <= {"edgerank/__init__.py", "edgerank/__main__.py"}
@@ -96,6 +96,20 @@ def test_no_module_but_export_and_training_imports_a_training_framework(package,
     importers = importers_of(framework, f"{package}/**/*.py")
     allowed = ("quantize/optimum/export.py", "quantize/training/")
     assert {file for file in importers if not file.startswith(allowed)} == set()
+
+
+@pytest.mark.parametrize(
+    ("framework", "adapter"),
+    [
+        ("haystack", "haystack"),
+        ("langchain_core", "langchain"),
+        ("llama_index", "llama_index"),
+        ("rerankers", "rerankers"),
+    ],
+)
+def test_only_its_adapter_imports_a_framework(framework, adapter):
+    importers = importers_of(framework, "edgerank/**/*.py")
+    assert importers == {f"edgerank/integrations/{adapter}.py"}
 
 
 def test_these_tests_import_what_edgerank_itself_requires_and_no_more():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from edgerank.documents import LongDocuments, check_integer, check_query, make_pairs
 from edgerank.errors import InputError
@@ -75,6 +75,14 @@ class RankedDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     document: DocumentText | None = None
 
 
+class VoyageDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A document's place in the ranking, as Voyage's clients read it."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     """What was computed."""
 
@@ -119,6 +127,10 @@ class RerankResponse(msgspec.Struct, frozen=True):
     usage: Usage
     meta: ResponseMeta
     object: Literal["list"] = "list"
+    data: Annotated[
+        list[VoyageDocument] | UnsetType,
+        Meta(description="The same once more where the request has Voyage's top_k or truncation."),
+    ] = UNSET
 
 
 ERRORS = ErrorForm(Wording({}, advise), common)
@@ -150,7 +162,15 @@ async def rerank(inference: Inference, request: RerankRequest, version: str = "2
         )
         for index in top(scored.scores, _limit(request))
     ]
-    return Answer(_response(scored, results, version), timing_headers(scored))
+    response = _response(scored, results, version)
+    if request.top_k is not None or request.truncation is not None:
+        response = msgspec.structs.replace(response, data=[_voyage(result) for result in results])
+    return Answer(response, timing_headers(scored))
+
+
+def _voyage(result: RankedDocument) -> VoyageDocument:
+    text = None if result.document is None else result.document.text
+    return VoyageDocument(result.index, result.relevance_score, text)
 
 
 def _options(request: RerankRequest) -> ScoringOptions:

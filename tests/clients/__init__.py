@@ -1,0 +1,1 @@
+"""Clients and frameworks as their packages are, against a server; needs ``make test-clients``."""
