@@ -36,6 +36,7 @@ BERTS = {
     "Bert": bert.BERT,
     "Camembert": bert.ROBERTA,
     "Electra": bert.ELECTRA,
+    "MPNet": bert.MPNET,
     "Roberta": bert.ROBERTA,
     "XLMRoberta": bert.ROBERTA,
 }
@@ -117,7 +118,7 @@ FAMILIES = (
     ),
     FamilySpec(
         "embedding",
-        "MiniLM, bge, e5 and other sentence-transformers models with mean or cls pooling",
+        "MiniLM, mpnet, bge, e5 and other sentence-transformers models with mean or cls pooling",
         "the cosine of query and document",
         ("Model",),
         tuple(EMBEDDERS),

@@ -33,6 +33,7 @@ from tests.support.checkpoints import (
     save_embedding,
     save_modernbert,
     save_modernbert_embedding,
+    save_mpnet_embedding,
     save_qwen2,
     wordpiece_tokenizer,
 )
@@ -72,6 +73,9 @@ CHECKPOINTS: dict[str, Callable[[Path], object]] = {
     "deberta": lambda path: save_deberta(path, wordpiece_tokenizer()),
     "modernbert": lambda path: save_modernbert(path, wordpiece_tokenizer()),
     "modernbert-embedding": lambda path: save_modernbert_embedding(path, "cls"),
+    "electra-small": other_family("electra-small"),
+    "mpnet": other_family("mpnet"),
+    "mpnet-embedding": save_mpnet_embedding,
     "qwen2": lambda path: save_qwen2(path, bpe_tokenizer()),
     "roberta": other_family("roberta"),
     "qwen3": other_family("qwen3-reranker"),

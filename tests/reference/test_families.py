@@ -29,6 +29,8 @@ from transformers import (
     GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MPNetConfig,
+    MPNetForSequenceClassification,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForSequenceClassification,
@@ -286,7 +288,7 @@ def xlmr_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def roberta_tokenizer() -> PreTrainedTokenizerFast:
+def roberta_tokenizer(**names: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer that joins pairs as RoBERTa's does."""
     from tokenizers.processors import RobertaProcessing
 
@@ -297,7 +299,7 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
         ("</s>", sep), ("<s>", cls), trim_offsets=True, add_prefix_space=False
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=128
+        tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=128, **names
     )
 
 
@@ -317,6 +319,30 @@ CASES = {
                 vocab_size=size, embedding_size=64, max_position_embeddings=128, **ENCODER
             ),
             electra_tokenizer,
+            sharpen="classifier.out_proj",
+        ),
+        sentence_transformers_oracle,
+        "cross-encoder",
+    ),
+    "electra-small": Case(
+        saver(
+            ElectraForSequenceClassification,
+            lambda size: ElectraConfig(
+                vocab_size=size, embedding_size=32, max_position_embeddings=128, **ENCODER
+            ),
+            electra_tokenizer,
+            sharpen="classifier.out_proj",
+        ),
+        sentence_transformers_oracle,
+        "cross-encoder",
+    ),
+    "mpnet": Case(
+        saver(
+            MPNetForSequenceClassification,
+            lambda size: MPNetConfig(
+                vocab_size=size, max_position_embeddings=130, pad_token_id=0, **ENCODER
+            ),
+            lambda: roberta_tokenizer(model_input_names=["input_ids", "attention_mask"]),
             sharpen="classifier.out_proj",
         ),
         sentence_transformers_oracle,
@@ -506,7 +532,15 @@ def test_token_ids_are_the_references(case, oracle, encoder, query, document, re
     assert ids.tolist() == list(oracle.token_ids(query, document))
 
 
-ARCHITECTURES = ("electra", "roberta", "qwen3-reranker", "bge-gemma", "mxbai-llama")
+ARCHITECTURES = (
+    "electra",
+    "electra-small",
+    "mpnet",
+    "roberta",
+    "qwen3-reranker",
+    "bge-gemma",
+    "mxbai-llama",
+)
 
 
 @pytest.mark.parametrize("case", ARCHITECTURES, indirect=True)
@@ -592,7 +626,8 @@ def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["BertForSequenceClassification", "BertModel", "MPNetForSequenceClassification"]
+    "architecture",
+    ["BertForSequenceClassification", "BertModel", "AlbertForSequenceClassification"],
 )
 def test_only_decoders_take_a_template(embedding, tmp_path, architecture):
     """Whether there is a writer for the architecture or optimum would export it."""

@@ -6,6 +6,7 @@ import json
 import shutil
 import string
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from transformers import (
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
     ModernBertConfig,
+    MPNetConfig,
+    MPNetModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -140,18 +143,59 @@ def save_deberta(directory: Path, tokenizer: Tokenizer, **config: object) -> Pat
 
 def save_embedding(directory: Path, pooling: str = "mean") -> Path:
     """Save a random BERT embedding model as sentence-transformers does."""
+
+    def save_backbone(backbone: Path) -> None:
+        tokenizer = wordpiece_tokenizer()
+        save_model(BertModel(_bert_config(tokenizer)), backbone)
+        BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(
+            backbone
+        )
+
+    return save_sentence_transformer(directory, save_backbone, pooling)
+
+
+def save_sentence_transformer(
+    directory: Path, save_backbone: Callable[[Path], None], pooling: str
+) -> Path:
+    """Put pooling and a norm on an encoder of 64 channels, as sentence-transformers does."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     torch.manual_seed(0)
-    tokenizer = wordpiece_tokenizer()
-    backbone = directory.with_name(directory.name + "-backbone")
-    save_model(BertModel(_bert_config(tokenizer)), backbone)
-    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(backbone)
+    backbone = directory.with_name(f"{directory.name}-backbone")
+    save_backbone(backbone)
     transformer = Transformer(str(backbone), max_seq_length=96)
     modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(directory))
     return directory
+
+
+def save_mpnet_embedding(directory: Path, pooling: str = "mean", **config: object) -> Path:
+    """Save a random MPNet embedding model whose biases of distances matter."""
+
+    def save_backbone(backbone: Path) -> None:
+        tokenizer = wordpiece_tokenizer()
+        settings = {
+            "vocab_size": tokenizer.get_vocab_size(),
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 514,
+            "initializer_range": 0.15,
+        }
+        model = MPNetModel(MPNetConfig(**{**settings, **config}), add_pooling_layer=False)
+        with torch.no_grad():
+            model.encoder.relative_attention_bias.weight *= 10
+        save_model(model, backbone)
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            model_max_length=512,
+            pad_token="[PAD]",
+            model_input_names=["input_ids", "attention_mask"],
+        ).save_pretrained(backbone)
+
+    return save_sentence_transformer(directory, save_backbone, pooling)
 
 
 def save_modernbert(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
@@ -164,17 +208,12 @@ def save_modernbert(directory: Path, tokenizer: Tokenizer, **config: object) -> 
 
 def save_modernbert_embedding(directory: Path, pooling: str) -> Path:
     """Save a random ModernBERT embedding model as sentence-transformers does."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    torch.manual_seed(0)
-    tokenizer = wordpiece_tokenizer()
-    backbone = directory.with_name(f"{directory.name}-backbone")
-    _save_modernbert(ModernBertModel(_modernbert_config(tokenizer)), tokenizer, backbone)
-    transformer = Transformer(str(backbone), max_seq_length=96)
-    modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(directory))
-    return directory
+    def save_backbone(backbone: Path) -> None:
+        tokenizer = wordpiece_tokenizer()
+        _save_modernbert(ModernBertModel(_modernbert_config(tokenizer)), tokenizer, backbone)
+
+    return save_sentence_transformer(directory, save_backbone, pooling)
 
 
 def _modernbert_config(tokenizer: Tokenizer, **config: object) -> ModernBertConfig:
