@@ -23,6 +23,7 @@ from quantize.architectures.bert_layer import (
     EncoderWeights,
     classify,
 )
+from quantize.architectures.embedding import write_embedding
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
@@ -30,7 +31,6 @@ from quantize.graph.grid import declare_inputs, mean_rows, with_biases
 from quantize.graph.layers import Matrix, linear
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import t5_buckets
-from quantize.graph.vectors import unit_rows
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
@@ -205,7 +205,7 @@ class Bert:
             g.output("scores", logits, ["scored"])
             return
         pooled = mean_rows(g, x, inputs.shared.grid) if self._head == "mean" else x
-        g.output("embeddings", unit_rows(g, pooled), ["scored", self.config.hidden_size])
+        write_embedding(g, self._checkpoint, pooled, self.stream_width)
 
     def aligned(self, stream: Floats) -> Floats:
         return stream

@@ -185,7 +185,7 @@ class BertLayer:
             activated=Matrix(self._site("intermediate"), wide.weight, wide.bias),
             multiplied=None,
             down=Matrix(self._site("dense"), self.dense, self.dense_bias),
-            adds_normed=True,
+            adds="normed",
             residual_scales=self._scales(g, "feed_forward", self.feed_forward_scales),
         )
         return feed_forward(g, precision, x, part)

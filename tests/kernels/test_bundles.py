@@ -31,6 +31,7 @@ from tests.support.checkpoints import (
     save_cross_encoder,
     save_deberta,
     save_embedding,
+    save_gemma3_embedding,
     save_modernbert,
     save_modernbert_embedding,
     save_mpnet_embedding,
@@ -80,6 +81,8 @@ CHECKPOINTS: dict[str, Callable[[Path], object]] = {
     "roberta": other_family("roberta"),
     "qwen3": other_family("qwen3-reranker"),
     "gemma": other_family("bge-gemma"),
+    "gemma3": other_family("gemma3"),
+    "gemma3-embedding": save_gemma3_embedding,
     "llama": other_family("mxbai-llama"),
     "exported": exported,
 }

@@ -25,6 +25,9 @@ from transformers import (
     AutoTokenizer,
     ElectraConfig,
     ElectraForSequenceClassification,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Gemma3TextForSequenceClassification,
     GemmaConfig,
     GemmaForCausalLM,
     LlamaConfig,
@@ -49,7 +52,13 @@ from edgerank.bundle import read_bundle
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
 from tests.support.bundles import encode_documents, only_variant, prompt_encoder
-from tests.support.checkpoints import bpe_tokenizer, changed_copy, save_model, wordpiece_tokenizer
+from tests.support.checkpoints import (
+    bpe_tokenizer,
+    changed_copy,
+    save_embedding,
+    save_model,
+    wordpiece_tokenizer,
+)
 from tests.support.shared import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -71,6 +80,14 @@ DECODER = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
     "initializer_range": 0.08,
+}
+GEMMA3 = {
+    **DECODER,
+    "head_dim": 24,
+    "query_pre_attn_scalar": 40,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
 }
 ENCODER = {
     "hidden_size": 64,
@@ -437,6 +454,26 @@ CASES = {
         bge_gemma_oracle,
         "bge-reranker-gemma",
     ),
+    "gemma3": Case(
+        saver(
+            Gemma3ForCausalLM,
+            lambda size: Gemma3TextConfig(vocab_size=size, **GEMMA3),
+            bos_tokenizer,
+        ),
+        bge_gemma_oracle,
+        "bge-reranker-gemma",
+    ),
+    "gemma3-classifier": Case(
+        saver(
+            Gemma3TextForSequenceClassification,
+            lambda size: Gemma3TextConfig(
+                vocab_size=size, pad_token_id=bos_tokenizer().pad_token_id, num_labels=1, **GEMMA3
+            ),
+            bos_tokenizer,
+        ),
+        sentence_transformers_oracle,
+        "cross-encoder",
+    ),
     "mxbai-llama": Case(
         saver(
             LlamaForCausalLM,
@@ -539,6 +576,7 @@ ARCHITECTURES = (
     "roberta",
     "qwen3-reranker",
     "bge-gemma",
+    "gemma3",
     "mxbai-llama",
 )
 
@@ -578,6 +616,16 @@ def test_an_embedding_model_reads_its_prompts_and_roberta_positions(tmp_path):
     query, documents = reference.encode_query(QUERY), reference.encode_document(DOCUMENTS)
     scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, documents @ query, atol=1e-4)
+
+
+def test_an_embedding_model_may_end_in_dense_modules(tmp_path):
+    """As LaBSE does."""
+    save_embedding(tmp_path / "checkpoint", "cls", has_dense=True)
+    reference = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu")
+    quantize(tmp_path / "checkpoint", tmp_path / "bundle", precision="fp32")
+    query, *documents = reference.encode([QUERY, *DOCUMENTS])
+    scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
+    np.testing.assert_allclose(scores, np.array(documents) @ query, atol=1e-4)
 
 
 def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
