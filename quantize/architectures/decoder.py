@@ -49,7 +49,7 @@ class Decoder:
         self.cache_width = 2 * spec.kv_width
         self._checkpoint, self._score_tokens = checkpoint, score_tokens
         self._rotation, self._rotates_heads = rotation, rotates_heads
-        self._root = "model." if "model.norm.weight" in checkpoint.tensors else ""
+        self._root = "" if "norm.weight" in checkpoint.tensors else "model."
 
     def rotated(self, outliers: Sequence[int]) -> Decoder:
         return Decoder(
