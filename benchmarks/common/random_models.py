@@ -91,8 +91,12 @@ GEOMETRIES = (
     Geometry("Qwen3-Reranker-0.6B", "Qwen3", _decoder(1024, 3072, 16, 8, 128)),
     Geometry("Llama 3.2 1B", "Llama", _decoder(2048, 8192, 32, 8, 64), (2, 4)),
     Geometry("bge-reranker-v2-gemma", "Gemma", _decoder(2048, 16384, 8, 1, 256), (2, 4)),
+    Geometry(
+        "Gemma 3 270M", "Gemma3Text", {**_decoder(640, 2048, 4, 1, 256), "sliding_window": 512}
+    ),
     Geometry("ms-marco-MiniLM-L6", "Bert", _encoder(384, 1536, 12)),
     Geometry("ms-marco-electra-base", "Electra", _encoder(768, 3072, 12, embedding_size=768)),
+    Geometry("all-mpnet-base-v2", "MPNet", _encoder(768, 3072, 12)),
     Geometry("bge-reranker-v2-m3", "XLMRoberta", _encoder(1024, 4096, 16)),
     Geometry("mxbai-rerank-base-v1", "DebertaV2", _encoder(768, 3072, 12, **DEBERTA)),
     Geometry("gte-reranker-modernbert-base", "ModernBert", _encoder(768, 1152, 12)),

@@ -1,8 +1,8 @@
 """What do outliers do to int8, and what does each step of the recipe do about them?
 
-The checkpoint is a small Qwen decoder, DeBERTa or ModernBERT encoder with random weights and
-planted outliers; the figures are against float32 on the held-out part of the built-in text. Beside
-them: ONNX Runtime's per-tensor dynamic quantization of the float32 graph, and the same model
+The checkpoint is a small Qwen or Gemma 3 decoder, DeBERTa or ModernBERT encoder with random weights
+and planted outliers; the figures are against float32 on the held-out part of the built-in text.
+Beside them: ONNX Runtime's per-tensor dynamic quantization of the float32 graph, and the same model
 without outliers, whose figures say how well random weights take rounding at all. What the steps do
 shows here; what a trained model will get does not.
 """
@@ -18,7 +18,7 @@ import click
 import numpy as np
 from scipy.stats import kendalltau
 
-from benchmarks.common.planted import deberta, decoder, modernbert
+from benchmarks.common.planted import deberta, decoder, gemma3, modernbert
 from benchmarks.common.record import Figure, Row
 from benchmarks.quality.dynamic import write_dynamic
 from edgerank import Reranker
@@ -40,6 +40,7 @@ WRITERS: dict[
 ] = {  # of planted checkpoints, and how massive their massive activations are
     "qwen2": (decoder.write_planted, 8000),
     "qwen3": (partial(decoder.write_planted, architecture="qwen3"), 8000),
+    "gemma3": (gemma3.write_planted, 8000),
     "deberta": (deberta.write_planted, 30),
     "modernbert": (modernbert.write_planted, 8000),
 }

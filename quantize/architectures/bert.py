@@ -1,35 +1,59 @@
 """BERT and its relatives, as cross-encoders with one logit or as sentence-embedding models.
 
-Post-norm layers, learned absolute positions. Follows ``transformers.models``' ``bert``, ``electra``
-and ``roberta``; XLM-R and CamemBERT are RoBERTa with other vocabularies.
+Post-norm layers, learned absolute positions. Follows ``transformers.models``' ``bert``,
+``electra``, ``roberta`` and ``mpnet``; XLM-R and CamemBERT are RoBERTa with other vocabularies.
+MPNet also adds to the logits of attention what depends on distances alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
+import numpy as np
 from onnx import TensorProto
 
 from edgerank.manifest import Positive
 from quantize.architectures.bert_layer import (
+    AttentionNames,
     BertLayer,
     EncoderConfig,
     EncoderInputs,
     EncoderWeights,
     classify,
 )
+from quantize.architectures.embedding import write_embedding
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
-from quantize.graph.grid import declare_inputs, mean_rows
-from quantize.graph.precision import Precision
-from quantize.graph.vectors import unit_rows
+from quantize.graph.grid import declare_inputs, mean_rows, with_biases
+from quantize.graph.layers import Matrix, linear
+from quantize.graph.precision import Float32, Precision
+from quantize.graph.relative_positions import t5_buckets
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
 BertHead = Literal["classifier", "mean", "cls"]
+
+
+class BertConfig(EncoderConfig, frozen=True):
+    """The part of config.json that shapes the graph."""
+
+    position_embedding_type: Literal["absolute"] = "absolute"
+    type_vocab_size: Positive = 2
+
+
+class ElectraConfig(BertConfig, frozen=True):
+    """ELECTRA's small models have embeddings narrower than their layers."""
+
+    projects_embeddings: ClassVar[bool] = True
+
+
+class MPNetConfig(BertConfig, frozen=True):
+    """MPNet's positions are relative too; transformers counts 32 buckets whatever is configured."""
+
+    relative_attention_num_buckets: Literal[32] = 32
 
 
 @dataclass(frozen=True)
@@ -40,18 +64,31 @@ class BertSpec:
     head_dense: str  # the classification head's first layer, and
     head_output: str  # its second
     head_activation: Literal["Tanh", "Gelu"]
+    config: type[BertConfig] = BertConfig
+    names: AttentionNames = field(default_factory=AttentionNames)
+    has_token_types: bool = True
 
 
 BERT = BertSpec("bert.", "bert.pooler.dense", "classifier", "Tanh")
-ELECTRA = BertSpec("electra.", "classifier.dense", "classifier.out_proj", "Gelu")
+ELECTRA = BertSpec(
+    "electra.", "classifier.dense", "classifier.out_proj", "Gelu", config=ElectraConfig
+)
+MPNET = BertSpec(
+    "mpnet.",
+    "classifier.dense",
+    "classifier.out_proj",
+    "Tanh",
+    config=MPNetConfig,
+    names=AttentionNames(
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        output="attention.attn.o",
+        norm="attention.LayerNorm",
+    ),
+    has_token_types=False,
+)
 ROBERTA = BertSpec("roberta.", "classifier.dense", "classifier.out_proj", "Tanh")
-
-
-class BertConfig(EncoderConfig, frozen=True):
-    """The part of config.json that shapes the graph."""
-
-    position_embedding_type: Literal["absolute"] = "absolute"
-    type_vocab_size: Positive = 2
 
 
 @dataclass(frozen=True)
@@ -78,13 +115,13 @@ class Bert:
         :param rotation: of each head's values
         :raises QuantizeError: it lacks a field or asks for what the graph does not do
         """
-        self.config = checkpoint.config_as(BertConfig)
+        self.config = checkpoint.config_as(spec.config)
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
         is_rooted = f"{spec.root}embeddings.LayerNorm.weight" in checkpoint.tensors
         self._checkpoint, self._root = checkpoint, spec.root if is_rooted else ""
         self._first_position = first_position(checkpoint)
-        self._weights = EncoderWeights(checkpoint, self.config, self._root)
+        self._weights = EncoderWeights(checkpoint, self.config, self._root, spec.names)
         self._spec = spec
         self._head, self._rotation = head, rotation
 
@@ -95,6 +132,15 @@ class Bert:
 
     def declare(self, g: Graph) -> BertInputs:
         shared = declare_inputs(g, with_past=False)
+        if isinstance(self.config, MPNetConfig):
+            g.scope = "distances"  # a scored row is its sequence's first: its slot is its position
+            buckets = self.config.relative_attention_num_buckets
+            biases = g.weight("distances.biases", self._distance_biases(buckets))
+            shared = replace(
+                shared,
+                grid=with_biases(g, shared.grid, biases),
+                scored_grid=with_biases(g, shared.scored_grid, biases),
+            )
         return BertInputs(shared, g.input("token_types", TensorProto.INT64, ["tokens"]))
 
     def embed(
@@ -107,19 +153,41 @@ class Bert:
         """Sum the embeddings of words, positions and, if there are several, token types."""
         g.scope = "embeddings"
         config, prefix, load = self.config, f"{self._root}embeddings", self._checkpoint.tensor
-        length, hidden = config.max_position_embeddings, config.hidden_size
+        length, width = config.max_position_embeddings, config.embedding_width
         words = self._weights.words(only)
-        places = load(f"{prefix}.position_embeddings.weight", length, hidden)
+        places = load(f"{prefix}.position_embeddings.weight", length, width)
         places = places[self._first_position :]
-        types = load(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, hidden)
         x = precision.embedding(g, "embeddings.word", words, inputs.shared.token_ids)
-        if len(types) == 1:
-            places = places + types
-        else:
-            typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
-            x = g.op("Add", x, typed)
+        if self._spec.has_token_types:
+            types = load(f"{prefix}.token_type_embeddings.weight", config.type_vocab_size, width)
+            if len(types) == 1:
+                places = places + types
+            else:
+                typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
+                x = g.op("Add", x, typed)
         placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
-        return g.op("Add", x, placed)
+        x = g.op("Add", x, placed)
+        return x if width == config.hidden_size else self._projected(g, x)
+
+    def _projected(self, g: Graph, x: str) -> str:
+        """Turn embeddings of another size into the stream.
+
+        In float32, for it costs next to nothing, and only layers are smoothed.
+        """
+        norm, dense = self._weights.embedding_projection()
+        matrix = Matrix("embeddings.projection", dense.weight, dense.bias)
+        return linear(g, Float32(), matrix.name, norm.write(g, x), matrix)
+
+    def _distance_biases(self, buckets: int) -> Floats:
+        """Load what distances add to the logits: [heads, 2N - 1], for those below N positions."""
+        name, heads = (
+            f"{self._root}encoder.relative_attention_bias.weight",
+            self.config.num_attention_heads,
+        )
+        table = self._checkpoint.tensor(name, buckets, heads)
+        reach = self.config.max_position_embeddings - self._first_position
+        distances = np.arange(1 - reach, reach)
+        return np.ascontiguousarray(table[t5_buckets(distances, buckets)].T)
 
     def layer(self, index: int) -> BertLayer:
         # from the last attention on only each sequence's first token matters, except to the mean
@@ -137,7 +205,7 @@ class Bert:
             g.output("scores", logits, ["scored"])
             return
         pooled = mean_rows(g, x, inputs.shared.grid) if self._head == "mean" else x
-        g.output("embeddings", unit_rows(g, pooled), ["scored", self.config.hidden_size])
+        write_embedding(g, self._checkpoint, pooled, self.stream_width)
 
     def aligned(self, stream: Floats) -> Floats:
         return stream

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 class EncoderConfig(msgspec.Struct, frozen=True):
     """The part of config.json that shapes BERT's layers, whichever way positions come in."""
 
+    projects_embeddings: ClassVar[bool] = False  # if they are of another size than the stream
+
     hidden_size: Positive
     intermediate_size: Positive
     layer_norm_eps: float
@@ -42,12 +44,16 @@ class EncoderConfig(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("num_attention_heads must divide hidden_size")
-        if self.embedding_size not in (None, self.hidden_size):
+        if self.embedding_width != self.hidden_size and not self.projects_embeddings:
             raise ValueError("an embedding_size other than hidden_size is not supported")
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        return self.embedding_size or self.hidden_size
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class BertLayer:
     config: EncoderConfig
     index: int
     is_scored: bool  # only the scored rows leave the layer
-    attention_norm: Norm
+    attention_norm: Norm | None  # None for a first layer that reads the stream as it is
     query: Dense  # [H, H]
     key: Floats  # [H, H]
     value: Floats  # [H, H]
@@ -91,20 +97,25 @@ class BertLayer:
     def smoothed(self, rows: Mapping[str, Floats]) -> tuple[BertLayer, Mapping[str, Floats]]:
         """Divide the norms' outputs, which the residual multiplies back, and the values.
 
+        Without a first norm, what it would give out stays as it is.
+
         The second norm gives out dense's bias too, so that the residual brings it along: what is
         added to a row's path is one multiplication, and one addition is saved.
         """
         assert self.dense_bias is not None
         sites = [self._site(readers) for readers in ("qkv", "output", "intermediate")]
         readers = np.concatenate([self.query.weight, self.key, self.value])
-        first = channel_scales(rows[sites[0]], readers)
+        norm = self.attention_norm
+        first: Floats = np.ones(self.config.hidden_size, np.float32)
+        if norm:
+            first = channel_scales(rows[sites[0]], readers)
         values = channel_scales(rows[sites[1]], self.output.weight)
         shifted = rows[sites[2]] + self.dense_bias
         second = channel_scales(shifted, self.intermediate.weight)
         wide = self.intermediate
         smoothed = replace(
             self,
-            attention_norm=self.attention_norm.divided(first),
+            attention_norm=norm and norm.divided(first),
             query=replace(self.query, weight=self.query.weight * first),
             key=self.key * first,
             value=self.value * first / values[:, None],
@@ -112,7 +123,7 @@ class BertLayer:
             feed_forward_norm=self._biased_norm(self.dense_bias).divided(second),
             intermediate=Dense(wide.weight * second, wide.bias - wide.weight @ self.dense_bias),
             dense_bias=None,
-            attention_scales=first,
+            attention_scales=first if norm else None,
             feed_forward_scales=second,
         )
         changed = (rows[sites[0]] / first, rows[sites[1]] / values, shifted / second)
@@ -174,7 +185,7 @@ class BertLayer:
             activated=Matrix(self._site("intermediate"), wide.weight, wide.bias),
             multiplied=None,
             down=Matrix(self._site("dense"), self.dense, self.dense_bias),
-            adds_normed=True,
+            adds="normed",
             residual_scales=self._scales(g, "feed_forward", self.feed_forward_scales),
         )
         return feed_forward(g, precision, x, part)
@@ -203,6 +214,17 @@ def classify(
     return g.op("Squeeze", logits, g.constant([1]))
 
 
+@dataclass(frozen=True)
+class AttentionNames:
+    """What a checkpoint calls the linear layers of a layer's attention, and the norm after it."""
+
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    output: str = "attention.output.dense"
+    norm: str = "attention.output.LayerNorm"
+
+
 class EncoderWeights:
     """What lies in a checkpoint of BERT's layout, under its names."""
 
@@ -211,20 +233,19 @@ class EncoderWeights:
         checkpoint: Checkpoint,
         config: EncoderConfig,
         root: str,
-        projections: tuple[str, str, str] = ("query", "key", "value"),
+        names: AttentionNames = AttentionNames(),
     ) -> None:
         """Read nothing yet.
 
         :param root: before the encoder's names
-        :param projections: names of the query's, key's and value's linear layer
         """
         self._checkpoint, self._config = checkpoint, config
-        self._root, self._projections = root, projections
+        self._root, self._names = root, names
 
     def words(self, only: Sequence[int] | None) -> Floats:
         """Load the table of words, or ``only`` some of its rows."""
         name = f"{self._root}embeddings.word_embeddings.weight"
-        shape = (self._config.vocab_size, self._config.hidden_size)
+        shape = (self._config.vocab_size, self._config.embedding_width)
         if only is None:
             return self._checkpoint.tensor(name, *shape)
         return self._checkpoint.rows(name, only, *shape)
@@ -233,19 +254,20 @@ class EncoderWeights:
         """Load a layer, the value's bias within the output's."""
         hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}"
         query, key, value = self.projections(index)
-        output = self._dense(f"{prefix}.attention.output.dense", hidden, hidden)
+        output = self._dense(f"{prefix}.{self._names.output}", hidden, hidden)
+        is_first = index == 0 and self._config.embedding_width != hidden
         dense = self._dense(f"{prefix}.output.dense", hidden, self._config.intermediate_size)
         return BertLayer(
             config=self._config,
             index=index,
             is_scored=is_scored,
-            attention_norm=self.norm(index),
+            attention_norm=None if is_first else self.norm(index),
             query=query,
             key=key.weight,
             value=value.weight,
             output=replace(output, bias=output.bias + output.weight @ value.bias),
             feed_forward_norm=self._norm(
-                f"layers.{index}.feed_forward_norm", f"{prefix}.attention.output.LayerNorm"
+                f"layers.{index}.feed_forward_norm", f"{prefix}.{self._names.norm}"
             ),
             intermediate=self._dense(
                 f"{prefix}.intermediate.dense", self._config.intermediate_size, hidden
@@ -256,8 +278,17 @@ class EncoderWeights:
 
     def projections(self, index: int) -> list[Dense]:
         """Load a layer's query, key and value."""
-        hidden, prefix = self._config.hidden_size, f"encoder.layer.{index}.attention.self"
-        return [self._dense(f"{prefix}.{name}", hidden, hidden) for name in self._projections]
+        hidden, names = self._config.hidden_size, self._names
+        return [
+            self._dense(f"encoder.layer.{index}.{name}", hidden, hidden)
+            for name in (names.query, names.key, names.value)
+        ]
+
+    def embedding_projection(self) -> tuple[Norm, Dense]:
+        """Load the norm of embeddings of another size, and what turns them into the stream."""
+        config = self._config
+        norm = self._norm("embeddings.norm", "embeddings.LayerNorm", config.embedding_width)
+        return norm, self._dense("embeddings_project", config.hidden_size, config.embedding_width)
 
     def norm(self, index: int) -> Norm:
         """Load the norm that layer ``index`` begins with; the head's comes after the last."""
@@ -276,8 +307,8 @@ class EncoderWeights:
         first = Dense(load(f"{dense}.weight", hidden, hidden), load(f"{dense}.bias", hidden))
         return first, Dense(row[None], load(f"{output}.bias", 1))
 
-    def _norm(self, name: str, stored: str) -> Norm:
-        load, size = self._checkpoint.tensor, self._config.hidden_size
+    def _norm(self, name: str, stored: str, size: int = 0) -> Norm:
+        load, size = self._checkpoint.tensor, size or self._config.hidden_size
         gain, bias = (load(f"{self._root}{stored}.{part}", size) for part in ("weight", "bias"))
         return Norm(name, "layer", gain, bias, self._config.layer_norm_eps)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgerank.manifest import Positive
 from quantize.architectures.bert_layer import (
+    AttentionNames,
     BertLayer,
     EncoderConfig,
     EncoderInputs,
@@ -31,6 +32,11 @@ from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
 ROOT = "deberta."
+NAMES = AttentionNames(
+    query="attention.self.query_proj",
+    key="attention.self.key_proj",
+    value="attention.self.value_proj",
+)
 PRODUCTS = 3  # in a logit: of contents, of content and position, of position and content
 
 
@@ -88,8 +94,7 @@ class Deberta:
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
         self._checkpoint, self._rotation = checkpoint, rotation
-        projections = ("query_proj", "key_proj", "value_proj")
-        self._weights = EncoderWeights(checkpoint, self.config, ROOT, projections)
+        self._weights = EncoderWeights(checkpoint, self.config, ROOT, NAMES)
 
     def rotated(self, outliers: Sequence[int]) -> Deberta:
         """Rotate each head's values; a norm with a bias lets no rotation of the stream through."""

@@ -1,6 +1,7 @@
 """The layers that Llama, Qwen and Gemma share.
 
-RMSNorm before each half, rotary positions, grouped keys and values, a gated feed-forward part.
+RMSNorm before each half, and in Gemma 3 after it; rotary positions, grouped keys and values, a
+gated feed-forward part.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from quantize.graph.builder import Graph
 from quantize.graph.grid import GraphInputs
 from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
 from quantize.graph.precision import Precision
-from quantize.graph.rotary import Angles
+from quantize.graph.spans import Span
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 
 
 @dataclass(frozen=True)
 class DecoderInputs:
-    """The shared inputs, and those of a decoder with rotary positions."""
+    """The shared inputs, and the kinds of attention."""
 
     shared: GraphInputs
-    cache_rows: str  # int64 [C], the rows whose keys and values are needed later
-    angles: Angles
+    cache_rows: str  # int64 [C], the rows whose keys and values are needed later; "" for none
+    everything: Span
+    window: Span | None  # of local layers
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,20 @@ class DecoderLayer:
     gate: Floats  # [I, H]
     up: Floats  # [I, H]
     down: Floats  # [H, I]
+    post_norms: tuple[Norm, Norm] | None = None  # of what the halves add to the stream
 
-    def rotated(self, stream: Rotation, head: Rotation) -> DecoderLayer:
-        """Rotate the stream, into which the norms' gains would not fit, and each head's values."""
-        size = self.spec.head_size
+    def rotated(self, stream: Rotation | None, head: Rotation) -> DecoderLayer:
+        """Rotate the stream, if there is a rotation of it, and each head's values."""
+        layer = self if stream is None else self._rotated_stream(stream)
+        value, output = rotate_heads(head, layer.value.weight, layer.output, self.spec.head_size)
+        bias = self.value.bias
+        if bias is not None:
+            bias = head.apply(bias.reshape(-1, self.spec.head_size)).reshape(-1)
+        return replace(layer, value=Projection(value, bias), output=output)
+
+    def _rotated_stream(self, stream: Rotation) -> DecoderLayer:
+        """Rotate the stream, into which the norms' gains would not fit."""
+        assert self.post_norms is None
 
         def read(weight: Floats, gain: Floats) -> Floats:
             return stream.apply(weight * gain)
@@ -68,23 +80,17 @@ class DecoderLayer:
         def write(weight: Floats) -> Floats:
             return np.ascontiguousarray(stream.apply(weight.T).T)
 
-        query, key = (
+        query, key, value = (
             replace(dense, weight=read(dense.weight, self.attention_norm.gain))
-            for dense in (self.query, self.key)
+            for dense in (self.query, self.key, self.value)
         )
-        value, output = rotate_heads(
-            head, read(self.value.weight, self.attention_norm.gain), write(self.output), size
-        )
-        bias = self.value.bias
-        if bias is not None:
-            bias = head.apply(bias.reshape(-1, size)).reshape(-1)
         return replace(
             self,
             attention_norm=self.attention_norm.divided(self.attention_norm.gain),
             query=query,
             key=key,
-            value=Projection(value, bias),
-            output=output,
+            value=value,
+            output=write(self.output),
             feed_forward_norm=self.feed_forward_norm.divided(self.feed_forward_norm.gain),
             gate=read(self.gate, self.feed_forward_norm.gain),
             up=read(self.up, self.feed_forward_norm.gain),
@@ -122,10 +128,12 @@ class DecoderLayer:
         return smoothed, {site: rows[site] / scale for site, scale in scales}
 
     def write(self, g: Graph, precision: Precision, inputs: DecoderInputs, x: str) -> str:
-        spec, shared, angles, grid = self.spec, inputs.shared, inputs.angles, inputs.shared.grid
-        is_last = self.index == spec.num_layers - 1
+        spec, shared, span = self.spec, inputs.shared, inputs.everything
+        if inputs.window is not None and spec.is_local(self.index):
+            span = inputs.window
+        # the mean of a model that is not causal needs all rows
+        is_last = spec.is_causal and self.index == spec.num_layers - 1
         g.scope = f"layers.{self.index}"
-        past = g.input(f"past.{self.index}", TensorProto.FLOAT, ["past", 2 * spec.kv_width])
         queries = self._heads("query", "q", self.query)
         projected = projection(
             g,
@@ -135,19 +143,15 @@ class DecoderLayer:
             norm=self.attention_norm,
             queries=None if is_last else queries,
             keys_values=self._heads("key", "kv", self._keys_values()),
-            angles=angles,
+            angles=span.angles,
             keeps_normed=is_last,
         )
-        g.output(
-            f"present.{self.index}",
-            g.op("Gather", projected.keys_values, inputs.cache_rows),
-            ["cached", 2 * spec.kv_width],
-        )
-        query = projected.queries
+        past = self._cached(g, inputs, projected.keys_values) if spec.is_causal else ""
+        query, grid = projected.queries, span.grid
         if is_last:
-            grid, scored = shared.scored_grid, shared.scored_rows
+            grid, scored = span.scored_grid, shared.scored_rows
             rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
-            cosines, sines = (g.op("Gather", part, scored, axis=1) for part in angles)
+            cosines, sines = (g.op("Gather", part, scored, axis=1) for part in span.angles)
             site = self._site("qkv")
             query = projection(
                 g, precision, site, rows, queries=queries, angles=(cosines, sines)
@@ -161,8 +165,13 @@ class DecoderLayer:
             num_kv_heads=spec.num_kv_heads,
             past=past,
         )
-        output = Matrix(self._name("self_attn.o"), self.output)
-        x = linear(g, precision, self._site("o"), attended, output, residual=x)
+        output, site = Matrix(self._name("self_attn.o"), self.output), self._site("o")
+        norms = self.post_norms
+        if norms is None:
+            x = linear(g, precision, site, attended, output, residual=x)
+        else:
+            added = linear(g, precision, site, attended, output)
+            x = g.op("Add", x, norms[0].write(g, added))
         part = FeedForward(
             site=self._site("gate_up"),
             inner_site=self._site("down"),
@@ -171,8 +180,17 @@ class DecoderLayer:
             activated=Matrix(self._name("mlp.gate"), self.gate),
             multiplied=Matrix(self._name("mlp.up"), self.up),
             down=Matrix(self._name("mlp.down"), self.down),
+            adds="row" if norms is None else "nothing",
         )
-        return feed_forward(g, precision, x, part)
+        y = feed_forward(g, precision, x, part)
+        return y if norms is None else g.op("Add", x, norms[1].write(g, y))
+
+    def _cached(self, g: Graph, inputs: DecoderInputs, keys_values: str) -> str:
+        """Put out keys and values for later micro-batches, and return those of earlier ones."""
+        width = 2 * self.spec.kv_width
+        present = g.op("Gather", keys_values, inputs.cache_rows)
+        g.output(f"present.{self.index}", present, ["cached", width])
+        return g.input(f"past.{self.index}", TensorProto.FLOAT, ["past", width])
 
     def _keys_values(self) -> Projection:
         """Return keys and, beside them, values."""
@@ -197,10 +215,13 @@ class DecoderLayer:
         return f"layers.{self.index}.{readers}"
 
 
-def load_layer(checkpoint: Checkpoint, spec: DecoderSpec, index: int) -> DecoderLayer:
-    """Load a layer's weights as they are stored."""
+def load_layer(checkpoint: Checkpoint, spec: DecoderSpec, root: str, index: int) -> DecoderLayer:
+    """Load a layer's weights as they are stored.
+
+    :param root: before the names of a decoder's tensors
+    """
     hidden, wide, narrow = spec.hidden_size, spec.intermediate_size, spec.kv_width
-    prefix = f"model.layers.{index}"
+    prefix = f"{root}layers.{index}"
 
     def matrix(name: str, rows: int, columns: int) -> Floats:
         return checkpoint.tensor(f"{prefix}.{name}_proj.weight", rows, columns)
@@ -218,7 +239,16 @@ def load_layer(checkpoint: Checkpoint, spec: DecoderSpec, index: int) -> Decoder
     head_norms = None
     if spec.has_head_norms:
         size = spec.head_size
-        head_norms = norm("query", "self_attn.q_", size), norm("key", "self_attn.k_", size)
+        queries, keys = norm("query", "self_attn.q_", size), norm("key", "self_attn.k_", size)
+        scaled = replace(queries, gain=queries.gain * np.float32(spec.query_scale))
+        head_norms = scaled, keys
+    feed_forward_norm, post_norms = "post_attention_layer", None
+    if spec.has_post_norms:  # Gemma 3 calls another norm by that name
+        feed_forward_norm = "pre_feedforward_layer"
+        post_norms = (
+            norm("attention_post", "post_attention_layer"),
+            norm("feed_forward_post", "post_feedforward_layer"),
+        )
     return DecoderLayer(
         spec=spec,
         index=index,
@@ -228,8 +258,9 @@ def load_layer(checkpoint: Checkpoint, spec: DecoderSpec, index: int) -> Decoder
         value=dense("v", narrow),
         head_norms=head_norms,
         output=matrix("self_attn.o", hidden, spec.query_width),
-        feed_forward_norm=norm("feed_forward", "post_attention_layer"),
+        feed_forward_norm=norm("feed_forward", feed_forward_norm),
         gate=matrix("mlp.gate", wide, hidden),
         up=matrix("mlp.up", wide, hidden),
         down=matrix("mlp.down", hidden, wide),
+        post_norms=post_norms,
     )

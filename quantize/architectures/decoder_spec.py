@@ -13,6 +13,15 @@ from quantize.rounding.rounding import Floats
 
 
 @dataclass(frozen=True)
+class LocalAttention:
+    """Layers that see a window of the tokens, and have rotary angles of their own."""
+
+    layers: frozenset[int]
+    window: int  # how many tokens away a token is seen
+    frequencies: Floats  # [head_size / 2]
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """What there is to know of a decoder but its weights."""
 
@@ -29,8 +38,12 @@ class DecoderSpec:
     activation: Literal["silu", "gelu_tanh"] = "silu"
     has_qkv_bias: bool = False
     has_head_norms: bool = False  # RMSNorm of each head's queries and keys
+    has_post_norms: bool = False  # RMSNorm of what each half of a layer adds to the stream
     gain_offset: float = 0.0  # what a norm adds to its stored gain
     embedding_scale: float = 1.0
+    query_scale: float = 1.0  # of normalised queries, besides attention's own
+    is_causal: bool = True
+    local: LocalAttention | None = None
 
     @property
     def query_width(self) -> int:
@@ -39,6 +52,9 @@ class DecoderSpec:
     @property
     def kv_width(self) -> int:
         return self.num_kv_heads * self.head_size
+
+    def is_local(self, index: int) -> bool:
+        return self.local is not None and index in self.local.layers
 
 
 class DecoderConfig(msgspec.Struct, frozen=True):
@@ -52,9 +68,6 @@ class DecoderConfig(msgspec.Struct, frozen=True):
     rms_norm_eps: float
     vocab_size: Positive
     head_dim: Positive | None = None
-    rope_parameters: RopeScaling | None = None  # of transformers 5
-    rope_scaling: RopeScaling | None = None
-    rope_theta: float = 10000.0
     tie_word_embeddings: bool | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -73,16 +86,27 @@ class DecoderConfig(msgspec.Struct, frozen=True):
     def head_size(self) -> int:
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
+
+class UniformConfig(DecoderConfig, frozen=True):
+    """A decoder whose layers all have the same rotary angles."""
+
+    rope_parameters: RopeScaling | None = None  # of transformers 5
+    rope_scaling: RopeScaling | None = None
+    rope_theta: float = 10000.0
+
     @property
     def frequencies(self) -> Floats:
         rope = self.rope_parameters or self.rope_scaling or RopeScaling()
         return rope.frequencies(self.head_size, rope.rope_theta or self.rope_theta)
 
 
-def spec_of(config: DecoderConfig, *, is_tied: bool, **others: Any) -> DecoderSpec:
+def spec_of(
+    config: DecoderConfig, *, is_tied: bool, frequencies: Floats, **others: Any
+) -> DecoderSpec:
     """Turn what decoders share into a ``DecoderSpec``.
 
     :param is_tied: unless the configuration says
+    :param frequencies: of the rotary angles, [head_size / 2]
     :param others: further fields of ``DecoderSpec``
     """
     tied = config.tie_word_embeddings
@@ -95,7 +119,7 @@ def spec_of(config: DecoderConfig, *, is_tied: bool, **others: Any) -> DecoderSp
         head_size=config.head_size,
         vocab_size=config.vocab_size,
         norm_epsilon=config.rms_norm_eps,
-        frequencies=config.frequencies,
+        frequencies=frequencies,
         is_tied=is_tied if tied is None else tied,
         **others,
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.decoder_spec import DecoderConfig, DecoderSpec, spec_of
+from quantize.architectures.decoder_spec import DecoderSpec, UniformConfig, spec_of
 from quantize.checkpoint.files import Checkpoint
 
 
-class GemmaConfig(DecoderConfig, frozen=True):
+class GemmaConfig(UniformConfig, frozen=True):
     """The part of config.json that shapes the graph."""
 
     hidden_act: Literal["gelu", "gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
@@ -33,6 +33,7 @@ def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
     return spec_of(
         config,
         is_tied=True,
+        frequencies=config.frequencies,
         activation="gelu_tanh",
         gain_offset=1.0,
         embedding_scale=config.hidden_size**0.5,

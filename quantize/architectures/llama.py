@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.decoder_spec import DecoderConfig, DecoderSpec, spec_of
+from quantize.architectures.decoder_spec import DecoderSpec, UniformConfig, spec_of
 from quantize.checkpoint.files import Checkpoint
 
 
-class LlamaConfig(DecoderConfig, frozen=True):
+class LlamaConfig(UniformConfig, frozen=True):
     """The part of config.json that shapes the graph."""
 
     hidden_act: Literal["silu"] = "silu"
@@ -19,4 +19,5 @@ def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
 
     :raises QuantizeError: a field is missing or asks for what the graph does not do
     """
-    return spec_of(checkpoint.config_as(LlamaConfig), is_tied=False)
+    config = checkpoint.config_as(LlamaConfig)
+    return spec_of(config, is_tied=False, frequencies=config.frequencies)

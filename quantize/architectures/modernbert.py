@@ -7,25 +7,24 @@ layer and within a sliding window in the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from quantize.architectures.embedding import write_embedding
 from quantize.architectures.modernbert_layer import (
     ModernBertConfig,
     ModernBertInputs,
     ModernBertLayer,
-    Span,
 )
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.checkpoint.sidecars import Pooling
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph
-from quantize.graph.grid import declare_inputs, mean_rows, with_mask
+from quantize.graph.grid import declare_inputs, mean_rows
 from quantize.graph.layers import Matrix, Norm, linear
 from quantize.graph.precision import Precision
-from quantize.graph.rotary import rotary_angles, rotary_frequencies
-from quantize.graph.vectors import unit_rows
+from quantize.graph.rotary import rotary_frequencies
+from quantize.graph.spans import everything, within_window
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
@@ -67,15 +66,12 @@ class ModernBert:
 
     def declare(self, g: Graph) -> ModernBertInputs:
         config, shared = self.config, declare_inputs(g, with_past=False)
-        grids = (shared.grid, shared.scored_grid)
-        g.scope = "window"
-        near, scored_near = (with_mask(g, replace(grid, window=config.window)) for grid in grids)
-        far_angles, near_angles = (
-            rotary_angles(g, shared.positions, rotary_frequencies(config.head_size, theta))
+        far, near = (
+            rotary_frequencies(config.head_size, theta)
             for theta in (config.global_theta, config.local_theta)
         )
         return ModernBertInputs(
-            shared, Span(*grids, far_angles), Span(near, scored_near, near_angles)
+            shared, everything(g, shared, far), within_window(g, shared, near, config.window)
         )
 
     def embed(
@@ -103,7 +99,7 @@ class ModernBert:
         if self._is_classifier:
             g.output("scores", self._classify(g, precision, pooled), ["scored"])
         else:
-            g.output("embeddings", unit_rows(g, pooled), ["scored", self.config.hidden_size])
+            write_embedding(g, self._checkpoint, pooled, self.stream_width)
 
     def aligned(self, stream: Floats) -> Floats:
         return stream

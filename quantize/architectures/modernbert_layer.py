@@ -13,21 +13,13 @@ from edgerank.manifest import Positive
 from quantize.checkpoint.sidecars import Pooling
 from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
-from quantize.graph.grid import GraphInputs, Grid
+from quantize.graph.grid import GraphInputs
 from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
 from quantize.graph.precision import Precision
-from quantize.graph.rotary import Angles, RopeScaling
+from quantize.graph.rotary import LayerType, RopeByLayerType, RopeScaling
+from quantize.graph.spans import Span
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
-
-LayerType = Literal["full_attention", "sliding_attention"]
-
-
-class RopeByLayerType(msgspec.Struct, frozen=True):
-    """Where transformers 5 keeps the rotary settings."""
-
-    full_attention: RopeScaling
-    sliding_attention: RopeScaling
 
 
 class ModernBertConfig(msgspec.Struct, frozen=True):
@@ -83,15 +75,6 @@ class ModernBertConfig(msgspec.Struct, frozen=True):
         if self.layer_types is not None:
             return self.layer_types[index] == "sliding_attention"
         return index % self.global_attn_every_n_layers != 0
-
-
-@dataclass(frozen=True)
-class Span:
-    """What a layer's attention sees: everything or a window, and the angles of its positions."""
-
-    grid: Grid
-    scored_grid: Grid
-    angles: Angles
 
 
 @dataclass(frozen=True)

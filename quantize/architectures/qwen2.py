@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from quantize.architectures.decoder_spec import DecoderConfig, DecoderSpec, spec_of
+from quantize.architectures.decoder_spec import DecoderSpec, UniformConfig, spec_of
 from quantize.checkpoint.files import Checkpoint
 
 
-class Qwen2Config(DecoderConfig, frozen=True):
+class Qwen2Config(UniformConfig, frozen=True):
     """The part of config.json that shapes the graph."""
 
     hidden_act: Literal["silu"] = "silu"
@@ -25,4 +25,5 @@ def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
 
     :raises QuantizeError: a field is missing or asks for what the graph does not do
     """
-    return spec_of(checkpoint.config_as(Qwen2Config), is_tied=False, has_qkv_bias=True)
+    config = checkpoint.config_as(Qwen2Config)
+    return spec_of(config, is_tied=False, frequencies=config.frequencies, has_qkv_bias=True)

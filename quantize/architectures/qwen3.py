@@ -20,4 +20,5 @@ def read_spec(checkpoint: Checkpoint) -> DecoderSpec:
 
     :raises QuantizeError: a field is missing or asks for what the graph does not do
     """
-    return spec_of(checkpoint.config_as(Qwen3Config), is_tied=False, has_head_norms=True)
+    config = checkpoint.config_as(Qwen3Config)
+    return spec_of(config, is_tied=False, frequencies=config.frequencies, has_head_norms=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from quantize.errors import QuantizeError
 
+Floats = NDArray[np.float32]
 T = TypeVar("T")
 
 STORED_DTYPES: dict[str, np.dtype[Any]] = {
@@ -133,14 +135,30 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     if not directory.is_dir():
         raise QuantizeError(f"{directory}: no such directory")
-    config_path = directory / "config.json"
-    if not config_path.exists():
+    if not (directory / "config.json").exists():
         raise QuantizeError(f"{directory}: no config.json; is this a Hugging Face checkpoint?")
     if not (directory / "tokenizer.json").exists():
         raise QuantizeError(
             f"{directory}: no tokenizer.json; save the fast tokenizer beside the weights with"
             " AutoTokenizer.from_pretrained(...).save_pretrained(DIRECTORY)"
         )
+    return _opened(directory)
+
+
+def open_module(checkpoint: Checkpoint, path: str) -> Checkpoint:
+    """Open a module of sentence-transformers beside a checkpoint: config.json and safetensors.
+
+    :raises QuantizeError: it lies elsewhere, or a file is missing or malformed
+    """
+    if not re.fullmatch(r"\w+", path):
+        raise QuantizeError(
+            f"{checkpoint.directory / 'modules.json'}: {path!r} lies outside the checkpoint"
+        )
+    return _opened(checkpoint.directory / path)
+
+
+def _opened(directory: Path) -> Checkpoint:
+    config_path = directory / "config.json"
     config = read_json(config_path)
     if not isinstance(config, dict):
         raise QuantizeError(f"{config_path}: not a JSON object")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
-from edgerank.manifest import Activation
-from quantize.checkpoint.files import Checkpoint
+from edgerank.manifest import Activation, Positive
+from quantize.checkpoint.files import Checkpoint, Floats, open_module
 from quantize.errors import QuantizeError
 
 Pooling = Literal["mean", "cls"]  # how an embedding model makes one vector of its tokens'
@@ -24,6 +26,7 @@ class _Module(msgspec.Struct):
     """An entry of modules.json."""
 
     type: str = ""
+    path: str = ""
 
     @property
     def name(self) -> str:
@@ -109,16 +112,20 @@ def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
     return prompts.get("query", default) + "{query}", document + "{document}"
 
 
+def _modules(checkpoint: Checkpoint) -> list[_Module]:
+    return checkpoint.json_as("modules.json", list[_Module]) or []
+
+
 def pooling_of(checkpoint: Checkpoint) -> Pooling:
     """Read how an embedding model makes one vector of its tokens'.
 
     :raises QuantizeError: in a way, or with modules, that are not supported
     """
-    modules = [module.name for module in checkpoint.json_as("modules.json", list[_Module]) or []]
-    if any(module not in ("Transformer", "Pooling", "Normalize") for module in modules):
+    modules = " ".join(module.name for module in _modules(checkpoint))
+    if not re.fullmatch(r"Transformer Pooling( Dense)*( Normalize)?", modules):
         raise QuantizeError(
-            f"{checkpoint.directory / 'modules.json'}: modules {', '.join(modules)} are not"
-            " supported; supported: Transformer, Pooling, Normalize"
+            f"{checkpoint.directory / 'modules.json'}: modules {modules.replace(' ', ', ')} are not"
+            " supported; supported: Transformer, Pooling, perhaps Dense, Normalize"
         )
     path = checkpoint.directory / "1_Pooling/config.json"
     settings = checkpoint.json_as("1_Pooling/config.json", dict[str, Any]) or {}
@@ -136,3 +143,50 @@ def pooling_of(checkpoint: Checkpoint) -> Pooling:
     raise QuantizeError(
         f"{path}: pooling mode {mode or 'none'!r} is not supported; supported: mean, cls"
     )
+
+
+class _DenseSettings(msgspec.Struct):
+    """config.json of a Dense module."""
+
+    in_features: Positive
+    out_features: Positive
+    bias: bool = True
+    activation_function: Literal[
+        "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
+    ] = "torch.nn.modules.activation.Tanh"
+    module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
+    module_output_name: Literal["sentence_embedding"] | None = None
+    use_residual: Literal[False] = False
+
+
+@dataclass(frozen=True)
+class DenseModule:
+    """A linear layer after pooling."""
+
+    weight: Floats  # [out, in]
+    bias: Floats | None  # [out]
+    is_tanh: bool  # whether a tanh follows
+
+
+def dense_modules(checkpoint: Checkpoint, width: int) -> list[DenseModule]:
+    """Load the Dense modules of an embedding model, in their order.
+
+    :param width: of pooled rows
+    :raises QuantizeError: one has another activation, reads rows of another width, or lacks weights
+    """
+    found = []
+    for entry in _modules(checkpoint):
+        if entry.name != "Dense":
+            continue
+        module = open_module(checkpoint, entry.path)
+        settings = module.config_as(_DenseSettings)
+        if settings.in_features != width:
+            raise QuantizeError(
+                f"{module.directory / 'config.json'}: in_features is {settings.in_features}, but"
+                f" the module before gives out {width}"
+            )
+        width = settings.out_features
+        weight = module.tensor("linear.weight", width, settings.in_features)
+        bias = module.tensor("linear.bias", width) if settings.bias else None
+        found.append(DenseModule(weight, bias, settings.activation_function.endswith("Tanh")))
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from quantize.architectures import bert, deberta, gemma, llama, modernbert, qwen2, qwen3
+from quantize.architectures import bert, deberta, gemma, gemma3, llama, modernbert, qwen2, qwen3
 from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.architectures.layered_model import LayeredModel
 from quantize.checkpoint.files import Checkpoint
@@ -28,6 +28,8 @@ Head = Literal["ForCausalLM", "ForSequenceClassification", "ForLateInteraction",
 
 DECODERS: dict[str, Callable[[Checkpoint], DecoderSpec]] = {
     "Gemma": gemma.read_spec,
+    "Gemma3": gemma3.read_spec,
+    "Gemma3Text": gemma3.read_spec,
     "Llama": llama.read_spec,
     "Qwen2": qwen2.read_spec,
     "Qwen3": qwen3.read_spec,
@@ -36,6 +38,7 @@ BERTS = {
     "Bert": bert.BERT,
     "Camembert": bert.ROBERTA,
     "Electra": bert.ELECTRA,
+    "MPNet": bert.MPNET,
     "Roberta": bert.ROBERTA,
     "XLMRoberta": bert.ROBERTA,
 }
@@ -47,6 +50,7 @@ CLASSIFIERS: dict[str, Callable[[Checkpoint], LayeredModel[Any]]] = {
 }
 EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], LayeredModel[Any]]] = {
     **{name: partial(bert.Bert, spec=spec) for name, spec in BERTS.items()},
+    "Gemma3Text": gemma3.embedder,
     "ModernBert": modernbert.ModernBert,
 }
 
@@ -93,10 +97,10 @@ FAMILIES = (
     ),
     FamilySpec(
         "bge-reranker-gemma",
-        "bge-reranker-v2-gemma",
+        "bge-reranker-v2-gemma, and others that FlagEmbedding makes of Gemma or Gemma 3",
         'logit("Yes")',
         ("ForCausalLM",),
-        ("Gemma",),
+        ("Gemma", "Gemma3"),
         BGE_RERANKER_GEMMA,
     ),
     FamilySpec(
@@ -117,7 +121,8 @@ FAMILIES = (
     ),
     FamilySpec(
         "embedding",
-        "MiniLM, bge, e5 and other sentence-transformers models with mean or cls pooling",
+        "MiniLM, mpnet, bge, e5, EmbeddingGemma and other sentence-transformers models with mean or"
+        " cls pooling",
         "the cosine of query and document",
         ("Model",),
         tuple(EMBEDDERS),

@@ -29,6 +29,7 @@ from quantize.families.families import (
 from quantize.families.templates import MXBAI_RERANK_V2, Template
 
 CROSS_ENCODER = "cross-encoder"  # the family of what optimum exports
+MASKED_LM = "ForMaskedLM"  # a head that sentence-transformers does not load
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def recognize(
     config = checkpoint.config_as(_ArchitectureConfig)
     architecture = (config.architectures or ["none named"])[0]
     backbone, head = _parse(architecture)
+    if architecture.endswith(MASKED_LM) and has_modules(checkpoint):
+        backbone, head = architecture.removesuffix(MASKED_LM), "Model"
     if template is not None and backbone not in DECODERS:
         raise QuantizeError(
             f"{checkpoint.directory / 'config.json'}: {architecture} takes no template; only"

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from quantize.graph.builder import Graph
-from quantize.graph.relative_positions import Buckets
+from quantize.graph.relative_positions import Buckets, distance_biases
 
 MASKED = -1e9  # added to the attention logit of a key that must not be seen; its weight becomes 0
 
@@ -30,8 +30,10 @@ class Grid:
     visible: str  # int64 [B, L], how many leading keys each query slot sees
     mask: str  # float32 [B, 1, L, S], 0 where the key is visible; empty for compiled attention
     window: int | None = None  # a query sees keys at most so many tokens away, None for any
+    is_causal: bool = False  # whether the last key that a query sees is its own, if it has a window
     parts: str = ""  # int64 [T], a query sees keys of its own part alone; "" if there is one
     buckets: Buckets | None = None  # of distances from query to key slots, if attention reads them
+    is_stock: bool = False  # attention that only stock operators compute: the mask says it all
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,19 @@ def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
 def with_mask(g: Graph, grid: Grid) -> Grid:
     """Compute the mask: 0 for keys that a query sees, MASKED for the others.
 
-    Slots are positions where there is a window or are parts: without a past, and in a scored grid,
-    whose one slot is then slot 0, for first tokens alone.
+    Slots are positions where there are parts or a window that is not causal: without a past, and in
+    a scored grid, whose one slot is then slot 0, for first tokens alone.
     """
     start = g.num_nodes
     keys = _slot_numbers(g, grid.key_rows)
     is_seen = g.op("Less", keys, g.op("Unsqueeze", grid.visible, g.constant([1, 3])))
     if grid.window is not None:
-        queries = g.op("Unsqueeze", _slot_numbers(g, grid.query_rows), g.constant([1]))
-        distances = g.op("Abs", g.op("Sub", queries, keys))  # [L, S]
+        if grid.is_causal:
+            own = g.op("Sub", grid.visible, g.constant([1]))
+            queries = g.op("Unsqueeze", own, g.constant([1, 3]))  # [B, 1, L, 1]
+        else:
+            queries = g.op("Unsqueeze", _slot_numbers(g, grid.query_rows), g.constant([1]))
+        distances = g.op("Abs", g.op("Sub", queries, keys))  # [..., L, S]
         is_near = g.op("LessOrEqual", distances, g.constant(np.int64(grid.window)))
         is_seen = g.op("And", is_seen, is_near)
     if grid.parts:
@@ -106,9 +112,25 @@ def with_mask(g: Graph, grid: Grid) -> Grid:
         is_same = g.op("Unsqueeze", g.op("Equal", rows, columns), g.constant([1]))
         is_seen = g.op("And", is_seen, is_same)
     mask = g.op("Where", is_seen, g.constant(0.0), g.constant(MASKED))
-    inputs = [grid.query_rows, grid.key_rows, grid.visible, grid.parts]
-    g.outline("AttentionMask", start, inputs, [mask])
+    if not grid.is_stock:
+        inputs = [grid.query_rows, grid.key_rows, grid.visible, grid.parts]
+        g.outline("AttentionMask", start, inputs, [mask])
     return replace(grid, mask=mask)
+
+
+def with_biases(g: Graph, grid: Grid, biases: str) -> Grid:
+    """Add to the mask what distances add to the logits, the same in all layers.
+
+    Slots are positions, as where there is a window.
+
+    :param biases: float32 [heads, 2N - 1] for distances of 1 - N to N - 1; a weight
+    """
+    num_queries, num_keys = (
+        g.op("Shape", rows, start=1, end=2) for rows in (grid.query_rows, grid.key_rows)
+    )
+    masked = with_mask(g, replace(grid, is_stock=True))
+    biased = distance_biases(g, biases, num_queries, num_keys)  # [H, L, S]
+    return replace(masked, mask=g.op("Add", masked.mask, biased))
 
 
 def token_slots(g: Graph, grid: Grid) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
 from quantize.graph.precision import (
@@ -208,7 +210,10 @@ def linear(
 
 @dataclass(frozen=True)
 class FeedForward:
-    """down(activation(activated(n)) * multiplied(n)) + residual, where n is the normalised row."""
+    """down(activation(activated(n)) * multiplied(n)) + residual, where n is the normalised row.
+
+    The residual is the row, n, or nothing.
+    """
 
     site: str  # of the normalised rows
     inner_site: str  # of what down reads
@@ -217,18 +222,18 @@ class FeedForward:
     activated: Matrix  # [I, H]
     multiplied: Matrix | None  # [I, H], without a bias; None for a factor of 1
     down: Matrix  # [H, I]
-    adds_normed: bool = False  # the residual is the normalised row, not the row
+    adds: Literal["row", "normed", "nothing"] = "row"
     residual_scales: str = ""  # of the normalised row, float32 [H]; "" for ones
 
 
 def feed_forward(g: Graph, precision: Precision, x: str, part: FeedForward) -> str:
-    """Write a feed-forward part with its residual: float32 [T, H] to float32 [T, H].
+    """Write a feed-forward part, with its residual if it has one: float32 [T, H] to [T, H].
 
     What lies between the matrices is the widest tensor, which several stock operators go over. A
     slice of its channels after the other stays in the cache meanwhile, and has steps of its own.
     """
     part.norm.declare(g)
-    total = "" if part.adds_normed else x
+    total = x if part.adds == "row" else ""
     for channels in precision.slices(part.down.weight.shape[1]):
         total = _slice(g, precision, x, part, channels, total)
     return total
@@ -242,7 +247,10 @@ def _slice(
     channels: ChannelSlice,
     residual: str,
 ) -> str:
-    """Write a slice of the inner channels, added to ``residual``, or to the rows' norm for ""."""
+    """Write a slice of the inner channels, added to ``residual``.
+
+    For "" it is added to the rows' norm or to nothing, as the part says.
+    """
     start = g.num_nodes
     activated = _outputs(part.activated, channels)
     multiplied = part.multiplied and _outputs(part.multiplied, channels)
@@ -265,9 +273,13 @@ def _slice(
     inner_rows = precision.rows(g, operand)
     y = down.write(g, precision, inner_rows)
     scales = part.residual_scales if not residual else ""
-    y = g.op("Add", y, _scaled_residual(g, residual or normed, scales))
+    if residual or part.adds == "normed":
+        y = g.op("Add", y, _scaled_residual(g, residual or normed, scales))
     matrices = [activated, *([multiplied] if multiplied else []), down]
     if precision.has_kernels([matrix.name for matrix in matrices]):
+        if not residual and part.adds == "nothing":  # the kernel adds the norm, times 0
+            nothing = np.zeros(part.down.weight.shape[0], np.float32)
+            scales = g.weight(f"{part.site}.nothing", nothing)
         inputs = [x, rows.zero_point, inner_rows.zero_point, *part.norm.weights]
         inputs += activated.weights
         inputs += multiplied.weights[:2] if multiplied else ["", ""]

@@ -106,6 +106,24 @@ def log_buckets(
     return np.asarray(np.clip(signed + num_buckets, 0, 2 * num_buckets - 1), np.int32)
 
 
+def t5_buckets(
+    distances: NDArray[np.int64], num_buckets: int, max_distance: int = 128
+) -> NDArray[np.int64]:
+    """Return the buckets of distances from key to query, from 0 to num_buckets - 1.
+
+    Half of the buckets are for keys after the query; of either half the first half is for one
+    distance each and the others for logarithmic ranges, as in MPNet's ``relative_position_bucket``
+    of transformers, whose rounding is that of float32.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    magnitudes = np.abs(distances)
+    far = np.log(np.maximum(magnitudes, exact).astype(np.float32) / np.float32(exact))
+    far = far / np.float32(np.log(max_distance / exact)) * np.float32(half - exact)
+    rows = np.where(magnitudes < exact, magnitudes, exact + far.astype(np.int64))
+    return np.minimum(rows, half - 1) + np.where(distances < 0, half, 0)
+
+
 def write_buckets(
     g: Graph, query_rows: str, key_rows: str, *, num_heads: int, buckets: str, max_length: int
 ) -> Buckets:
@@ -136,6 +154,20 @@ def write_buckets(
     inputs, outputs = [query_rows, key_rows, buckets], [found.first, found.end, found.rows]
     g.outline("PositionBuckets", start, inputs, outputs)
     return found
+
+
+def distance_biases(g: Graph, biases: str, num_queries: str, num_keys: str) -> str:
+    """Look up what distances add to the logits, where slots are positions: float32 [H, L, S].
+
+    :param biases: float32 [H, 2N - 1] for distances from key to query of 1 - N to N - 1; a weight
+    :param num_queries: L, int64 [1]
+    :param num_keys: S, int64 [1]
+    """
+    num_distances = g.op("Shape", biases, start=1, end=2)
+    zero = g.op("Div", num_distances, g.constant([2]))  # where distance 0 lies
+    queries = g.op("Unsqueeze", _range(g, num_queries), g.constant([1]))
+    distances = g.op("Sub", g.op("Add", queries, zero), _range(g, num_keys))
+    return g.op("Gather", biases, distances, axis=1)
 
 
 def _range(g: Graph, count: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 from onnx import TensorProto
@@ -9,7 +11,11 @@ from onnx import TensorProto
 from quantize.graph.builder import Graph
 from quantize.rounding.rounding import Floats
 
+LayerType = Literal["full_attention", "sliding_attention"]
 Angles = tuple[str, str]  # cosines and sines, float32 [1, T, head_size / 2]
+
+
+ROPE_TYPES = ("default", "linear", "llama3")
 
 
 class RopeScaling(msgspec.Struct, frozen=True):
@@ -24,8 +30,10 @@ class RopeScaling(msgspec.Struct, frozen=True):
     original_max_position_embeddings: int = 8192
 
     def __post_init__(self) -> None:
-        if self.kind not in ("default", "llama3"):
-            raise ValueError(f"rope_type {self.kind!r} is not supported, only default and llama3")
+        if self.kind not in ROPE_TYPES:
+            raise ValueError(
+                f"rope_type {self.kind!r} is not supported, only {', '.join(ROPE_TYPES)}"
+            )
 
     @property
     def kind(self) -> str:
@@ -34,15 +42,25 @@ class RopeScaling(msgspec.Struct, frozen=True):
     def frequencies(self, head_size: int, theta: float) -> Floats:
         """Return the angles that pairs turn by from one position to the next: [head_size / 2].
 
-        llama3 slows down the low ones, as ``transformers.modeling_rope_utils`` has it.
+        linear slows all of them down and llama3 the low ones, as
+        ``transformers.modeling_rope_utils`` has it.
         """
         frequencies = rotary_frequencies(head_size, theta)
+        if self.kind == "linear":
+            frequencies = frequencies / self.factor
         if self.kind == "llama3":
             low, high = self.low_freq_factor, self.high_freq_factor
             turns = self.original_max_position_embeddings * frequencies / (2 * np.pi)
             share = np.clip((turns - low) / (high - low), 0, 1)
             frequencies = frequencies * (share + (1 - share) / self.factor)
         return np.asarray(frequencies, np.float32)
+
+
+class RopeByLayerType(msgspec.Struct, frozen=True):
+    """Where transformers 5 keeps the rotary settings of models with windows."""
+
+    full_attention: RopeScaling
+    sliding_attention: RopeScaling
 
 
 def rotary_frequencies(head_size: int, theta: float) -> Floats:

@@ -22,7 +22,9 @@ from edgerank.kernels import STOCK, VARIABLE, Library
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of transformers' ModernBERT
-@pytest.mark.parametrize("model", ["Qwen3-Reranker-0.6B", "MiniLM", "modernbert", "base-v1"])
+@pytest.mark.parametrize(
+    "model", ["Qwen3-Reranker-0.6B", "Gemma 3", "MiniLM", "mpnet", "modernbert", "base-v1"]
+)
 def test_a_geometry_has_the_matrices_of_its_bundle(tmp_path, monkeypatch, model):
     monkeypatch.setenv(VARIABLE, STOCK)  # the weights are the same, whatever computes
     (geometry,) = geometries((model,))

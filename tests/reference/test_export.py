@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, processors
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    Data2VecTextConfig,
+    Data2VecTextForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    MPNetConfig,
-    MPNetForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
@@ -94,9 +94,11 @@ def save(directory: Path, name: str, **config: object) -> Path:
         model = DistilBertForSequenceClassification(
             DistilBertConfig(max_position_embeddings=128, **narrow, **shared)
         )
-    elif name == "mpnet":
-        model = MPNetForSequenceClassification(
-            MPNetConfig(max_position_embeddings=130, pad_token_id=0, **WIDTHS, **shared)
+    elif name == "data2vec-text":
+        model = Data2VecTextForSequenceClassification(
+            Data2VecTextConfig(
+                max_position_embeddings=129, pad_token_id=0, type_vocab_size=1, **WIDTHS, **shared
+            )
         )
     else:
         model = AlbertForSequenceClassification(
@@ -116,7 +118,7 @@ def save(directory: Path, name: str, **config: object) -> Path:
     return directory
 
 
-NAMES = ["distilbert", "mpnet", "albert"]
+NAMES = ["distilbert", "data2vec-text", "albert"]
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +169,10 @@ def test_int8_stays_near_float32(made, name):
 
 
 def test_a_bundle_has_an_export_in_several_precisions(made, tmp_path):
-    quantize(made / "mpnet", tmp_path / "bundle", precision=["fp32", "int8"])
+    quantize(made / "data2vec-text", tmp_path / "bundle", precision=["fp32", "int8"])
     for name in ("fp32", "int8"):
         scores = Reranker(tmp_path / "bundle", variant=name).score_pairs(PAIRS)
-        alone = Reranker(made / f"mpnet.{name}").score_pairs(PAIRS)
+        alone = Reranker(made / f"data2vec-text.{name}").score_pairs(PAIRS)
         np.testing.assert_array_equal(scores, alone)
 
 
@@ -213,7 +215,11 @@ def test_the_manifest_says_how_a_pair_is_laid_out(made):
     # what the tokenizer is told not to give to the model is not read off it either
     assert manifests["distilbert"].prompt.document == (Piece("{document}"), Piece("[SEP]"))
     separators = (Piece("[SEP]"), Piece("[SEP]"))
-    assert manifests["mpnet"].prompt.query == (Piece("[CLS]"), Piece("{query}"), *separators)
+    assert manifests["data2vec-text"].prompt.query == (
+        Piece("[CLS]"),
+        Piece("{query}"),
+        *separators,
+    )
     assert [manifests[name].truncation.reserved for name in NAMES] == [3, 4, 3]
 
 
@@ -240,7 +246,9 @@ def test_an_exported_bert_scores_as_one_written_layer_by_layer(tmp_path, cross_e
 
 
 def test_operators_mean_the_same_in_our_opset(tmp_path, made):
-    path = export(open_checkpoint(made / "mpnet"), "MPNetForSequenceClassification", tmp_path)
+    path = export(
+        open_checkpoint(made / "data2vec-text"), "Data2VecTextForSequenceClassification", tmp_path
+    )
     exported = onnx.load(path)
     assert exported.opset_import[0].version == EXPORT_OPSET
     converted = onnx.version_converter.convert_version(exported, OPSET)
@@ -278,7 +286,7 @@ def test_nothing_is_fetched(tmp_path, made, monkeypatch):
 
 
 def test_it_is_quiet(tmp_path, made, capfd):
-    quantize(made / "mpnet", tmp_path / "bundle", precision="fp32")
+    quantize(made / "data2vec-text", tmp_path / "bundle", precision="fp32")
     assert capfd.readouterr() == ("", "")
 
 

@@ -25,10 +25,15 @@ from transformers import (
     AutoTokenizer,
     ElectraConfig,
     ElectraForSequenceClassification,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Gemma3TextForSequenceClassification,
     GemmaConfig,
     GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MPNetConfig,
+    MPNetForSequenceClassification,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForSequenceClassification,
@@ -47,7 +52,13 @@ from edgerank.bundle import read_bundle
 from edgerank.prompt import PromptEncoder
 from quantize import QuantizeError, quantize
 from tests.support.bundles import encode_documents, only_variant, prompt_encoder
-from tests.support.checkpoints import bpe_tokenizer, changed_copy, save_model, wordpiece_tokenizer
+from tests.support.checkpoints import (
+    bpe_tokenizer,
+    changed_copy,
+    save_embedding,
+    save_model,
+    wordpiece_tokenizer,
+)
 from tests.support.shared import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -69,6 +80,14 @@ DECODER = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
     "initializer_range": 0.08,
+}
+GEMMA3 = {
+    **DECODER,
+    "head_dim": 24,
+    "query_pre_attn_scalar": 40,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
 }
 ENCODER = {
     "hidden_size": 64,
@@ -286,7 +305,7 @@ def xlmr_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def roberta_tokenizer() -> PreTrainedTokenizerFast:
+def roberta_tokenizer(**names: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer that joins pairs as RoBERTa's does."""
     from tokenizers.processors import RobertaProcessing
 
@@ -297,7 +316,7 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
         ("</s>", sep), ("<s>", cls), trim_offsets=True, add_prefix_space=False
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=128
+        tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=128, **names
     )
 
 
@@ -317,6 +336,30 @@ CASES = {
                 vocab_size=size, embedding_size=64, max_position_embeddings=128, **ENCODER
             ),
             electra_tokenizer,
+            sharpen="classifier.out_proj",
+        ),
+        sentence_transformers_oracle,
+        "cross-encoder",
+    ),
+    "electra-small": Case(
+        saver(
+            ElectraForSequenceClassification,
+            lambda size: ElectraConfig(
+                vocab_size=size, embedding_size=32, max_position_embeddings=128, **ENCODER
+            ),
+            electra_tokenizer,
+            sharpen="classifier.out_proj",
+        ),
+        sentence_transformers_oracle,
+        "cross-encoder",
+    ),
+    "mpnet": Case(
+        saver(
+            MPNetForSequenceClassification,
+            lambda size: MPNetConfig(
+                vocab_size=size, max_position_embeddings=130, pad_token_id=0, **ENCODER
+            ),
+            lambda: roberta_tokenizer(model_input_names=["input_ids", "attention_mask"]),
             sharpen="classifier.out_proj",
         ),
         sentence_transformers_oracle,
@@ -410,6 +453,26 @@ CASES = {
         ),
         bge_gemma_oracle,
         "bge-reranker-gemma",
+    ),
+    "gemma3": Case(
+        saver(
+            Gemma3ForCausalLM,
+            lambda size: Gemma3TextConfig(vocab_size=size, **GEMMA3),
+            bos_tokenizer,
+        ),
+        bge_gemma_oracle,
+        "bge-reranker-gemma",
+    ),
+    "gemma3-classifier": Case(
+        saver(
+            Gemma3TextForSequenceClassification,
+            lambda size: Gemma3TextConfig(
+                vocab_size=size, pad_token_id=bos_tokenizer().pad_token_id, num_labels=1, **GEMMA3
+            ),
+            bos_tokenizer,
+        ),
+        sentence_transformers_oracle,
+        "cross-encoder",
     ),
     "mxbai-llama": Case(
         saver(
@@ -506,7 +569,16 @@ def test_token_ids_are_the_references(case, oracle, encoder, query, document, re
     assert ids.tolist() == list(oracle.token_ids(query, document))
 
 
-ARCHITECTURES = ("electra", "roberta", "qwen3-reranker", "bge-gemma", "mxbai-llama")
+ARCHITECTURES = (
+    "electra",
+    "electra-small",
+    "mpnet",
+    "roberta",
+    "qwen3-reranker",
+    "bge-gemma",
+    "gemma3",
+    "mxbai-llama",
+)
 
 
 @pytest.mark.parametrize("case", ARCHITECTURES, indirect=True)
@@ -544,6 +616,16 @@ def test_an_embedding_model_reads_its_prompts_and_roberta_positions(tmp_path):
     query, documents = reference.encode_query(QUERY), reference.encode_document(DOCUMENTS)
     scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, documents @ query, atol=1e-4)
+
+
+def test_an_embedding_model_may_end_in_dense_modules(tmp_path):
+    """As LaBSE does."""
+    save_embedding(tmp_path / "checkpoint", "cls", has_dense=True)
+    reference = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu")
+    quantize(tmp_path / "checkpoint", tmp_path / "bundle", precision="fp32")
+    query, *documents = reference.encode([QUERY, *DOCUMENTS])
+    scores = Reranker(tmp_path / "bundle").score(QUERY, DOCUMENTS)
+    np.testing.assert_allclose(scores, np.array(documents) @ query, atol=1e-4)
 
 
 def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
@@ -592,7 +674,8 @@ def test_a_template_of_ones_own_and_a_family_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["BertForSequenceClassification", "BertModel", "MPNetForSequenceClassification"]
+    "architecture",
+    ["BertForSequenceClassification", "BertModel", "AlbertForSequenceClassification"],
 )
 def test_only_decoders_take_a_template(embedding, tmp_path, architecture):
     """Whether there is a writer for the architecture or optimum would export it."""

@@ -6,6 +6,7 @@ import json
 import shutil
 import string
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,7 +18,11 @@ from transformers import (
     BertTokenizerFast,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     ModernBertConfig,
+    MPNetConfig,
+    MPNetModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -138,19 +143,112 @@ def save_deberta(directory: Path, tokenizer: Tokenizer, **config: object) -> Pat
     return directory
 
 
-def save_embedding(directory: Path, pooling: str = "mean") -> Path:
+def save_embedding(directory: Path, pooling: str = "mean", *, has_dense: bool = False) -> Path:
     """Save a random BERT embedding model as sentence-transformers does."""
+
+    def save_backbone(backbone: Path) -> None:
+        tokenizer = wordpiece_tokenizer()
+        save_model(BertModel(_bert_config(tokenizer)), backbone)
+        BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(
+            backbone
+        )
+
+    return save_sentence_transformer(directory, save_backbone, pooling, has_dense=has_dense)
+
+
+def save_sentence_transformer(
+    directory: Path,
+    save_backbone: Callable[[Path], None],
+    pooling: str,
+    *,
+    has_dense: bool = False,
+    prompts: dict[str, str] | None = None,
+) -> Path:
+    """Put pooling and a norm on an encoder of 64 channels, as sentence-transformers does.
+
+    :param has_dense: two linear layers between them, one with a bias and a tanh
+    """
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     torch.manual_seed(0)
-    tokenizer = wordpiece_tokenizer()
-    backbone = directory.with_name(directory.name + "-backbone")
-    save_model(BertModel(_bert_config(tokenizer)), backbone)
-    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(backbone)
-    transformer = Transformer(str(backbone), max_seq_length=96)
-    modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(directory))
+    backbone = directory.with_name(f"{directory.name}-backbone")
+    save_backbone(backbone)
+    dense = [
+        Dense(64, 96, bias=False, activation_function=torch.nn.Identity()),
+        Dense(96, 48, bias=True, activation_function=torch.nn.Tanh()),
+    ]
+    modules = [
+        Transformer(str(backbone), max_seq_length=96),
+        Pooling(64, pooling_mode=pooling),
+        *(dense if has_dense else []),
+        Normalize(),
+    ]
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save(str(directory))
+    return directory
+
+
+def save_mpnet_embedding(directory: Path, pooling: str = "mean", **config: object) -> Path:
+    """Save a random MPNet embedding model whose biases of distances matter."""
+
+    def save_backbone(backbone: Path) -> None:
+        tokenizer = wordpiece_tokenizer()
+        settings = {
+            "vocab_size": tokenizer.get_vocab_size(),
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 514,
+            "initializer_range": 0.15,
+        }
+        model = MPNetModel(MPNetConfig(**{**settings, **config}), add_pooling_layer=False)
+        with torch.no_grad():
+            model.encoder.relative_attention_bias.weight *= 10
+        save_model(model, backbone)
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            model_max_length=512,
+            pad_token="[PAD]",
+            model_input_names=["input_ids", "attention_mask"],
+        ).save_pretrained(backbone)
+
+    return save_sentence_transformer(directory, save_backbone, pooling)
+
+
+def save_gemma3_embedding(directory: Path) -> Path:
+    """Save a random model of EmbeddingGemma's kind: bidirectional, two Dense modules, prompts."""
+
+    def save_backbone(backbone: Path) -> None:
+        tokenizer = wordpiece_tokenizer()
+        config = Gemma3TextConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=24,
+            max_position_embeddings=512,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            initializer_range=0.15,
+            use_bidirectional_attention=True,
+            pad_token_id=tokenizer.token_to_id("[PAD]"),
+        )
+        save_model(Gemma3TextModel(config), backbone)
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            model_max_length=512,
+            pad_token="[PAD]",
+            model_input_names=["input_ids", "attention_mask"],
+        ).save_pretrained(backbone)
+
+    prompts = {"query": "a query: ", "document": "title: none | text: "}
+    save_sentence_transformer(directory, save_backbone, "mean", has_dense=True, prompts=prompts)
+    # transformers halves the window each time that it reads it
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sliding_window": 16}))
     return directory
 
 
@@ -164,17 +262,12 @@ def save_modernbert(directory: Path, tokenizer: Tokenizer, **config: object) -> 
 
 def save_modernbert_embedding(directory: Path, pooling: str) -> Path:
     """Save a random ModernBERT embedding model as sentence-transformers does."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    torch.manual_seed(0)
-    tokenizer = wordpiece_tokenizer()
-    backbone = directory.with_name(f"{directory.name}-backbone")
-    _save_modernbert(ModernBertModel(_modernbert_config(tokenizer)), tokenizer, backbone)
-    transformer = Transformer(str(backbone), max_seq_length=96)
-    modules = [transformer, Pooling(64, pooling_mode=pooling), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(directory))
-    return directory
+    def save_backbone(backbone: Path) -> None:
+        tokenizer = wordpiece_tokenizer()
+        _save_modernbert(ModernBertModel(_modernbert_config(tokenizer)), tokenizer, backbone)
+
+    return save_sentence_transformer(directory, save_backbone, pooling)
 
 
 def _modernbert_config(tokenizer: Tokenizer, **config: object) -> ModernBertConfig:

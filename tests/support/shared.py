@@ -1,4 +1,4 @@
-"""The shared data: tokenizers, collections and reference scores, none of it in the repository."""
+"""The shared data and trained checkpoints, none of it in the repository."""
 
 from __future__ import annotations
 
@@ -17,4 +17,15 @@ def shared(name: str) -> Path:
     path = SHARED / name
     if not path.exists():
         pytest.skip(f"{path} is absent; set EDGERANK_SHARED to the shared data")
+    return path
+
+
+def trained(name: str) -> Path:
+    """Return a checkpoint with trained weights, or skip the test where it is absent."""
+    directory = os.environ.get("EDGERANK_CHECKPOINTS")
+    if not directory:
+        pytest.skip("EDGERANK_CHECKPOINTS names no directory")
+    path = Path(directory) / name
+    if not path.exists():
+        pytest.skip(f"no {name} in {directory}")
     return path
