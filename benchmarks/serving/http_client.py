@@ -46,11 +46,16 @@ class HttpClient:
         for _, writer in self._free:
             writer.close()
 
-    async def _ask(self, request: bytes) -> dict:
-        if self._free:
+    async def _connection(self) -> Connection:
+        while self._free:
             reader, writer = self._free.pop()
-        else:
-            reader, writer = await asyncio.open_connection(self._host, self._port)
+            if not reader.at_eof():  # the server closes what is idle for long
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self._host, self._port)
+
+    async def _ask(self, request: bytes) -> dict:
+        reader, writer = await self._connection()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         status, length = STATUS.match(head), LENGTH.search(head)

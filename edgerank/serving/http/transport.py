@@ -19,7 +19,7 @@ from edgerank.serving.addresses import UNIX, host_and_port, is_socket
 from edgerank.serving.app import ServerSettings
 from edgerank.serving.calls import Calls
 from edgerank.serving.http.application import application
-from edgerank.serving.http.connections import Connection
+from edgerank.serving.http.connections import IDLE_S, Connection
 from edgerank.serving.http.tls import server_context
 from edgerank.serving.inference import Inference
 
@@ -119,6 +119,7 @@ def _config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=2 * int(IDLE_S),  # ``connections`` closes them sooner
         ssl_context_factory=None if context is None else lambda *_: context,
     )
 
