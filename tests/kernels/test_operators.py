@@ -250,6 +250,13 @@ def test_a_projection_normalises_multiplies_and_places_heads(
 
 # FeedForward
 
+RESIDUALS = {
+    "the row": "row",
+    "the normalised row": "normed",
+    "a scaled normalised row": "normed",
+    "nothing": "nothing",
+}
+
 
 @all_kernels
 @some_shapes
@@ -262,12 +269,13 @@ def test_a_projection_normalises_multiplies_and_places_heads(
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     is_gated=st.booleans(),
     bias=st.booleans(),
-    adds=st.sampled_from(["the row", "the normalised row", "a scaled normalised row"]),
+    adds=st.sampled_from(sorted(RESIDUALS)),
 )
 @example(0, 70, 64, 160, "rms", "silu", True, False, "the row")
 @example(1, 13, 65, 130, "layer with a bias", "gelu", False, True, "a scaled normalised row")
 @example(2, 1, 1, 1, "layer", "gelu_tanh", False, True, "the normalised row")
 @example(3, 50, 96, 100, "layer", "gelu", True, False, "the row")
+@example(4, 20, 64, 96, "rms", "gelu_tanh", True, False, "nothing")
 def test_a_feed_forward_part_computes_its_function(
     kernels, seed, rows, width, inner, norm, activation, is_gated, bias, adds
 ):
@@ -286,7 +294,7 @@ def test_a_feed_forward_part_computes_its_function(
         random_matrix(rng, "up", inner, width, bias),
         random_matrix(rng, "gate", inner, width, False) if is_gated else None,
         random_matrix(rng, "down", width, inner, bias),
-        adds_normed=adds != "the row",
+        adds=RESIDUALS[adds],
         residual_scales="residual_scales" if "scaled" in adds else "",
     )
     x = rng.standard_normal((rows, width), np.float32)
@@ -306,7 +314,7 @@ def test_a_feed_forward_part_computes_its_function(
         between = between * product(outer, part.multiplied, symmetric)
     between = between.astype(np.float32)
     expected = biased(product(between, part.down, inner_range), part.down)
-    residual = normed if part.adds_normed else x
+    residual = {"row": x, "normed": normed, "nothing": np.zeros_like(normed)}[part.adds]
     expected = expected + residual * (scales if "scaled" in adds else 1)
 
     is_sure = (
