@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from edgerank.errors import InputError
 
 UNIX = "unix:"
+SOCKET_MODE = 0o660  # owner and group
 MAX_PORT = 65535
 
 

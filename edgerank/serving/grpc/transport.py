@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from edgerank._proto import rerank_pb2_grpc, tei_pb2_grpc
 from edgerank.errors import EdgerankError
-from edgerank.serving.addresses import UNIX, host_and_port, is_socket
+from edgerank.serving.addresses import SOCKET_MODE, UNIX, host_and_port, is_socket
 from edgerank.serving.app import ServerSettings
 from edgerank.serving.calls import Calls
 from edgerank.serving.grpc import messages, tei
@@ -27,7 +27,6 @@ WORDINGS = {  # of errors, by method; those of ``messages.WORDING`` for all othe
     "/tei.v1.Rerank/Rerank": tei.WORDING,
     "/tei.v1.Rerank/RerankStream": tei.WORDING,
 }
-SOCKET_MODE = 0o660  # owner and group
 
 
 class GrpcTransport:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from edgerank.documents import LongDocuments, check_integer, check_query, make_pairs
+from edgerank.documents import LongDocuments, check_integer, make_pairs
 from edgerank.errors import InputError
 from edgerank.ranking import top
 from edgerank.serving.calls import CALL
@@ -151,7 +151,7 @@ async def rerank(inference: Inference, request: RerankRequest, version: str = "2
     if not documents:
         raise InputError("documents", "there are none; at least one is needed")
     inference.limits.check_count("documents", len(documents))
-    pairs = make_pairs(check_query(request.query), documents)
+    pairs = make_pairs(request.query, documents)
     scored = await inference.score(pairs, _options(request))
     returned = str(request.return_documents).lower() == "true"
     results = [

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edgerank.documents import Pair, check_query, check_text
+from edgerank.documents import Pair, validate_pairs
 from edgerank.errors import InputError
 from edgerank.serving.calls import CALL
 from edgerank.serving.http.endpoint import Answer, Shape, timing_headers
@@ -115,12 +115,4 @@ def _pairs(request: ScoreRequest, inference: Inference) -> list[Pair]:
         raise InputError(names[0], f"{counts}; give one for all or one for each")
     if len(queries) == 1:
         queries = queries * len(documents)
-    return [
-        Pair(
-            check_query(query, "pairs.query", index),
-            check_text(document, "pairs.document", index),
-            index,
-            "pairs.document",
-        )
-        for index, (query, document) in enumerate(zip(queries, documents, strict=True))
-    ]
+    return validate_pairs(zip(queries, documents, strict=True))

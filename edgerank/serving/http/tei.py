@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from edgerank import __version__
-from edgerank.documents import check_query, make_pairs
+from edgerank.documents import make_pairs
 from edgerank.errors import InputError
 from edgerank.ranking import top
 from edgerank.serving.calls import CALL
@@ -125,7 +125,7 @@ async def answer(inference: Inference, request: TextsRequest) -> Answer:
         if request.truncate is None
         else ("truncate" if request.truncate else "refuse"),
     )
-    scored = await inference.score(make_pairs(check_query(request.query), request.texts), options)
+    scored = await inference.score(make_pairs(request.query, request.texts), options)
     ranks = [
         RankedText(
             index,

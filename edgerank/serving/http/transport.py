@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgerank.errors import EdgerankError
-from edgerank.serving.addresses import UNIX, host_and_port, is_socket
+from edgerank.serving.addresses import SOCKET_MODE, UNIX, host_and_port, is_socket
 from edgerank.serving.app import ServerSettings
 from edgerank.serving.calls import Calls
 from edgerank.serving.http.application import application
@@ -23,7 +23,6 @@ from edgerank.serving.http.connections import IDLE_S, Connection
 from edgerank.serving.http.tls import server_context
 from edgerank.serving.inference import Inference
 
-SOCKET_MODE = 0o660  # owner and group
 LAME_DUCK_S = 0.2  # for those who ask /ready to hear that the server drains before it does
 BACKLOG = 2048
 
