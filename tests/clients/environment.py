@@ -21,6 +21,15 @@ SETTINGS = {  # nothing is fetched or sent
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
 }
 TIMEOUT_S = 300
+TOLERANCE = 1e-6  # of scores
+TOKEN = "a-token-of-the-tests"
+QUERY = "who wrote dune?"
+DOCUMENTS = [
+    "Dune was written by Frank Herbert in 1965",
+    "Paris, since 987",
+    "a list of documents and relevance " * 12,
+    "a book",
+]
 
 needs_clients = pytest.mark.skipif(
     not PYTHON.exists(), reason="needs the clients' environment: make test-clients"

@@ -12,22 +12,22 @@ from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.integrations.sentence_transformers import CrossEncoder
 from quantize import quantize
 from tests.clients.ask import Ask
-from tests.clients.environment import ask_all, needs_clients
+from tests.clients.environment import (
+    DOCUMENTS,
+    QUERY,
+    TOKEN,
+    TOLERANCE,
+    ask_all,
+    needs_clients,
+)
 from tests.project.test_docs import INTEGRATIONS, NAMES, SERVER, python_of
 from tests.support.serving import ServerProcess
 
 pytestmark = needs_clients
 
-TOLERANCE = 1e-6
-TOKEN = "a-token-of-the-tests"
 ASK = Ask(
-    query="who wrote dune?",
-    documents=[
-        "Dune was written by Frank Herbert in 1965",
-        "Paris, since 987",
-        "a list of documents and relevance " * 12,
-        "a book",
-    ],
+    query=QUERY,
+    documents=DOCUMENTS,
 )
 FRAMEWORKS = ["haystack", "langchain", "llama_index", "rerankers"]
 

@@ -16,21 +16,21 @@ from edgerank import Reranker
 from edgerank.bundle import DEFAULT_BUNDLE
 from quantize import quantize
 from tests.clients.ask import Ask, Told
-from tests.clients.environment import ask_all, needs_clients
+from tests.clients.environment import (
+    DOCUMENTS,
+    QUERY,
+    TOKEN,
+    TOLERANCE,
+    ask_all,
+    needs_clients,
+)
 from tests.support.serving import ServerProcess
 
 pytestmark = needs_clients
 
-TOLERANCE = 1e-6
-TOKEN = "a-token-of-the-tests"
 ASK = Ask(
-    query="who wrote dune?",
-    documents=[
-        "Dune was written by Frank Herbert in 1965",
-        "Paris, since 987",
-        "a list of documents and relevance " * 12,
-        "a book",
-    ],
+    query=QUERY,
+    documents=DOCUMENTS,
     token=TOKEN,
     model="default",
 )
