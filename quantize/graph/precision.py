@@ -15,6 +15,7 @@ import numpy as np
 
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
+from quantize.graph.panels import STOCK_ZERO_POINT, in_panels, out_of_panels
 from quantize.rounding.rounding import (
     INT8_MAX,
     Floats,
@@ -174,7 +175,7 @@ class Int8:
     x ─┬─ Abs ─ ReduceMax ── peak [T, 1] ── Mul(1/127) ── step [T, 1]
        └─ Mul(127 / peak) ── QuantizeLinear(1, 128) ── integers uint8 [T, K]
 
-    integers ─ MatMulIntegerToFloat(W int8 [K, N], channel scales) ─ Mul(step) ─ product [T, N]
+    integers ─ MatMulIntegerToFloat(W [K, N], channel scales) ─ Mul(step) ─ product [T, N]
 
     A row of zeros has a peak and a step of 0: whatever its integers, its product is 0.
 
@@ -245,13 +246,15 @@ class Int8:
 
     def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         values, scales = quantize_channels(weight, self._ldl_at(rows))
+        g.weight(f"{name}.sums", values.sum(axis=1, dtype=np.int32))  # for compiled operators
         product = g.op(
             "MatMulIntegerToFloat",
             rows.integers,
-            g.weight(name, values),
+            out_of_panels(g, g.weight(name, in_panels(values)), *weight.shape),
             g.constant(1.0),
             g.weight(f"{name}.scales", scales),
             rows.zero_point,
+            g.constant(np.uint8(STOCK_ZERO_POINT)),
             domain=CONTRIB,
         )
         return Product(product, rows.step)

@@ -96,7 +96,7 @@ def test_a_linear_layer_rounds_as_is_documented_bit_for_bit(
     # the same in float32, operation by operation
     integers, steps = integer_rows(x, row_range(least))
     values, channel_scales = quantize_channels(matrix.weight)
-    expected = (integers @ values.astype(np.int64)).astype(np.float32) * channel_scales * steps
+    expected = (integers @ values.T.astype(np.int64)).astype(np.float32) * channel_scales * steps
     if matrix.bias is not None:
         expected = expected + matrix.bias
     if residual != "none":

@@ -33,7 +33,7 @@ def product(x: np.ndarray, matrix: Matrix, range_: RowRange) -> np.ndarray:
     """Multiply float32 rows by a matrix, both rounded; float64, without the bias."""
     integers, steps = integer_rows(x, range_)
     values, scales = quantize_channels(matrix.weight)
-    return (integers @ values.astype(np.int64)) * np.float64(scales) * np.float64(steps)
+    return (integers @ values.T.astype(np.int64)) * np.float64(scales) * np.float64(steps)
 
 
 def distance_from_ties(x: np.ndarray, range_: RowRange) -> np.ndarray:
