@@ -100,7 +100,14 @@ PROJECTION = (
         *("weight", "scales", "sums", "", "head_gain"),
         *("kv_weight", "kv_scales", "kv_sums", "", ""),
     ],
-    {"width": WIDTH, "norm": 2, "head_size": 4, "num_heads": 5, "num_kv_heads": 2, "num_outputs": 2},
+    {
+        "width": WIDTH,
+        "norm": 2,
+        "head_size": 4,
+        "num_heads": 5,
+        "num_kv_heads": 2,
+        "num_outputs": 2,
+    },
 )
 FEED_FORWARD = (
     "FeedForward",
@@ -200,7 +207,7 @@ MISFITS = {
         ({"scales": floats(0), "sums": sums(0)}, "constant scales and sums of its columns"),
         ({"bias": floats(COLUMNS + 1)}, "bias must have one number for each column"),
         ({"residual_scales": floats(3)}, "has not the size"),
-        ({"weight": weights(COLUMNS, WIDTH)}, "a weight must be panels"),
+        ({"weight": panels(COLUMNS, WIDTH).reshape(-1, 64)}, "a weight must be panels"),
         ({"weight": panels(65, WIDTH)}, "a weight must be panels"),
         ({"weight": panels(COLUMNS, 65)}, "a weight must be panels"),
         ({"weight": panels(COLUMNS, WIDTH)[:0]}, "a weight must be panels"),
@@ -288,28 +295,29 @@ def test_a_parameter_that_is_fed_is_refused(name, constant):
 
 MEASURE = """
 import sys
+from pathlib import Path
 import numpy as np
 from edgerank.kernels import choose_kernels
 from edgerank.session import open_session
 
-def resident_mb():
+def private_mb():
     lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 path, kernels = sys.argv[1:]
-before = resident_mb()
-session = open_session(path, threads=2, kernels=choose_kernels(kernels))
+before = private_mb()
+session = open_session(Path(path), threads=2, kernels=choose_kernels(kernels))
 session.run(None, {"x": np.ones((8, 4096), np.float32)})
-print(resident_mb() - before)
+print(private_mb() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_packed_weights_are_not_held_beside_those_of_the_file(tmp_path, monkeypatch):
-    """A process with 100 MB of weights; stock operators keep one packed copy too."""
+def test_kernels_read_weights_in_the_file_and_stock_operators_keep_one_copy(tmp_path, monkeypatch):
+    """A process with 100 MB of weights."""
 
     def some_weights(weight, ldl):
-        return weights(4096, 4096), floats(4096)
+        return weights(*weight.shape), floats(len(weight))
 
     monkeypatch.setattr(precision, "quantize_channels", some_weights)
     g = Graph(tmp_path / "model.onnx")
@@ -324,10 +332,9 @@ def test_packed_weights_are_not_held_beside_those_of_the_file(tmp_path, monkeypa
         command = [sys.executable, "-c", MEASURE, g.path, kernels]
         return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
 
-    stock = grown_by("stock")
-    assert stock > 90
+    assert 90 < grown_by("stock") < 130
     for kernels in INSTRUCTION_SETS:
-        assert grown_by(kernels) <= 1.15 * stock, kernels
+        assert grown_by(kernels) < 20, kernels
 
 
 WITHOUT_MEMORY = """
