@@ -385,13 +385,16 @@ def test_a_run_without_enough_memory_is_an_error_and_the_next_one_may_have_it(tm
 
 
 def test_sessions_of_several_instruction_sets_and_threads_run_at_once():
-    op_type, constants, _, inputs, _ = LINEAR
+    op_type, constants, _, inputs, attributes = LINEAR
     x = floats(64, WIDTH)
     fed = {"x": x, "residual": floats(64, COLUMNS)}
     names = INSTRUCTION_SETS * 4
     with ThreadPoolExecutor(len(names)) as pool:
-        opened = pool.map(lambda name: open_node(op_type, inputs, constants, fed, name), names)
-        sessions = list(opened)
+        sessions = list(
+            pool.map(
+                lambda name: open_node(op_type, inputs, constants, fed, name, **attributes), names
+            )
+        )
         runs = [pool.submit(session.run, None, fed) for session in sessions * 20]
         results = [run.result()[0] for run in runs]
     for result in results:

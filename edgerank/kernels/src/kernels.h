@@ -32,6 +32,10 @@ struct RowRange {
 // set's tile ends within a matrix. quantize/graph/panels.py writes them.
 constexpr int64_t PANEL_COLUMNS = 16, MATRIX_STEP = 64;
 
+// How far ahead tiles of x86 ask for what they read of a panel, in bytes: a CPU by itself does so
+// only up to the end of a page.
+constexpr int64_t PREFETCH = 2048;
+
 // An int8 matrix [depth, columns] times rows less their zero point, and what turns sums into
 // floats. It belongs to somebody else, and is aligned as its elements are.
 struct Matrix {

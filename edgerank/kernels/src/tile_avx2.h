@@ -61,6 +61,7 @@ inline void tile(const uint8_t* rows, int64_t stride, const int8_t* panels, int6
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) sums[i][0] = sums[i][1] = _mm256_setzero_si256();
   for (int64_t k = 0; k < depth; k += 4, panels += 64, rows += 4) {
+    _mm_prefetch(reinterpret_cast<const char*>(panels + PREFETCH), _MM_HINT_T0);
     const auto* both = reinterpret_cast<const __m256i*>(panels);
     const __m256i left = _mm256_loadu_si256(both), right = _mm256_loadu_si256(both + 1);
 #pragma GCC unroll 16

@@ -71,7 +71,11 @@ inline void tile(const uint8_t* rows, int64_t stride, const int8_t* panels, int6
   for (int64_t k = 0; k < depth; k += 4, panels += 64, rows += 4) {
     __m512i columns[4];
 #pragma GCC unroll 16
-    for (int j = 0; j < 4; ++j) columns[j] = _mm512_loadu_si512(panels + j * panel_bytes);
+    for (int j = 0; j < 4; ++j) {
+      const int8_t* panel = panels + j * panel_bytes;
+      columns[j] = _mm512_loadu_si512(panel);
+      _mm_prefetch(reinterpret_cast<const char*>(panel + PREFETCH), _MM_HINT_T0);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
       const Four four(rows + i * stride);
