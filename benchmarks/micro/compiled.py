@@ -106,7 +106,7 @@ def feed_forward_part(width: int, inner: int, is_gated: bool) -> Part:
             activated=matrix("up", width, inner, with_bias=not is_gated),
             multiplied=matrix("gate", width, inner, with_bias=False) if is_gated else None,
             down=matrix("down", inner, width, with_bias=not is_gated),
-            adds_normed=not is_gated,
+            adds="row" if is_gated else "normed",
         )
         return [feed_forward(g, Int8(), x, part)]
 
