@@ -176,6 +176,7 @@ struct FeedForwardKernel {
     op.gate = gate.view();
     op.down = down.view();
     op.is_gated = bool(gate);
+    op.adds_normed = node.integer("adds_normed", 1) != 0;
     op.activation = static_cast<Activation>(node.integer("activation", 0));
     node.errors().require(
         op.up.columns == op.down.depth &&
@@ -199,8 +200,9 @@ struct FeedForwardKernel {
     call.errors().require(
         x.rank == 2 && x.shape[1] == op.up.depth,
         "edgerank.kernels: a feed-forward part's rows have another width than its weight");
-    call.errors().require(residual ? residual.size() == rows * columns : columns == op.up.depth,
-                          "edgerank.kernels: a residual is not of the shape that it is added to");
+    call.errors().require(
+        residual ? residual.size() == rows * columns : columns == op.up.depth || !op.adds_normed,
+        "edgerank.kernels: a residual is not of the shape that it is added to");
     const int64_t shape[2] = {rows, columns};
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;
