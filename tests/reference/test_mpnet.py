@@ -161,10 +161,8 @@ def test_all_mpnet_base_v2_scores_as_in_sentence_transformers(tmp_path):
     quantize(checkpoint, tmp_path / "bundle", precision="fp32")
     reference = SentenceTransformer(str(checkpoint), device="cpu")
     expected = reference.encode(documents) @ reference.encode(query)
-    scores, stock = (
-        Reranker(tmp_path / "bundle", kernels=kernels).score(query, documents)
-        for kernels in ("auto", "stock")
-    )
+    scores = Reranker(tmp_path / "bundle").score(query, documents)
     assert expected.std() > 0.05
     np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
-    np.testing.assert_allclose(scores, stock, atol=1e-5)
+    stock = Reranker(tmp_path / "bundle", kernels="stock").score(query, documents[:30])
+    np.testing.assert_allclose(scores[:30], stock, atol=1e-5)
