@@ -27,7 +27,7 @@ from quantize.architectures.embedding import write_embedding
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
-from quantize.graph.grid import declare_inputs, mean_rows, with_biases
+from quantize.graph.grid import declare_inputs, mean_rows, with_mask
 from quantize.graph.layers import Matrix, linear
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import t5_buckets
@@ -136,11 +136,11 @@ class Bert:
             g.scope = "distances"  # a scored row is its sequence's first: its slot is its position
             buckets = self.config.relative_attention_num_buckets
             biases = g.weight("distances.biases", self._distance_biases(buckets))
-            shared = replace(
-                shared,
-                grid=with_biases(g, shared.grid, biases),
-                scored_grid=with_biases(g, shared.scored_grid, biases),
+            grid, scored_grid = (
+                with_mask(g, replace(grid, biases=biases))
+                for grid in (shared.grid, shared.scored_grid)
             )
+            shared = replace(shared, grid=grid, scored_grid=scored_grid)
         return BertInputs(shared, g.input("token_types", TensorProto.INT64, ["tokens"]))
 
     def embed(

@@ -56,8 +56,6 @@ def attention(
     width = g.op("Shape", attended, start=2, end=3)
     flat = g.op("Reshape", attended, g.op("Concat", g.constant([-1]), width, axis=0))
     output = g.op("Gather", flat, grid.slots)
-    if grid.is_stock:
-        return output
     g.outline(
         "RaggedAttention",
         start,
@@ -71,12 +69,14 @@ def attention(
             grid.mask,
             past,
             grid.parts,
+            grid.biases,
             *by_distance,
         ],
         [output],
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         window=grid.window,
+        is_causal=1 if grid.is_causal else None,
         scale=scale,
     )
     return output

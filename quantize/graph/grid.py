@@ -28,12 +28,12 @@ class Grid:
     key_rows: str  # int64 [B, S], the row of past ++ flat axis in each key slot
     slots: str  # int64 [T], the slot of each flat row in the flattened [B, L]
     visible: str  # int64 [B, L], how many leading keys each query slot sees
-    mask: str  # float32 [B, 1, L, S], 0 where the key is visible; empty for compiled attention
+    mask: str  # float32 [B, 1 or H, L, S], added to logits; empty for compiled attention
     window: int | None = None  # a query sees keys at most so many tokens away, None for any
     is_causal: bool = False  # whether the last key that a query sees is its own, if it has a window
     parts: str = ""  # int64 [T], a query sees keys of its own part alone; "" if there is one
+    biases: str = ""  # float32 [H, 2N - 1], what distances from 1 - N on add to logits; a weight
     buckets: Buckets | None = None  # of distances from query to key slots, if attention reads them
-    is_stock: bool = False  # attention that only stock operators compute: the mask says it all
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
 
 
 def with_mask(g: Graph, grid: Grid) -> Grid:
-    """Compute the mask: 0 for keys that a query sees, MASKED for the others.
+    """Compute the mask: MASKED for keys that a query does not see, what distances add for others.
 
-    Slots are positions where there are parts or a window that is not causal: without a past, and in
-    a scored grid, whose one slot is then slot 0, for first tokens alone.
+    Slots are positions where there are parts, biases or a window that is not causal: without a
+    past, and in a scored grid, whose one slot is then slot 0, for first tokens alone.
     """
     start = g.num_nodes
     keys = _slot_numbers(g, grid.key_rows)
@@ -112,25 +112,12 @@ def with_mask(g: Graph, grid: Grid) -> Grid:
         is_same = g.op("Unsqueeze", g.op("Equal", rows, columns), g.constant([1]))
         is_seen = g.op("And", is_seen, is_same)
     mask = g.op("Where", is_seen, g.constant(0.0), g.constant(MASKED))
-    if not grid.is_stock:
-        inputs = [grid.query_rows, grid.key_rows, grid.visible, grid.parts]
-        g.outline("AttentionMask", start, inputs, [mask])
+    if grid.biases:
+        counts = (g.op("Shape", rows, start=1, end=2) for rows in (grid.query_rows, grid.key_rows))
+        mask = g.op("Add", mask, distance_biases(g, grid.biases, *counts))
+    inputs = [grid.query_rows, grid.key_rows, grid.visible, grid.parts, grid.biases]
+    g.outline("AttentionMask", start, inputs, [mask])
     return replace(grid, mask=mask)
-
-
-def with_biases(g: Graph, grid: Grid, biases: str) -> Grid:
-    """Add to the mask what distances add to the logits, the same in all layers.
-
-    Slots are positions, as where there is a window.
-
-    :param biases: float32 [heads, 2N - 1] for distances of 1 - N to N - 1; a weight
-    """
-    num_queries, num_keys = (
-        g.op("Shape", rows, start=1, end=2) for rows in (grid.query_rows, grid.key_rows)
-    )
-    masked = with_mask(g, replace(grid, is_stock=True))
-    biased = distance_biases(g, biases, num_queries, num_keys)  # [H, L, S]
-    return replace(masked, mask=g.op("Add", masked.mask, biased))
 
 
 def token_slots(g: Graph, grid: Grid) -> str:

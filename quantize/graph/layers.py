@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
 from quantize.graph.precision import (
@@ -279,9 +277,6 @@ def _slice(
         y = g.op("Add", y, _scaled_residual(g, residual or normed, scales))
     matrices = [activated, *([multiplied] if multiplied else []), down]
     if precision.has_kernels([matrix.name for matrix in matrices]):
-        if not residual and part.adds == "nothing":  # the kernel adds the norm, times 0
-            nothing = np.zeros(part.down.weight.shape[0], np.float32)
-            scales = g.weight(f"{part.site}.nothing", nothing)
         inputs = [x, rows.zero_point, inner_rows.zero_point, *part.norm.weights]
         inputs += activated.weights
         inputs += multiplied.weights[:3] if multiplied else ["", "", ""]
@@ -296,6 +291,7 @@ def _slice(
             epsilon=part.norm.epsilon,
             activation=ACTIVATIONS[part.activation],
             inner_floor=row_range(least).floor,
+            adds_normed=0 if part.adds == "nothing" else None,
         )
     return y
 

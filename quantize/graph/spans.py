@@ -38,7 +38,7 @@ def within_window(
     """
     g.scope = "window"
     near, scored_near = (
-        with_mask(g, replace(grid, window=window, is_causal=is_causal, is_stock=is_causal))
+        with_mask(g, replace(grid, window=window, is_causal=is_causal))
         for grid in (shared.grid, shared.scored_grid)
     )
     return Span(near, scored_near, rotary_angles(g, shared.positions, frequencies))

@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from scipy.stats import kendalltau
 
@@ -126,6 +127,16 @@ def rms(x: np.ndarray) -> float:
 
 def ranks_agree(x: np.ndarray, y: np.ndarray) -> bool:
     return all(kendalltau(*rows).statistic > 0.9 for rows in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_all_attention_is_compiled(request, bundle, precision):
+    """Or the tests below would compare stock operators with themselves."""
+    if "exported" in request.node.callspec.id:
+        pytest.skip("an exported graph keeps its own attention")
+    graph = onnx.load(bundle / f"model.{precision}.onnx", load_external_data=False).graph
+    operators = {node.op_type for node in graph.node}
+    assert "RaggedAttention" in operators and "Attention" not in operators
 
 
 @each_instruction_set

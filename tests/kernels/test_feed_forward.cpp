@@ -2,10 +2,13 @@
 
 namespace {
 
+enum class Residual { none, normed, given };
+
 struct Options {
   NormKind norm;
   Activation activation;
-  bool is_gated, has_residual;
+  bool is_gated;
+  Residual residual;
 };
 
 struct Shape {
@@ -23,15 +26,16 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
   op.is_gated = options.is_gated;
   const NormOf norm(random, options.norm, width, random.coin());
   op.norm = norm.view;
-  // what is normalised is added where there is no residual
-  const int64_t columns = options.has_residual ? 1 + random.below(80) : width;
+  op.adds_normed = options.residual != Residual::none;
+  const int64_t columns = options.residual == Residual::normed ? width : 1 + random.below(80);
   Weights up(random, width, shape.inner_width, random.coin());
   Weights gate(random, width, shape.inner_width, false);
   Weights down(random, shape.inner_width, columns, random.coin());
   op.up = up.view(op.range);
   if (op.is_gated) op.gate = gate.view(op.range);
   op.down = down.view(op.inner_range);
-  const Guarded residual = random.normals(options.has_residual ? rows * columns : 0);
+  const bool is_given = options.residual == Residual::given;
+  const Guarded residual = random.normals(is_given ? rows * columns : 0);
   const Guarded residual_scales = random.normals(random.coin() ? columns : 0);
   op.residual_scales = residual_scales.data();
   // products of larger numbers leave float32
@@ -57,11 +61,8 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
     if (options.is_gated) step = product(step, integers.step);
     Row z = multiply(inner_integers, step, down);
     add(z, down.bias.data());
-    if (options.has_residual) {
-      add(z, residual.data() + row * columns, residual_scales.data());
-    } else {
-      add(z, &source, residual_scales.data());
-    }
+    if (is_given) add(z, residual.data() + row * columns, residual_scales.data());
+    if (!is_given && op.adds_normed) add(z, &source, residual_scales.data());
     expected.push_back(z);
   }
   comparison.rows(y.data(), expected);
@@ -75,15 +76,17 @@ void test_feed_forward(const Kernels& kernels) {
   for (const NormKind norm : {NormKind::none, NormKind::layer, NormKind::rms}) {
     for (const Activation activation :
          {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::silu}) {
-      for (int flags = 0; flags < 4; ++flags) {
-        const Options options{norm, activation, (flags & 1) != 0, (flags & 2) != 0};
-        const Shape shape{1 + random.below(14), 1 + random.below(100), 1 + random.below(200)};
-        test_one(kernels, shape, options, random, comparison);
-        test_one(kernels, {1 + random.below(8), 64, 128}, options, random, comparison);
-        test_one(kernels, {1, 1, 1}, options, random, comparison);
+      for (const Residual residual : {Residual::none, Residual::normed, Residual::given}) {
+        for (const bool is_gated : {false, true}) {
+          const Options options{norm, activation, is_gated, residual};
+          const Shape shape{1 + random.below(14), 1 + random.below(100), 1 + random.below(200)};
+          test_one(kernels, shape, options, random, comparison);
+          test_one(kernels, {1 + random.below(8), 64, 128}, options, random, comparison);
+          test_one(kernels, {1, 1, 1}, options, random, comparison);
+        }
       }
     }
   }
-  test_one(kernels, {26, 384, 1536}, {NormKind::layer, Activation::gelu, false, false}, random,
-           comparison);
+  test_one(kernels, {26, 384, 1536}, {NormKind::layer, Activation::gelu, false, Residual::normed},
+           random, comparison);
 }

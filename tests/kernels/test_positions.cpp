@@ -5,6 +5,8 @@
 
 namespace {
 
+enum class Added { by_tables, biases, both };
+
 struct Shape {
   int64_t size, first_position, queries, keys;
 };
@@ -19,7 +21,9 @@ std::vector<int32_t> rising_buckets(int64_t reach, int64_t percent_of_ones, Rand
   return buckets;
 }
 
-void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_ones, Random& random) {
+void test_one(const Kernels& kernels, const Shape& shape, Added added, int64_t percent_of_ones,
+              Random& random) {
+  const bool has_tables = added != Added::biases, has_biases = added != Added::by_tables;
   const int64_t size = shape.size, key_stride = 2 * size;
   const int64_t reach = std::max(shape.keys, shape.first_position + shape.queries);
   const std::vector<int32_t> buckets = rising_buckets(reach, percent_of_ones, random);
@@ -28,6 +32,9 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
   Guarded keys = random.normals(shape.keys * key_stride);
   Guarded key_table = random.normals(size * stride, 0, 0.3f);
   Guarded query_table = random.normals(size * stride, 0, 0.3f);
+  // they end with the largest distance
+  const int64_t first_distance = shape.first_position - (shape.keys - 1);
+  Guarded biases = random.normals(shape.queries + shape.keys - 1, 0, 2);
   Guarded output(queries.size());
   const std::vector<int32_t> first(static_cast<size_t>(shape.queries));
   const std::vector<int32_t> end(first.size(), static_cast<int32_t>(shape.keys));
@@ -43,7 +50,10 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
   task.first_seen = first.data();
   task.end_seen = end.data();
   task.output = output.data();
-  task.tables = {key_table.data(), query_table.data(), stride, buckets.data() + reach};
+  if (has_tables) {
+    task.tables = {key_table.data(), query_table.data(), stride, buckets.data() + reach};
+  }
+  if (has_biases) task.biases = biases.data() - first_distance;
   task.first_position = shape.first_position;
   kernels.attend(task);
 
@@ -52,12 +62,14 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
   for (int64_t i = 0; i < shape.queries; ++i) {
     double most = -1e300, total = 0;
     for (int64_t j = 0; j < shape.keys; ++j) {
-      const int64_t row = buckets[static_cast<size_t>(reach + shape.first_position + i - j)];
-      double logit = 0;
+      const int64_t distance = shape.first_position + i - j;
+      const int64_t row = buckets[static_cast<size_t>(reach + distance)];
+      double logit = has_biases ? double(biases[distance - first_distance]) : 0;
       for (int64_t d = 0; d < size; ++d) {
         const float query = queries[i * size + d], key = keys[j * key_stride + d];
         logit += operand.is_bfloat16 ? operand(query * task.scale) * operand(key)
                                      : double(task.scale) * double(query) * double(key);
+        if (!has_tables) continue;
         logit += double(query) * double(key_table[d * stride + row]) +
                  double(key) * double(query_table[d * stride + row]);
       }
@@ -74,10 +86,11 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
       }
       const double number = double(output[i * size + d]);
       expect(std::fabs(number - value) <= (3e-5 + operand.doubt()) * largest,
-             "attention by distances, %lld x %lld from %lld to %lld, query %lld, column %lld: "
+             "attention by distances (%d), %lld x %lld from %lld to %lld, query %lld, column %lld: "
              "%.9g, not %.9g",
-             (long long)shape.queries, (long long)size, (long long)shape.first_position,
-             (long long)shape.keys, (long long)i, (long long)d, number, value);
+             static_cast<int>(added), (long long)shape.queries, (long long)size,
+             (long long)shape.first_position, (long long)shape.keys, (long long)i, (long long)d,
+             number, value);
     }
   }
 }
@@ -86,13 +99,17 @@ void test_one(const Kernels& kernels, const Shape& shape, int64_t percent_of_one
 
 void test_positions(const Kernels& kernels) {
   Random random(5);
-  for (const int64_t percent_of_ones : {100, 95, 50, 0}) {
-    for (const int64_t size : {1, 7, 32, 64}) {
-      const int64_t keys = 1 + random.below(150), queries = 1 + random.below(150);
-      test_one(kernels, {size, random.below(3) * 40, queries, keys}, percent_of_ones, random);
+  for (const Added added : {Added::by_tables, Added::biases, Added::both}) {
+    for (const int64_t percent_of_ones : {100, 95, 50, 0}) {
+      for (const int64_t size : {1, 7, 32, 64}) {
+        const int64_t keys = 1 + random.below(150), queries = 1 + random.below(150);
+        const Shape shape{size, random.below(3) * 40, queries, keys};
+        test_one(kernels, shape, added, percent_of_ones, random);
+      }
     }
+    test_one(kernels, {16, 0, 64, 64}, added, 100, random);
+    test_one(kernels, {16, 0, 1, 1}, added, 100, random);
+    // several blocks of keys and of queries
+    test_one(kernels, {16, 500, 100, 600}, added, 97, random);
   }
-  test_one(kernels, {16, 0, 64, 64}, 100, random);
-  test_one(kernels, {16, 0, 1, 1}, 100, random);
-  test_one(kernels, {16, 500, 100, 600}, 97, random);  // several blocks of keys and of queries
 }

@@ -153,7 +153,22 @@ ATTENTION = (
     ["query", "keys_values", "query_rows", "key_rows", "slots", "visible", "mask", "past", "parts"],
     {"num_heads": 2, "num_kv_heads": 1},
 )
+BIASED = (
+    "RaggedAttention",
+    {},
+    {
+        **{k: v for k, v in ATTENTION[2].items() if k not in ("key_rows", "past", "parts")},
+        "keys_values": floats(ROWS, 16),
+        "biases": floats(2, 5),
+    },
+    [
+        *("query", "keys_values", "query_rows", "query_rows", "slots", "visible", "mask"),
+        *("", "", "biases"),
+    ],
+    {"num_heads": 2, "num_kv_heads": 2},
+)
 OPERATORS = {case[0]: case for case in (LINEAR, PROJECTION, FEED_FORWARD, ATTENTION)}
+OPERATORS["RaggedAttention by distances"] = BIASED
 
 
 def compute(
@@ -181,9 +196,9 @@ def test_what_fits_is_computed(kernels, name):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_no_rows_give_no_rows(kernels, name):
     fed = OPERATORS[name][2]
-    if name == "RaggedAttention":
+    if name.startswith("RaggedAttention"):
         grid = dict.fromkeys(("query_rows", "key_rows", "visible"), np.zeros((0, 0), np.int64))
-        nothing = {k: v[:0] for k, v in fed.items()} | grid
+        nothing = {k: v[:0] for k, v in fed.items() if k != "biases"} | grid
     else:
         nothing = {k: v[:, :0] if v.ndim == 3 else v[:0] for k, v in fed.items()}
     for y in compute(name, nothing, kernels):
@@ -262,6 +277,13 @@ MISFITS = {
         ({"parts": np.zeros(2, np.int64)}, "inputs do not fit each other"),
         ({"num_heads": 3, "num_kv_heads": 2}, "kv heads must divide heads"),
         ({"num_heads": 0}, "kv heads must divide heads"),
+    ],
+    "RaggedAttention by distances": [
+        ({"biases": floats(2, 3)}, "biases of distances do not fit"),
+        ({"biases": floats(2, 6)}, "biases of distances do not fit"),
+        ({"biases": floats(1, 5)}, "biases of distances do not fit"),
+        ({"biases": floats(10)}, "biases of distances do not fit"),
+        ({"num_kv_heads": 1, "keys_values": floats(ROWS, 8)}, "biases of distances do not fit"),
     ],
 }
 

@@ -370,3 +370,8 @@ def test_gemma_3_270m_gives_the_logits_of_transformers(tmp_path):
     documents += [" ".join(documents), "", "数は力 der Fluß 🙂"]  # the first exceeds the window
     query = "What problems do libraries have with the retrieval of titles?"
     check_template(checkpoint, bundle, template, query, documents, 1500, 1e-3)
+    scores, stock = (
+        Reranker(bundle, max_length=1500, kernels=kernels).score(query, documents)
+        for kernels in ("auto", "stock")
+    )
+    np.testing.assert_allclose(scores, stock, atol=1e-5 * (1 + np.std(stock)))

@@ -164,3 +164,5 @@ def test_all_mpnet_base_v2_scores_as_in_sentence_transformers(tmp_path):
     scores = Reranker(tmp_path / "bundle").score(query, documents)
     assert expected.std() > 0.05
     np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
+    stock = Reranker(tmp_path / "bundle", kernels="stock").score(query, documents[:30])
+    np.testing.assert_allclose(scores[:30], stock, atol=1e-5)

@@ -181,7 +181,9 @@ inline void attend_block(const AttentionTask& task, const DistanceTerms& terms, 
       const ProductTile<Operands::Element> tile{rows.first, rows.stride, queries, QUERIES,
                                                 depth,      to_logits,   QUERIES};
       cover(count, 0, block.count, tile);
-      terms.add_to({block.first, block.count, keys, place, count, to_logits});
+      const LogitBlock products{block.first, block.count, keys, place, count, to_logits};
+      terms.add_to(products);
+      add_biases(task, products);
       operands.set_values(keys + task.value_offset, place - begin, count);
     });
     soften(block, logits, begin, end);

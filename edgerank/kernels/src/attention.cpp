@@ -28,6 +28,7 @@ struct AttentionKernel {
       ONNX_FLOAT,  // what AttentionMask puts out
       ONNX_FLOAT,  // past, as the keys [P, 2 * kv heads * size]
       ONNX_INT64,  // parts [T]: a token sees those of its own number
+      ONNX_FLOAT,  // biases of distances [heads, 2N - 1]
       ONNX_FLOAT,  // keys of positions [heads, P, size]
       ONNX_FLOAT,  // queries of positions, likewise
       ONNX_INT32,  // buckets of distances
@@ -35,11 +36,12 @@ struct AttentionKernel {
       ONNX_INT64, ONNX_INT32,
   };
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
-  static constexpr size_t NUM_INPUTS = 15, NUM_REQUIRED = 7, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 16, NUM_REQUIRED = 7, NUM_OUTPUTS = 1;
 
   const Kernels* kernels = nullptr;
   int threads = 1;
   int64_t num_heads = 0, num_kv_heads = 0, window = -1;
+  bool is_causal = false;  // the window: a query's own key is the last that it sees
   float scale = 0;
   NodeTables tables;
 
@@ -49,11 +51,12 @@ struct AttentionKernel {
     num_heads = node.integer("num_heads", 0);
     num_kv_heads = node.integer("num_kv_heads", num_heads);
     window = node.integer("window", -1);
+    is_causal = node.integer("is_causal", 0) != 0;
     scale = node.number("scale", 0);
     node.errors().require(num_heads > 0 && num_kv_heads > 0 && num_heads % num_kv_heads == 0,
                           "edgerank.kernels: kv heads must divide heads");
     if (node.errors().any()) return;
-    tables.load(node, 9, 10, 11, num_heads);
+    tables.load(node, 10, 11, 12, num_heads);
     node.errors().require(!tables || num_heads == num_kv_heads,
                           "edgerank.kernels: tables of positions are for keys that no heads share");
   }
@@ -61,7 +64,7 @@ struct AttentionKernel {
   void compute(const Call& call) const {
     const Tensor query = call.input(0), keys = call.input(1), query_rows = call.input(2);
     const Tensor key_rows = call.input(3), slots = call.input(4), visible = call.input(5);
-    const Tensor past = call.input(7), parts = call.input(8);
+    const Tensor past = call.input(7), parts = call.input(8), biases = call.input(9);
     Errors& errors = call.errors();
     errors.require(
         query.rank == 2 && keys.rank == 2 && query_rows.rank == 2 && key_rows.rank == 2 &&
@@ -75,13 +78,18 @@ struct AttentionKernel {
                    "edgerank.kernels: attention's heads do not fit its rows");
     errors.require(!past || (past.rank == 2 && past.shape[1] == keys.shape[1]),
                    "edgerank.kernels: the past has another width than the keys");
-    errors.require(bool(tables) == bool(call.input(9)) && bool(tables) == bool(call.input(10)) &&
-                       bool(tables) == bool(call.input(11)),
+    errors.require(bool(tables) == bool(call.input(10)) && bool(tables) == bool(call.input(11)) &&
+                       bool(tables) == bool(call.input(12)),
                    "edgerank.kernels: tables of positions and their buckets must be constant");
     errors.require(
         !tables || (!past && tables.head_size() == size && query_rows.last() <= tables.reach() &&
                     key_rows.last() <= tables.reach()),
         "edgerank.kernels: tables of positions do not fit the heads or the lengths");
+    const int64_t num_distances = biases.last(), reach = (num_distances + 1) / 2;
+    errors.require(!biases || (!past && num_heads == num_kv_heads && biases.rank == 2 &&
+                               biases.shape[0] == num_heads && num_distances % 2 == 1 &&
+                               query_rows.last() <= reach && key_rows.last() <= reach),
+                   "edgerank.kernels: biases of distances do not fit the heads or the lengths");
     float* output = call.output(0, query.shape, 2);
     if (errors.any() || query.shape[0] == 0) return;
 
@@ -129,6 +137,7 @@ struct AttentionKernel {
       one.output = output + row * query.shape[1] + head * sharing * size;
       one.output_stride = query.shape[1];
       if (tables) one.tables = tables.of_head(head);
+      if (biases) one.biases = biases.floats() + head * num_distances + reach - 1;
       one.first_position = start;
       return kernels->attend(one);
     });
@@ -194,8 +203,9 @@ struct AttentionKernel {
     for (int64_t i = 0; i < sequence.num_queries; ++i) {
       int64_t first = 0, end = visible[i];
       if (window >= 0) {
-        if (i - window > first) first = i - window;
-        if (i + window + 1 < end) end = i + window + 1;
+        const int64_t own = is_causal ? end - 1 : i;
+        if (own - window > first) first = own - window;
+        if (own + window + 1 < end) end = own + window + 1;
       }
       if (parts && i == part_end) {  // of sequences whose keys are their queries
         const int64_t* part = parts + sequence.first_row;
@@ -217,9 +227,10 @@ struct AttentionMaskKernel {
       ONNX_INT64,  // key rows [B, S]
       ONNX_INT64,  // visible [B, L]
       ONNX_INT64,  // parts [T]
+      ONNX_FLOAT,  // biases of distances [heads, 2N - 1]
   };
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
-  static constexpr size_t NUM_INPUTS = 4, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 5, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
 
   void load(const Node&, const Kernels&, int) {}
 

@@ -85,13 +85,15 @@ struct Projection {
 
 // y = (activation(n · up + bias) * (n · gate)) · down + bias + residual * residual_scales
 //
-// where n = norm(x); without a gate its factor is 1, and without a residual it is n.
+// where n = norm(x); without a gate its factor is 1. The residual is rows that are given, or n, or
+// there is none.
 struct FeedForward {
   Norm norm;
   RowRange range;
   RowRange inner_range;
   Activation activation = Activation::none;
   bool is_gated = false;
+  bool adds_normed = true;  // n, where no residual is given
   Matrix up, gate, down;
   const float* residual_scales = nullptr;
 };
@@ -129,7 +131,8 @@ struct AttentionTask {
   int64_t output_stride = 0;
   // what distances add to the logits, if there is one head
   PositionTables tables;
-  int64_t first_position = 0;  // of the queries; keys are counted from 0
+  const float* biases = nullptr;  // of distance 0, amid the others; null: there are none
+  int64_t first_position = 0;     // of the queries; keys are counted from 0
 };
 
 struct Kernels {

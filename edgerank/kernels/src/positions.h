@@ -1,17 +1,9 @@
-// Disentangled attention (DeBERTa, arXiv 2006.03654): what logits gain from distances.
-//
-//   logit of query i and key j += q_i · K[b(i - j)] + k_j · Q[b(i - j)]
-//
-// where K and Q are tables of positions, and b the row of theirs that a distance falls into, which
-// never falls as distances grow. Rows of queries and keys are multiplied with the columns (the
-// tables lie transposed) that their distances reach, and no others. Most of what consecutive
-// distances read lies side by side then, since each short distance has a row of its own.
-//
-// Included after a simd_*.h.
+// What logits gain from distances, in MPNet and in DeBERTa. Included after a simd_*.h.
 #pragma once
 
 #include "float_tile.h"
 #include "kernels.h"
+#include "rows.h"
 #include "workspace.h"
 
 namespace {
@@ -28,6 +20,29 @@ struct LogitBlock {
   float* logits;
 };
 
+// MPNet (arXiv 2004.09297): logit of query i and key j += biases[i - j]. The distances from queries
+// in lanes to a key are consecutive.
+inline void add_biases(const AttentionTask& task, const LogitBlock& block) {
+  if (!task.biases) return;
+  const int64_t first = task.first_position + block.first_query - block.first_key;
+  for (int64_t key = 0; key < block.num_keys; ++key) {
+    const float* biases = task.biases + first - key;
+    float* logits = block.logits + key * QUERIES;
+    const auto add = [&](int64_t lane, Floats z) { store(logits + lane, load(logits + lane) + z); };
+    for_each_vector(
+        block.num_queries, [&](int64_t lane) { add(lane, load(biases + lane)); },
+        [&](int64_t lane, int64_t count) { add(lane, load_first(biases + lane, count)); });
+  }
+}
+
+// Disentangled attention (DeBERTa, arXiv 2006.03654):
+//
+//   logit of query i and key j += q_i · K[b(i - j)] + k_j · Q[b(i - j)]
+//
+// where K and Q are tables of positions, and b the row of theirs that a distance falls into, which
+// never falls as distances grow. Rows of queries and keys are multiplied with the columns (the
+// tables lie transposed) that their distances reach, and no others. Most of what consecutive
+// distances read lies side by side then, since each short distance has a row of its own.
 class DistanceTerms {
  public:
   // Bytes of a workspace.

@@ -166,6 +166,7 @@ struct FeedForwardKernel {
     op.is_gated = op.gate.panels != nullptr;
     node.errors().require(op.up.panels && op.down.panels,
                           "edgerank.kernels: a feed-forward part lacks its weights");
+    op.adds_normed = node.integer("adds_normed", 1) != 0;
     op.activation = static_cast<Activation>(node.integer("activation", 0));
     node.errors().require(!op.is_gated || op.gate.columns == op.up.columns,
                           "edgerank.kernels: a feed-forward part's matrices do not fit each other");
@@ -184,8 +185,9 @@ struct FeedForwardKernel {
     call.errors().require(
         x.rank == 2 && x.shape[1] == op.up.depth,
         "edgerank.kernels: a feed-forward part's rows have another width than its weight");
-    call.errors().require(residual ? residual.size() == rows * columns : columns == op.up.depth,
-                          "edgerank.kernels: a residual is not of the shape that it is added to");
+    call.errors().require(
+        residual ? residual.size() == rows * columns : columns == op.up.depth || !op.adds_normed,
+        "edgerank.kernels: a residual is not of the shape that it is added to");
     const int64_t shape[2] = {rows, columns};
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;

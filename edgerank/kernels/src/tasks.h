@@ -142,7 +142,7 @@ inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_r
 inline bool feed_forward(const FeedForward& op, const float* x, int64_t num_rows,
                          const float* residual, float* y) {
   const int64_t width = op.up.depth, inner_width = op.up.columns;
-  const bool keeps_normed = residual == nullptr;
+  const bool keeps_normed = !residual && op.adds_normed;
   Workspace space(IntegerBuffer::size(num_rows, width) +
                   IntegerBuffer::size(num_rows, inner_width) +
                   Workspace::size<float>(keeps_normed ? num_rows * width : width) +
