@@ -18,6 +18,7 @@ import pytest
 
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.kernels import available
+from quantize.graph.panels import in_panels
 from tests.support import ROOT
 from tests.support.bundles import only_variant
 from tests.support.operators import model_of_node, needs_kernels
@@ -67,11 +68,12 @@ def test_scores_are_those_of_stock_operators_and_errors_are_told(release, tmp_pa
         pytest.skip("`make test-onnxruntime` installs the oldest release and runs this")
     constants = {
         "zero_point": np.uint8(128),
-        "weight": np.ones((4, 3), np.int8),
+        "weight": in_panels(np.ones((3, 4), np.int8)),
         "scales": np.ones(3, np.float32),
+        "sums": np.full(3, 4, np.int32),
     }
     rows = {"x": np.ones((2, 4), np.float32)}
-    model = model_of_node("Linear", ["x", *constants], constants, rows)
+    model = model_of_node("Linear", ["x", *constants], constants, rows, width=4)
     (tmp_path / "linear.onnx").write_bytes(model)
     command = [python, "-c", PROGRAM, tmp_path / "linear.onnx"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
