@@ -9,7 +9,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.errors import InputError
-from edgerank.manifest import Piece, Prompt, Scoring, Truncation
+from edgerank.manifest import Expansion, Piece, Prompt, Scoring, Truncation
 from quantize.architectures.decoder import Decoder
 from quantize.architectures.late_interaction import LateInteraction
 from quantize.architectures.layered_model import LayeredModel
@@ -311,12 +311,7 @@ def _late_interaction(
         )
     expansion = settings.expansion
     if isinstance(model, ModernBert) and expansion is not None and not expansion.is_seen:
-        if expansion.length > len(query) + model.config.window:
-            raise QuantizeError(
-                f"{checkpoint.directory}: queries filled up to {expansion.length} tokens that none"
-                f" sees are not supported: some would lie more than {model.config.window} tokens"
-                " from the query, and see nothing in layers with a window"
-            )
+        _check_window(checkpoint, expansion, len(query), model.config.window)
     return RecognizedModel(
         family=family.name,
         architecture=backbone.lower(),
@@ -329,6 +324,21 @@ def _late_interaction(
         scoring=Scoring("maxsim", skipped_tokens=settings.skipped_tokens, is_mean=settings.is_mean),
         model=model,
     )
+
+
+def _check_window(
+    checkpoint: Checkpoint, expansion: Expansion, num_fixed: int, window: int
+) -> None:
+    """Check that all tokens see one of the query's, however short it is.
+
+    :raises QuantizeError: some would see nothing in layers with a window
+    """
+    if expansion.length > num_fixed + window:
+        raise QuantizeError(
+            f"{checkpoint.directory}: queries filled up to {expansion.length} tokens that none sees"
+            f" are not supported: some would lie more than {window} tokens from the query, and see"
+            " nothing in layers with a window"
+        )
 
 
 def _with_prefix(

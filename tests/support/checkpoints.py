@@ -76,6 +76,24 @@ def wordpiece_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def byte_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer of ModernBERT's kind."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+    )
+    return tokenizer
+
+
 def save_qwen2(directory: Path, tokenizer: Tokenizer, **config: object) -> Path:
     """Save a random mxbai-rerank v2 checkpoint."""
     torch.manual_seed(0)
@@ -146,14 +164,26 @@ def save_deberta(directory: Path, tokenizer: Tokenizer, **config: object) -> Pat
 def save_embedding(directory: Path, pooling: str = "mean", *, has_dense: bool = False) -> Path:
     """Save a random BERT embedding model as sentence-transformers does."""
 
-    def save_backbone(backbone: Path) -> None:
-        tokenizer = wordpiece_tokenizer()
-        save_model(BertModel(_bert_config(tokenizer)), backbone)
-        BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(
-            backbone
-        )
+    return save_sentence_transformer(directory, save_bert_encoder, pooling, has_dense=has_dense)
 
-    return save_sentence_transformer(directory, save_backbone, pooling, has_dense=has_dense)
+
+def save_bert_encoder(directory: Path) -> Path:
+    """Save a random BERT without a head, to build others on."""
+    torch.manual_seed(0)
+    tokenizer = wordpiece_tokenizer()
+    save_model(BertModel(_bert_config(tokenizer)), directory)
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(directory)
+    return directory
+
+
+def save_modernbert_encoder(directory: Path) -> Path:
+    """Save a random ModernBERT without a head, whose tokens are bytes, to build others on."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = _modernbert_config(tokenizer)
+    special = {"unk_token": "[UNK]", "mask_token": "[MASK]"}
+    _save_modernbert(ModernBertModel(config), tokenizer, directory, **special)
+    return directory
 
 
 def save_sentence_transformer(
@@ -290,7 +320,9 @@ def _modernbert_config(tokenizer: Tokenizer, **config: object) -> ModernBertConf
     return ModernBertConfig(**{**settings, **config})
 
 
-def _save_modernbert(model: PreTrainedModel, tokenizer: Tokenizer, directory: Path) -> None:
+def _save_modernbert(
+    model: PreTrainedModel, tokenizer: Tokenizer, directory: Path, **special: str
+) -> None:
     save_model(model, directory)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -299,6 +331,7 @@ def _save_modernbert(model: PreTrainedModel, tokenizer: Tokenizer, directory: Pa
         sep_token="[SEP]",
         pad_token="[PAD]",
         model_input_names=["input_ids", "attention_mask"],
+        **special,
     ).save_pretrained(directory)
 
 
