@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +13,7 @@ from edgerank import Reranker
 from edgerank.prompt import PromptEncoder
 from edgerank.tokenization import open_tokenizer
 from quantize import quantize
-from tests.libraries.environment import (
-    LIBRARIES,
-    PYLATE,
-    ask,
-    checkpoint,
-    needs_pylate,
-    needs_sentence_transformers,
-)
+from tests.libraries.environment import needs, run_program
 from tests.support.checkpoints import save_bert_encoder, save_modernbert_encoder
 
 QUERIES = [
@@ -39,7 +34,6 @@ DOCUMENTS = [
 ]
 
 TEXTS = {"queries": QUERIES, "documents": DOCUMENTS}
-ENCODER = "with_multi_vector_encoder.py"
 Found = dict[str, dict[str, np.ndarray]]  # arrays by their names, for each case
 
 PYLATE_CASES = {
@@ -149,7 +143,7 @@ def of_pylate(backbones, tmp_path_factory) -> tuple[Path, Found]:
         name: {"backbone": str(backbones / backbone), "colbert": colbert, "dense": dense, **TEXTS}
         for name, (backbone, colbert, dense) in PYLATE_CASES.items()
     }
-    return directory, ask(PYLATE, "with_pylate.py", directory, asked)
+    return directory, ask("pylate", directory, asked)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +154,27 @@ def of_encoder(backbones, tmp_path_factory) -> tuple[Path, Found]:
         name: {"backbone": str(backbones / backbone), **settings, **TEXTS}
         for name, (backbone, settings) in ENCODER_CASES.items()
     }
-    return directory, ask(LIBRARIES, ENCODER, directory, asked)
+    return directory, ask("libraries", directory, asked)
+
+
+def ask(environment: str, directory: Path, asked: dict[str, Any]) -> Found:
+    """Have a library save checkpoints and read texts with them: what it finds, by the same names.
+
+    :param directory: for the checkpoints, each under its name
+    """
+    program = {"pylate": "with_pylate", "libraries": "with_multi_vector_encoder"}[environment]
+    results = {name: directory / f"{place}.npz" for place, name in enumerate(asked)}
+    whole = [
+        {"checkpoint": str(directory / name), **each, "results": str(results[name])}
+        for name, each in asked.items()
+    ]
+    (directory / "asked.json").write_text(json.dumps(whole))
+    run_program(program, directory / "asked.json", environment=environment)
+    found = {}
+    for name, path in results.items():
+        with np.load(path) as arrays:
+            found[name] = dict(arrays)
+    return found
 
 
 def check(bundle: Path, expected: dict[str, np.ndarray]) -> np.ndarray:
@@ -191,11 +205,11 @@ def scores_of(reranker: Reranker) -> np.ndarray:
     return np.array([reranker.score(query, DOCUMENTS) for query in QUERIES])
 
 
-@needs_pylate
+@needs("pylate")
 @pytest.mark.parametrize("case", PYLATE_CASES)
 def test_a_checkpoint_of_pylate_scores_as_pylate_does(case, of_pylate, tmp_path):
     directory, found = of_pylate
-    quantize(checkpoint(directory, case), tmp_path / "fp32", precision="fp32")
+    quantize(directory / case, tmp_path / "fp32", precision="fp32")
     scores = check(tmp_path / "fp32", found[case])
     # pylate's rank fills short documents with zeros, which are closer than negative cosines
     ranked, is_plain = found[case]["ranked"], found[case]["least"] >= 0
@@ -204,13 +218,13 @@ def test_a_checkpoint_of_pylate_scores_as_pylate_does(case, of_pylate, tmp_path)
     assert (ranked >= scores - 1e-4).all()
 
 
-@needs_pylate
+@needs("pylate")
 @pytest.mark.parametrize("case", ["queries are filled up with tokens that none sees", "ModernBERT"])
 def test_int8_stays_close_to_pylate(case, of_pylate, tmp_path):
     """Of tiny random models, whose rounding errors are larger than those of trained ones."""
     directory, found = of_pylate
     expected = found[case]
-    quantize(checkpoint(directory, case), tmp_path / "int8")
+    quantize(directory / case, tmp_path / "int8")
     reranker = Reranker(tmp_path / "int8")
     errors = np.abs(scores_of(reranker) - expected["scores"])
     assert errors.mean() < 0.05 * expected["scores"].std()
@@ -220,22 +234,22 @@ def test_int8_stays_close_to_pylate(case, of_pylate, tmp_path):
             assert cosines.min() > 0.98
 
 
-@needs_sentence_transformers
+@needs("libraries")
 @pytest.mark.parametrize("case", ENCODER_CASES)
 def test_a_checkpoint_of_multi_vector_encoder_scores_as_it_does(case, of_encoder, tmp_path):
     directory, found = of_encoder
-    quantize(checkpoint(directory, case), tmp_path / "fp32", precision="fp32")
+    quantize(directory / case, tmp_path / "fp32", precision="fp32")
     check(tmp_path / "fp32", found[case])
 
 
-@needs_pylate
-@needs_sentence_transformers
+@needs("pylate")
+@needs("libraries")
 def test_multi_vector_encoder_reads_checkpoints_of_pylate_likewise(of_pylate, tmp_path):
     """But for white space around texts, which pylate strips, and prefixes spelled in them."""
     directory, _ = of_pylate
     case = "queries are filled up with tokens that none sees"
-    saved = {"checkpoint": str(checkpoint(directory, case)), "backbone": None, **TEXTS}
-    found = ask(LIBRARIES, ENCODER, tmp_path, {case: saved})[case]
-    quantize(checkpoint(directory, case), tmp_path / "fp32", precision="fp32")
+    saved = {"checkpoint": str(directory / case), "backbone": None, **TEXTS}
+    found = ask("libraries", tmp_path, {case: saved})[case]
+    quantize(directory / case, tmp_path / "fp32", precision="fp32")
     scores = scores_of(Reranker(tmp_path / "fp32"))
     np.testing.assert_allclose(scores[:4, :4], found["scores"][:4, :4], atol=1e-4)

@@ -1,7 +1,7 @@
-"""Run by an environment that has sentence-transformers 6.2: save checkpoints, and what they give.
+"""Run by the environment of sentence-transformers 6.2: save checkpoints, and what they give.
 
-Standard input is JSON: a list of {"backbone": a directory, or null if the checkpoint is there,
-"checkpoint": a directory, "results": an .npz to save, "transformer": arguments of Transformer,
+The argument is a file of JSON: a list of {"backbone": a directory, or null if the checkpoint is
+there, "checkpoint": a directory, "results": an .npz to save, "transformer": arguments of Transformer,
 "dense": [[width, whether it has a residual, activation], ...], "mask": arguments of
 MultiVectorMask, "encoder": arguments of MultiVectorEncoder, "queries": [...], "documents": [...]}.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def read(asked: dict[str, Any]) -> dict[str, np.ndarray]:
         ("document", asked["documents"], documents),
     ):
         names = [kind] if kind == "query" else ["document", "passage", "corpus"]
-        prompt = next((model.prompts[name] for name in names if model.prompts.get(name)), None)
+        prompt = next((model.prompts[name] for name in names if name in model.prompts), None)
         for place, (text, rows) in enumerate(zip(texts, vectors, strict=True)):
             found[f"{kind}.{place}.vectors"] = rows
             ids = model.preprocess([text], prompt=prompt, task=kind)["input_ids"][0]
@@ -62,7 +63,8 @@ def read(asked: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for each in json.load(sys.stdin):
+    for each in json.loads(Path(sys.argv[1]).read_text()):
         if each["backbone"]:
             save(each)
         np.savez(each["results"], **read(each))
+    print("null")  # noqa: T201

@@ -1,7 +1,7 @@
-"""Run by an environment that has pylate: save checkpoints, and what pylate makes of some texts.
+"""Run by the environment that has pylate: save checkpoints, and what pylate makes of some texts.
 
-Standard input is JSON: a list of {"backbone": a directory, "checkpoint": the directory to save,
-"results": an .npz to save, "colbert": arguments of ColBERT, "dense": [[width, whether it has a
+The argument is a file of JSON: a list of {"backbone": a directory, "checkpoint": the directory to
+save, "results": an .npz to save, "colbert": arguments of ColBERT, "dense": [[width, whether it has a
 residual, activation], ...] or null, "queries": [...], "documents": [...]}.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def read(asked: dict[str, Any]) -> dict[str, np.ndarray]:
         vectors[kind] = model.encode(texts, is_query=is_query, batch_size=3)
         for place, (text, rows) in enumerate(zip(texts, vectors[kind], strict=True)):
             found[f"{kind}.{place}.vectors"] = rows
-            ids = model.tokenize([text], is_query=is_query)["input_ids"][0]
+            prompt = model.prompts.get(model.default_prompt_name, "")
+            ids = model.tokenize([prompt + text], is_query=is_query)["input_ids"][0]
             found[f"{kind}.{place}.ids"] = ids.numpy()
     queries, documents = vectors["query"], vectors["document"]
     found["scores"] = np.array(
@@ -64,6 +66,7 @@ def read(asked: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for each in json.load(sys.stdin):
+    for each in json.loads(Path(sys.argv[1]).read_text()):
         save(each)
         np.savez(each["results"], **read(each))
+    print("null")  # noqa: T201
