@@ -188,7 +188,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str  # file name
     variants: tuple[Variant, ...]  # in the order of preference
     files: dict[str, File]
-    scripts: tuple[str, ...] = ()  # the model was made for, as Unicode names them; (): any
+    scripts: tuple[str, ...] = ()  # of queries, as ``edgerank.scripts`` names them; (): any
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.max_length <= self.max_length_limit:

@@ -1,8 +1,8 @@
 """Run by the environment of sentence-transformers 6.2: save checkpoints, and what they give.
 
 The argument is a file of JSON: a list of {"backbone": a directory, or null if the checkpoint is
-there, "checkpoint": a directory, "results": an .npz to save, "transformer": arguments of Transformer,
-"dense": [[width, whether it has a residual, activation], ...], "mask": arguments of
+there, "checkpoint": a directory, "results": an .npz to save, "transformer": arguments of
+Transformer, "dense": [[width, whether it has a residual, activation], ...], "mask": arguments of
 MultiVectorMask, "encoder": arguments of MultiVectorEncoder, "queries": [...], "documents": [...]}.
 """
 

@@ -1,8 +1,8 @@
 """Run by the environment that has pylate: save checkpoints, and what pylate makes of some texts.
 
 The argument is a file of JSON: a list of {"backbone": a directory, "checkpoint": the directory to
-save, "results": an .npz to save, "colbert": arguments of ColBERT, "dense": [[width, whether it has a
-residual, activation], ...] or null, "queries": [...], "documents": [...]}.
+save, "results": an .npz to save, "colbert": arguments of ColBERT, "dense": [[width, whether it has
+a residual, activation], ...] or null, "queries": [...], "documents": [...]}.
 """
 
 from __future__ import annotations
