@@ -185,10 +185,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Prompt
     truncation: Truncation
     scoring: Scoring
+    scripts: tuple[str, ...]  # of queries, as ``edgerank.scripts`` names them; (): any
     tokenizer: str  # file name
     variants: tuple[Variant, ...]  # in the order of preference
     files: dict[str, File]
-    scripts: tuple[str, ...] = ()  # of queries, as ``edgerank.scripts`` names them; (): any
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.max_length <= self.max_length_limit:

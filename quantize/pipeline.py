@@ -205,10 +205,10 @@ def _manifest(
         prompt=model.prompt,
         truncation=model.truncation,
         scoring=model.scoring,
+        scripts=scripts,
         tokenizer=TOKENIZER_NAME,
         variants=tuple(variants),
         files=describe_files(directory),
-        scripts=scripts,
     )
 
 
