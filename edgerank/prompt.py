@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edgerank.documents import LongDocuments, Pair
-from edgerank.errors import InputError, Remedy
+from edgerank.errors import BundleError, InputError, Remedy
 from edgerank.manifest import Piece, Prompt, Truncation
 from edgerank.packing import EMPTY, Ids, Tokens
 
@@ -42,13 +42,19 @@ class PromptEncoder:
 
         :param tokenizer: as ``open_tokenizer`` opens it
         :param max_length: tokens, as the truncation rule counts them
+        :raises BundleError: the tokenizer lacks a token that the prompt names
         """
         self._prompt = prompt
         self._truncation = truncation
         self._tokenizer = tokenizer
         self._max_length = max_length
-        pieces = [piece for piece in self._prompt.query + self._prompt.document if _is_fixed(piece)]
-        self._fixed = dict(zip(pieces, self._tokenize(p.text for p in pieces), strict=True))
+        pieces = [piece for piece in prompt.query + prompt.document if piece.is_fixed]
+        self._fixed = {
+            piece: self._token(piece.text) if piece.is_token else self._tokenize([piece.text])[0]
+            for piece in pieces
+        }
+        expansion = prompt.expansion
+        self._filler = EMPTY.ids if expansion is None else self._token(expansion.token)
 
     def encode(
         self,
@@ -76,8 +82,11 @@ class PromptEncoder:
             share, whole = self._truncation.query_share
             query_ids = query_ids[: min(self._max_length * share // whole, room)]
         elif rule == "each":
-            query_ids = query_ids[:room]
+            query_ids = query_ids[: self._room("query")]
+            room = self._room("document")
         prefix = EMPTY if rule == "longest" else self._assemble(self._prompt.query, query_ids)
+        if rule == "each":
+            prefix = self._expanded(prefix)
         width = min(room - len(query_ids), self._max_length) if rule == "document" else room
 
         head = EMPTY
@@ -101,17 +110,36 @@ class PromptEncoder:
 
     def encode_texts(self, texts: Sequence[str], kind: TextKind) -> list[Tokens]:
         """Turn texts into tokens, each by itself, cut to the maximum length."""
-        pieces = self._prompt.query if kind == "query" else self._prompt.document
-        room = self._max_length - sum(len(self._fixed.get(piece, ())) for piece in pieces)
-        ids = (
-            [self._query_ids(text, None) for text in texts]
-            if kind == "query"
-            else self._document_ids(texts)
+        room = self._room(kind)
+        if kind == "query":
+            queries = (self._query_ids(text, None)[:room] for text in texts)
+            return [self._expanded(self._assemble(self._prompt.query, ids)) for ids in queries]
+        documents = self._document_ids(texts)
+        return [self._assemble(self._prompt.document, ids[:room]) for ids in documents]
+
+    def _room(self, kind: TextKind) -> int:
+        """Return how many tokens a text may have beside the fixed pieces, by itself."""
+        if kind == "query":
+            pieces, length = self._prompt.query, self._truncation.query_length
+        else:
+            pieces, length = self._prompt.document, None
+        fixed = sum(len(self._fixed[piece]) for piece in pieces if piece.is_fixed)
+        return (length or self._max_length) - fixed
+
+    def _expanded(self, query: Tokens) -> Tokens:
+        """Fill a query up, if the prompt says so."""
+        expansion = self._prompt.expansion
+        missing = max(0, expansion.length - len(query)) if expansion else 0
+        if expansion is None or not missing:
+            return query
+        return Tokens(
+            np.concatenate([query.ids, self._filler.repeat(missing)]),
+            np.concatenate([query.types, np.zeros(missing, np.int64)]),
+            num_unseen=0 if expansion.is_seen else missing,
         )
-        return [self._assemble(pieces, each[:room]) for each in ids]
 
     def _query_ids(self, query: str, instruction: str | None) -> Ids:
-        template = next(piece.text for piece in self._prompt.query if not _is_fixed(piece))
+        template = next(piece.text for piece in self._prompt.query if not piece.is_fixed)
         text = template.replace("{query}", self._stripped(query))
         if instruction and self._prompt.instruction is None:
             raise InputError("instruction", "this model's family takes none; leave it out")
@@ -121,7 +149,7 @@ class PromptEncoder:
         return self._tokenize([text])[0]
 
     def _document_ids(self, texts: Iterable[str]) -> list[Ids]:
-        template = next(piece.text for piece in self._prompt.document if not _is_fixed(piece))
+        template = next(piece.text for piece in self._prompt.document if not piece.is_fixed)
         return self._tokenize(
             template.replace("{document}", self._stripped(text)) for text in texts
         )
@@ -137,13 +165,16 @@ class PromptEncoder:
         ]
         return Tokens(np.concatenate(parts), np.concatenate(types))
 
+    def _token(self, name: str) -> Ids:
+        """Look up a token of the vocabulary: int64 [1]."""
+        token = self._tokenizer.token_to_id(name)
+        if token is None:
+            raise BundleError(f"tokenizer.json: no token {name!r}, which the manifest names")
+        return np.array([token], np.int64)
+
     def _tokenize(self, texts: Iterable[str]) -> list[Ids]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]
-
-
-def _is_fixed(piece: Piece) -> bool:
-    return "{query}" not in piece.text and "{document}" not in piece.text
 
 
 def _join(parts: Sequence[Tokens]) -> Tokens:

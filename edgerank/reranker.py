@@ -280,7 +280,7 @@ class Reranker:
             return vectors[[places[text] for text in checked]]
 
         encoded = self._prompt.encode_texts(list(places), kind)
-        return self._rule.prepare_texts(encoded).then(in_order)
+        return self._rule.prepare_texts(encoded, kind).then(in_order)
 
     def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
         """Compute groups, one micro-batch for each item that is asked for.

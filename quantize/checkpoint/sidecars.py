@@ -13,16 +13,23 @@ from quantize.checkpoint.files import Checkpoint, Floats, open_module
 from quantize.errors import QuantizeError
 
 Pooling = Literal["mean", "cls"]  # how an embedding model makes one vector of its tokens'
+Reading = Literal[Pooling, "tokens"]  # or leaves each token its own
+DenseRows = Literal["sentence_embedding", "token_embeddings"]  # what Dense modules read
 
 ACTIVATIONS: dict[str, Activation] = {
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
     "torch.nn.modules.activation.Tanh": "tanh",
 }
+DENSE_ACTIVATIONS: dict[str, Literal["Identity", "Gelu", "Tanh"]] = {
+    "GELU": "Gelu",
+    "Identity": "Identity",
+    "Tanh": "Tanh",
+}
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order of encode_document
 
 
-class _Module(msgspec.Struct):
+class Module(msgspec.Struct):
     """An entry of modules.json."""
 
     type: str = ""
@@ -49,7 +56,7 @@ class TokenizerSettings(msgspec.Struct):
 class _ModelSettings(msgspec.Struct):
     """config_sentence_transformers.json"""
 
-    prompts: dict[str, str] = {}
+    prompts: dict[str, str | None] = {}
     default_prompt_name: str | None = None
     activation_fn: str | None = None
 
@@ -67,7 +74,13 @@ class _CrossEncoderConfig(msgspec.Struct):
 
 def has_modules(checkpoint: Checkpoint) -> bool:
     """Say whether sentence-transformers saved the checkpoint with modules of its own."""
-    return checkpoint.json_as("modules.json", list[_Module]) is not None
+    return checkpoint.json_as("modules.json", list[Module]) is not None
+
+
+def gives_token_vectors(checkpoint: Checkpoint) -> bool:
+    """Say whether the modules leave each token a vector: that is late interaction."""
+    names = [module.name for module in modules_of(checkpoint)]
+    return "MultiVectorMask" in names or names[:2] == ["Transformer", "Dense"]
 
 
 def longest_input(checkpoint: Checkpoint) -> int | None:
@@ -106,14 +119,15 @@ def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return what an embedding model reads for a query and for a document."""
     settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
     settings = settings or _ModelSettings()
-    prompts = settings.prompts
+    prompts = {name: prompt or "" for name, prompt in settings.prompts.items()}
     default = prompts.get(settings.default_prompt_name or "", "")
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), default)
     return prompts.get("query", default) + "{query}", document + "{document}"
 
 
-def _modules(checkpoint: Checkpoint) -> list[_Module]:
-    return checkpoint.json_as("modules.json", list[_Module]) or []
+def modules_of(checkpoint: Checkpoint) -> list[Module]:
+    """Return the modules of sentence-transformers in their order."""
+    return checkpoint.json_as("modules.json", list[Module]) or []
 
 
 def pooling_of(checkpoint: Checkpoint) -> Pooling:
@@ -121,7 +135,7 @@ def pooling_of(checkpoint: Checkpoint) -> Pooling:
 
     :raises QuantizeError: in a way, or with modules, that are not supported
     """
-    modules = " ".join(module.name for module in _modules(checkpoint))
+    modules = " ".join(module.name for module in modules_of(checkpoint))
     if not re.fullmatch(r"Transformer Pooling( Dense)*( Normalize)?", modules):
         raise QuantizeError(
             f"{checkpoint.directory / 'modules.json'}: modules {modules.replace(' ', ', ')} are not"
@@ -152,30 +166,37 @@ class _DenseSettings(msgspec.Struct):
     out_features: Positive
     bias: bool = True
     activation_function: Literal[
-        "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
+        "torch.nn.modules.linear.Identity",
+        "torch.nn.modules.activation.GELU",
+        "torch.nn.modules.activation.Tanh",
     ] = "torch.nn.modules.activation.Tanh"
-    module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
-    module_output_name: Literal["sentence_embedding"] | None = None
-    use_residual: Literal[False] = False
+    module_input_name: DenseRows | None = None
+    module_output_name: DenseRows | None = None
+    use_residual: bool = False
 
 
 @dataclass(frozen=True)
 class DenseModule:
-    """A linear layer after pooling."""
+    """A linear layer over rows, and what follows it."""
 
     weight: Floats  # [out, in]
     bias: Floats | None  # [out]
-    is_tanh: bool  # whether a tanh follows
+    activation: Literal["Identity", "Gelu", "Tanh"]  # an operator of ONNX
+    adds_rows: bool  # whether what it reads is added to what it gives
+    residual: Floats | None  # [out, in], by which what it reads is multiplied before that
 
 
-def dense_modules(checkpoint: Checkpoint, width: int) -> list[DenseModule]:
-    """Load the Dense modules of an embedding model, in their order.
+def dense_modules(
+    checkpoint: Checkpoint, width: int, reads: DenseRows = "sentence_embedding"
+) -> list[DenseModule]:
+    """Load the Dense modules, in their order.
 
-    :param width: of pooled rows
-    :raises QuantizeError: one has another activation, reads rows of another width, or lacks weights
+    :param width: of the rows
+    :param reads: the rows that they are to read and write
+    :raises QuantizeError: one has another activation, reads other rows or lacks weights
     """
     found = []
-    for entry in _modules(checkpoint):
+    for entry in modules_of(checkpoint):
         if entry.name != "Dense":
             continue
         module = open_module(checkpoint, entry.path)
@@ -185,8 +206,23 @@ def dense_modules(checkpoint: Checkpoint, width: int) -> list[DenseModule]:
                 f"{module.directory / 'config.json'}: in_features is {settings.in_features}, but"
                 f" the module before gives out {width}"
             )
+        names = (settings.module_input_name, settings.module_output_name)
+        if any(name not in (None, reads) for name in names):
+            raise QuantizeError(
+                f"{module.directory / 'config.json'}: module_input_name and module_output_name are"
+                f" not supported but for {reads!r}"
+            )
+        shape = (settings.out_features, settings.in_features)
         width = settings.out_features
-        weight = module.tensor("linear.weight", width, settings.in_features)
-        bias = module.tensor("linear.bias", width) if settings.bias else None
-        found.append(DenseModule(weight, bias, settings.activation_function.endswith("Tanh")))
+        has_residual = settings.use_residual and settings.in_features != width
+        activation = settings.activation_function.split(".")[-1]
+        found.append(
+            DenseModule(
+                weight=module.tensor("linear.weight", *shape),
+                bias=module.tensor("linear.bias", width) if settings.bias else None,
+                activation=DENSE_ACTIVATIONS[activation],
+                adds_rows=settings.use_residual,
+                residual=module.tensor("residual.weight", *shape) if has_residual else None,
+            )
+        )
     return found

@@ -48,6 +48,10 @@ CLASSIFIERS: dict[str, Callable[[Checkpoint], LayeredModel[Any]]] = {
     "DebertaV2": deberta.Deberta,
     "ModernBert": modernbert.classifier,
 }
+TOKEN_ENCODERS: dict[str, Callable[[Checkpoint], LayeredModel[Any]]] = {
+    **{name: partial(bert.Bert, head="tokens", spec=spec) for name, spec in BERTS.items()},
+    "ModernBert": partial(modernbert.ModernBert, pooling="tokens"),
+}
 EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], LayeredModel[Any]]] = {
     **{name: partial(bert.Bert, spec=spec) for name, spec in BERTS.items()},
     "Gemma3Text": gemma3.embedder,
@@ -66,6 +70,7 @@ class FamilySpec:
     backbones: tuple[str, ...]
     template: Template | None = None  # the tokenizer's own way to join two texts by default
     remote_code: str | None = None  # a module that config.json names
+    has_token_vectors: bool = False  # whether modules.json leaves each token a vector
 
 
 FAMILIES = (
@@ -114,10 +119,14 @@ FAMILIES = (
     ),
     FamilySpec(
         "late-interaction",
-        "edgerank's own (python -m quantize.training)",
-        "sigmoid of a logit from the cosine, the nearest tokens and the words in common",
-        ("ForLateInteraction",),
-        ("Bert",),
+        "LateOn, GTE-ModernColBERT, mxbai-edge-colbert, answerai-colbert-small and other ColBERT"
+        " models of PyLate and sentence-transformers (MultiVectorEncoder); edgerank's own"
+        " (python -m quantize.training)",
+        "MaxSim: the largest cosines of the query's tokens, added up; of edgerank's own the sigmoid"
+        " of a logit from the cosine, the nearest tokens and the words in common",
+        ("Model", "ForLateInteraction"),
+        tuple(TOKEN_ENCODERS),
+        has_token_vectors=True,
     ),
     FamilySpec(
         "embedding",
@@ -132,7 +141,8 @@ FAMILIES = (
 
 def describe(family: FamilySpec) -> list[str]:
     """Say in a few lines what a family is, how it is recognised and how its scores read."""
-    heads = (f"{head} with modules.json" if head == "Model" else head for head in family.heads)
+    modules = f"modules.json {'without' if family.has_token_vectors else 'with'} pooling"
+    heads = (f"{head} with {modules}" if head == "Model" else head for head in family.heads)
     recognized = f"{', '.join(family.backbones)} + {' or '.join(heads)}"
     if family.remote_code is not None:
         recognized += f", {family.remote_code} in auto_map"

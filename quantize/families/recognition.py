@@ -9,13 +9,21 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.errors import InputError
-from edgerank.manifest import Prompt, Scoring, Truncation
+from edgerank.manifest import Piece, Prompt, Scoring, Truncation
 from quantize.architectures.decoder import Decoder
 from quantize.architectures.late_interaction import LateInteraction
 from quantize.architectures.layered_model import LayeredModel
+from quantize.architectures.modernbert import ModernBert
 from quantize.checkpoint.files import Checkpoint
+from quantize.checkpoint.late_interaction import late_interaction_settings
 from quantize.checkpoint.lengths import max_lengths, pad_token_id
-from quantize.checkpoint.sidecars import activation_of, embedding_prompts, has_modules, pooling_of
+from quantize.checkpoint.sidecars import (
+    activation_of,
+    embedding_prompts,
+    gives_token_vectors,
+    has_modules,
+    pooling_of,
+)
 from quantize.checkpoint.tokenization import joined, token_id
 from quantize.errors import QuantizeError
 from quantize.families.families import (
@@ -23,6 +31,7 @@ from quantize.families.families import (
     DECODERS,
     EMBEDDERS,
     FAMILIES,
+    TOKEN_ENCODERS,
     FamilySpec,
     Head,
 )
@@ -104,10 +113,12 @@ def recognize(
         if head == "ForSequenceClassification" and name in (None, CROSS_ENCODER):
             return _for_optimum(checkpoint, tokenizer, architecture)
         raise _not_supported(checkpoint, architecture, head, name)
+    if head == "ForLateInteraction":
+        return _pair_late_interaction(checkpoint, tokenizer, family, backbone)
+    if family.has_token_vectors:
+        return _late_interaction(checkpoint, tokenizer, family, backbone)
     if head == "Model":
         return _embedding(checkpoint, tokenizer, family, backbone)
-    if head == "ForLateInteraction":
-        return _late_interaction(checkpoint, tokenizer, family, backbone)
     template = template or family.template
     if template is not None:
         return _decoder(checkpoint, tokenizer, family, template, backbone, head)
@@ -143,10 +154,15 @@ def _find_family(
             has_code = True
         else:
             continue
-        has_head = head in family.heads and (head != "Model" or has_modules(checkpoint))
+        has_head = head in family.heads and (head != "Model" or _has_modules(checkpoint, family))
         if has_head and has_code and backbone in backbones:
             return family
     return None
+
+
+def _has_modules(checkpoint: Checkpoint, family: FamilySpec) -> bool:
+    """Say whether modules.json is of the family's kind."""
+    return has_modules(checkpoint) and family.has_token_vectors == gives_token_vectors(checkpoint)
 
 
 def _not_supported(
@@ -273,6 +289,69 @@ def _embedding(
 
 
 def _late_interaction(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
+) -> RecognizedModel:
+    """A vector for each token: the score is MaxSim, as PyLate and MultiVectorEncoder have it."""
+    model = TOKEN_ENCODERS[backbone](checkpoint)
+    settings = late_interaction_settings(checkpoint, tokenizer)
+    query, document = (
+        _with_prefix(checkpoint, tokenizer, joined(checkpoint, tokenizer, text), prefix)
+        for text, prefix in (
+            (settings.query, settings.query_prefix),
+            (settings.document, settings.document_prefix),
+        )
+    )
+    limit = max_lengths(checkpoint)[1]
+    longest = max(settings.query_length, settings.document_length)
+    if longest > limit or settings.query_length <= len(query):
+        raise QuantizeError(
+            f"{checkpoint.directory}: a query of {settings.query_length} tokens and a document of"
+            f" {settings.document_length} must fit into {limit}, and a query needs more than"
+            f" {len(query)}"
+        )
+    expansion = settings.expansion
+    if isinstance(model, ModernBert) and expansion is not None and not expansion.is_seen:
+        if expansion.length > len(query) + model.config.window:
+            raise QuantizeError(
+                f"{checkpoint.directory}: queries filled up to {expansion.length} tokens that none"
+                f" sees are not supported: some would lie more than {model.config.window} tokens"
+                " from the query, and see nothing in layers with a window"
+            )
+    return RecognizedModel(
+        family=family.name,
+        architecture=backbone.lower(),
+        max_length=settings.document_length,
+        max_length_limit=limit,
+        prompt=Prompt(query, document, strip=settings.strip, expansion=expansion),
+        truncation=Truncation(
+            "each", reserved=len(document) - 1, query_length=settings.query_length
+        ),
+        scoring=Scoring("maxsim", skipped_tokens=settings.skipped_tokens, is_mean=settings.is_mean),
+        model=model,
+    )
+
+
+def _with_prefix(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, pieces: tuple[Piece, ...], prefix: str
+) -> tuple[Piece, ...]:
+    """Put a token after the first of those around a text, where PyLate inserts it.
+
+    :raises QuantizeError: there are none around it, or the prefix is not in the vocabulary
+    """
+    if len(pieces) == 1:
+        raise _no_special_tokens(checkpoint)
+    if not prefix:
+        return pieces
+    if tokenizer.token_to_id(prefix) is None:
+        raise QuantizeError(
+            f"{checkpoint.tokenizer_path}: no token {prefix!r}, which"
+            " config_sentence_transformers.json puts before texts; is this the checkpoint's own"
+            " tokenizer?"
+        )
+    return (pieces[0], Piece(prefix, is_token=True), *pieces[1:])
+
+
+def _pair_late_interaction(
     checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
 ) -> RecognizedModel:
     """Query and document beside each other, each as the encoder reads a text by itself."""

@@ -1,0 +1,45 @@
+"""Late interaction: a text is a vector for each token, and a score is made of all of them.
+
+MaxSim (Khattab and Zaharia, "ColBERT", SIGIR 2020): each token of the query takes its largest
+cosine with a token of the document; their sum is the score. Some tokens of a document, such as
+punctuation, are read by the model and left out of the comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgerank.engine import Array
+from edgerank.packing import Tokens
+from edgerank.scoring import unit_rows
+
+
+def document_vectors(
+    raw: Sequence[Array], documents: Sequence[Tokens], skipped: Sequence[int]
+) -> list[Array]:
+    """Return the vectors of documents that are compared: unit rows, float32 [tokens, D] each.
+
+    :param raw: what the graph gives for each token, float32 [tokens, D]
+    :param skipped: ids of tokens that are left out
+    """
+    kept = (np.isin(tokens.ids, skipped, invert=True) for tokens in documents)
+    return [unit_rows(rows[keep]) for rows, keep in zip(raw, kept, strict=True)]
+
+
+def maxsim(query: Array, documents: Sequence[Array]) -> Array:
+    """Add up the largest cosines of a query's tokens: float32 [len(documents)].
+
+    :param query: unit rows, float32 [tokens, D]
+    :param documents: likewise; one without a token scores 0
+    """
+    scores = np.zeros(len(documents), np.float32)
+    lengths = np.array([len(document) for document in documents])
+    (filled,) = np.nonzero(lengths)
+    if len(filled):
+        cosines = np.concatenate([documents[place] for place in filled]) @ query.T
+        ends = np.cumsum(lengths[filled])
+        largest = np.maximum.reduceat(cosines, ends - lengths[filled])  # [filled, query tokens]
+        scores[filled] = largest.sum(axis=1)
+    return scores
