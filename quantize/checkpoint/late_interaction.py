@@ -73,7 +73,7 @@ class _TransformerSettings(msgspec.Struct):
 
 
 class _MaskSettings(msgspec.Struct):
-    """config.json of a MultiVectorMask: only documents have a skip list, and no list of the kept."""
+    """config.json of a MultiVectorMask: only documents have a skip list, and none of the kept."""
 
     skiplist_words: list[str] = []
     skiplist_tasks: tuple[Literal["document"], ...] = ("document",)
