@@ -55,6 +55,9 @@ class PromptEncoder:
         }
         expansion = prompt.expansion
         self._filler = EMPTY.ids if expansion is None else self._token(expansion.token)
+        after = next(piece.text for piece in prompt.document if not piece.is_fixed)
+        after = after.partition("{document}")[2] if truncation.rule == "document" else ""
+        self._tail = self._tokenize([after])[0]  # what a document that is cut ends in
 
     def encode(
         self,
@@ -75,7 +78,9 @@ class PromptEncoder:
         treatment = self._truncation.treatment(long_documents)
         query_ids = self._query_ids(query, instruction)
         query_tokens = len(query_ids)
-        document_ids = [ids[:max_document_tokens] for ids in self._document_ids(documents)]
+        document_ids = self._document_ids(documents)
+        if max_document_tokens is not None:
+            document_ids = [self._cut(ids, max_document_tokens) for ids in document_ids]
         rule = self._truncation.rule
         room = self._max_length - self._truncation.reserved
         if rule == "document":
@@ -96,14 +101,15 @@ class PromptEncoder:
             if rule == "longest":
                 kept, width = _shares(len(query_ids), len(ids), room, treatment)
                 head = self._assemble(self._prompt.query, query_ids[:kept])
-            if treatment == "refuse" and len(ids) > width:
+            if treatment == "refuse" and len(ids) > width + len(self._tail):
                 raise InputError(
                     pair.field,
-                    f"it has {len(ids)} tokens and {width} fit beside the query; shorten it",
+                    f"it has {len(ids) - len(self._tail)} tokens and {width} fit beside the query;"
+                    " shorten it",
                     pair.index,
                     Remedy("long_documents", ("truncate", "split")),
                 )
-            for window in _windows(ids, width, treatment):
+            for window in self._windows(ids, width, treatment):
                 sequences.append(_join([head, self._assemble(self._prompt.document, window)]))
                 document_index.append(index)
         return Encoded(prefix, sequences, document_index, query_tokens)
@@ -145,7 +151,10 @@ class PromptEncoder:
             raise InputError("instruction", "this model's family takes none; leave it out")
         instruction = instruction or self._prompt.default_instruction
         if instruction and self._prompt.instruction is not None:
-            text = self._prompt.instruction.replace("{instruction}", instruction) + text
+            text = (
+                self._prompt.instruction.replace("{instruction}", self._stripped(instruction))
+                + text
+            )
         return self._tokenize([text])[0]
 
     def _document_ids(self, texts: Iterable[str]) -> list[Ids]:
@@ -153,6 +162,21 @@ class PromptEncoder:
         return self._tokenize(
             template.replace("{document}", self._stripped(text)) for text in texts
         )
+
+    def _cut(self, ids: Ids, width: int) -> Ids:
+        """Cut a document to ``width`` tokens, beside those that its piece ends in."""
+        if len(self._tail) == 0:
+            return ids[:width]
+        is_short = len(ids) < width + len(self._tail)
+        return ids if is_short else np.concatenate([ids[:width], self._tail])
+
+    def _windows(self, ids: Ids, width: int, long_documents: LongDocuments) -> list[Ids]:
+        """Return a document's parts of ``width`` tokens: the first, or all if it is to be split."""
+        if long_documents != "split" or len(ids) <= width + len(self._tail):
+            return [self._cut(ids, width)]
+        text = ids[: len(ids) - len(self._tail)]
+        starts = range(0, len(text), width)
+        return [np.concatenate([text[start : start + width], self._tail]) for start in starts]
 
     def _stripped(self, text: str) -> str:
         return text.strip() if self._prompt.strip else text
@@ -181,12 +205,6 @@ def _join(parts: Sequence[Tokens]) -> Tokens:
     return Tokens(
         np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts])
     )
-
-
-def _windows(ids: Ids, width: int, long_documents: LongDocuments) -> list[Ids]:
-    if long_documents == "split" and len(ids) > width:
-        return [ids[start : start + width] for start in range(0, len(ids), width)]
-    return [ids[:width]]
 
 
 def _shares(

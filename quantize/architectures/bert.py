@@ -23,7 +23,7 @@ from quantize.architectures.bert_layer import (
     EncoderWeights,
     classify,
 )
-from quantize.architectures.embedding import write_embedding, write_token_vectors
+from quantize.architectures.embedding import write_pooled, write_token_vectors
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
@@ -208,7 +208,7 @@ class Bert:
             write_token_vectors(g, self._checkpoint, x, self.stream_width)
             return
         pooled = mean_rows(g, x, inputs.shared.grid) if self._head == "mean" else x
-        write_embedding(g, self._checkpoint, pooled, self.stream_width)
+        write_pooled(g, self._checkpoint, pooled, self.stream_width)
 
     def aligned(self, stream: Floats) -> Floats:
         return stream

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quantize.architectures.embedding import write_embedding, write_token_vectors
+from quantize.architectures.embedding import write_pooled, write_token_vectors
 from quantize.architectures.modernbert_layer import (
     ModernBertConfig,
     ModernBertInputs,
@@ -101,7 +101,7 @@ class ModernBert:
         elif self._pooling == "tokens":
             write_token_vectors(g, self._checkpoint, x, self.stream_width)
         else:
-            write_embedding(g, self._checkpoint, pooled, self.stream_width)
+            write_pooled(g, self._checkpoint, pooled, self.stream_width)
 
     def aligned(self, stream: Floats) -> Floats:
         return stream

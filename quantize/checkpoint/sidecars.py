@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgerank.manifest import Activation, Positive
-from quantize.checkpoint.files import Checkpoint, Floats, open_module
+from edgerank.manifest import Activation
+from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
 
-Pooling = Literal["mean", "cls"]  # how an embedding model makes one vector of its tokens'
+Pooling = Literal["mean", "cls"]  # how an encoder makes one vector of its tokens'
+AnyPooling = Literal[Pooling, "lasttoken"]  # and how a decoder does
 Reading = Literal[Pooling, "tokens"]  # or leaves each token its own
-DenseRows = Literal["sentence_embedding", "token_embeddings"]  # what Dense modules read
 
-ACTIVATIONS: dict[str, Activation] = {
-    "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.modules.activation.Sigmoid": "sigmoid",
-    "torch.nn.modules.activation.Tanh": "tanh",
+ACTIVATIONS: dict[str | None, Activation] = {  # by the names of torch.nn
+    "Identity": "identity",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
 }
-DENSE_ACTIVATIONS: dict[str, Literal["Identity", "Gelu", "Tanh"]] = {
-    "GELU": "Gelu",
-    "Identity": "Identity",
-    "Tanh": "Tanh",
-}
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+ModulesKind = Literal["vector", "token-vectors", "pooled-score", "logit-score", "unknown-score"]
+TOKENIZER_ARGUMENTS = {"max_length", "padding", "return_tensors", "truncation"}
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order of encode_document
 
 
@@ -44,6 +42,8 @@ class _TransformerSettings(msgspec.Struct):
     """sentence_bert_config.json"""
 
     max_seq_length: int | None = None
+    modality_config: dict[str, dict[str, Any]] = {}
+    processing_kwargs: dict[str, dict[str, Any] | None] | None = None
 
 
 class TokenizerSettings(msgspec.Struct):
@@ -59,6 +59,7 @@ class _ModelSettings(msgspec.Struct):
     prompts: dict[str, str | None] = {}
     default_prompt_name: str | None = None
     activation_fn: str | None = None
+    model_type: str | None = None  # the class that saved it
 
 
 class _ActivationSettings(msgspec.Struct):
@@ -77,10 +78,70 @@ def has_modules(checkpoint: Checkpoint) -> bool:
     return checkpoint.json_as("modules.json", list[Module]) is not None
 
 
-def gives_token_vectors(checkpoint: Checkpoint) -> bool:
-    """Say whether the modules leave each token a vector: that is late interaction."""
+def modules_kind(checkpoint: Checkpoint) -> ModulesKind | None:
+    """Say what sentence-transformers' modules make; None for a Transformer alone, or no file."""
     names = [module.name for module in modules_of(checkpoint)]
-    return "MultiVectorMask" in names or names[:2] == ["Transformer", "Dense"]
+    settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
+    if settings is not None and settings.model_type == "CrossEncoder":
+        if len(names) <= 1:
+            return None
+        if names[:2] == ["Transformer", "Pooling"]:
+            return "pooled-score"
+        return "logit-score" if names == ["Transformer", "LogitScore"] else "unknown-score"
+    if "MultiVectorMask" in names or names[:2] == ["Transformer", "Dense"]:
+        return "token-vectors"
+    return "vector" if names else None
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How sentence-transformers has a pair of texts become a chat."""
+
+    has_parts: bool  # whether a message's content is a list of parts
+    arguments: dict[str, Any]  # of the template
+    restores_end: bool  # whether what follows the document is put back where it was cut off
+
+
+def chat_settings(checkpoint: Checkpoint) -> ChatSettings | None:
+    """Read how pairs become messages; None if they do not.
+
+    :raises QuantizeError: in a way that is not supported
+    """
+    settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
+    if settings is None or "message" not in settings.modality_config:
+        return None
+    kwargs = {name: values or {} for name, values in (settings.processing_kwargs or {}).items()}
+    arguments = dict(kwargs.pop("chat_template", {}))
+    restores_end = arguments.pop("restore_suffix", True)
+    if any(kwargs.values()) or not TOKENIZER_ARGUMENTS.isdisjoint(arguments):
+        raise QuantizeError(
+            f"{checkpoint.directory / 'sentence_bert_config.json'}: processing_kwargs are supported"
+            " for the variables of the chat template alone"
+        )
+    structured = settings.modality_config["message"].get("format") == "structured"
+    return ChatSettings(structured, arguments, bool(restores_end))
+
+
+class _LogitScoreSettings(msgspec.Struct):
+    """config.json of a LogitScore module."""
+
+    true_token_id: NonNegative
+    false_token_id: NonNegative | None = None
+
+
+def logit_score_tokens(checkpoint: Checkpoint) -> dict[int, float]:
+    """Return the ids of the tokens by whose logits a LogitScore module scores, and their weights.
+
+    :raises QuantizeError: its settings are missing
+    """
+    (path,) = (module.path for module in modules_of(checkpoint) if module.name == "LogitScore")
+    settings = checkpoint.json_as(f"{path}/config.json", _LogitScoreSettings)
+    if settings is None:
+        raise QuantizeError(f"{checkpoint.directory / path}: no config.json; is it complete?")
+    weights = {settings.true_token_id: 1.0}
+    if settings.false_token_id is not None:
+        weights[settings.false_token_id] = -1.0
+    return weights
 
 
 def longest_input(checkpoint: Checkpoint) -> int | None:
@@ -107,12 +168,18 @@ def activation_of(checkpoint: Checkpoint) -> Activation:
         or config.sbert_ce_default_activation_function
         or "torch.nn.modules.activation.Sigmoid"
     )
-    if name not in ACTIVATIONS:
+    activation = ACTIVATIONS.get(torch_class(name))
+    if activation is None:
         raise QuantizeError(
             f"{checkpoint.directory / 'config.json'}: activation {name!r} is not supported;"
-            f" supported: {', '.join(ACTIVATIONS)}"
+            " supported: Identity, Sigmoid and Tanh of torch.nn"
         )
-    return ACTIVATIONS[name]
+    return activation
+
+
+def torch_class(path: str) -> str | None:
+    """Return the name of a class of torch.nn by its dotted path; None if it is another module's."""
+    return path.split(".")[-1] if path.startswith("torch.nn.") else None
 
 
 def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
@@ -125,104 +192,67 @@ def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
     return prompts.get("query", default) + "{query}", document + "{document}"
 
 
+def pair_prompts(checkpoint: Checkpoint) -> tuple[bool, str]:
+    """Say whether a CrossEncoder has prompts, and which it applies by default; "" for none."""
+    settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
+    if settings is None or settings.model_type != "CrossEncoder":
+        return False, ""
+    default = settings.prompts.get(settings.default_prompt_name or "")
+    return any(settings.prompts.values()), default or ""
+
+
 def modules_of(checkpoint: Checkpoint) -> list[Module]:
     """Return the modules of sentence-transformers in their order."""
     return checkpoint.json_as("modules.json", list[Module]) or []
 
 
-def pooling_of(checkpoint: Checkpoint) -> Pooling:
-    """Read how an embedding model makes one vector of its tokens'.
+class _PoolingSettings(msgspec.Struct):
+    """config.json of a Pooling module: its mode, or a flag for each in files of older versions."""
+
+    pooling_mode: str | list[str] | None = None
+    pooling_mode_cls_token: bool = False
+    pooling_mode_max_tokens: bool = False
+    pooling_mode_mean_tokens: bool = False
+    pooling_mode_mean_sqrt_len_tokens: bool = False
+    pooling_mode_weightedmean_tokens: bool = False
+    pooling_mode_lasttoken: bool = False
+    include_prompt: bool = True
+
+    @property
+    def modes(self) -> list[str]:
+        if self.pooling_mode is not None:
+            return [self.pooling_mode] if isinstance(self.pooling_mode, str) else self.pooling_mode
+        flags = [name for name in self.__struct_fields__ if name.startswith("pooling_mode_")]
+        names = (name.removeprefix("pooling_mode_") for name in flags if getattr(self, name))
+        return [name.removesuffix("_tokens").removesuffix("_token") for name in names] or ["mean"]
+
+
+def pooling_of(checkpoint: Checkpoint) -> AnyPooling:
+    """Read how one vector is made of the tokens'.
 
     :raises QuantizeError: in a way, or with modules, that are not supported
     """
-    modules = " ".join(module.name for module in modules_of(checkpoint))
-    if not re.fullmatch(r"Transformer Pooling( Dense)*( Normalize)?", modules):
+    entries = modules_of(checkpoint)
+    modules = " ".join(module.name for module in entries)
+    if not re.fullmatch(r"Transformer Pooling( Dense| LayerNorm| Normalize| Dropout)*", modules):
         raise QuantizeError(
             f"{checkpoint.directory / 'modules.json'}: modules {modules.replace(' ', ', ')} are not"
-            " supported; supported: Transformer, Pooling, perhaps Dense, Normalize"
+            " supported; supported: Transformer, Pooling, perhaps Dense, LayerNorm, Normalize"
         )
-    path = checkpoint.directory / "1_Pooling/config.json"
-    settings = checkpoint.json_as("1_Pooling/config.json", dict[str, Any]) or {}
-    mode: str = settings.get("pooling_mode") or ", ".join(
-        name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for name, is_on in settings.items()  # one flag a mode before sentence-transformers 5.3
-        if name.startswith("pooling_mode_") and is_on
-    )
-    if settings.get("include_prompt") is False:
+    name = f"{entries[1].path}/config.json"
+    settings = checkpoint.json_as(name, _PoolingSettings)
+    path = checkpoint.directory / name
+    if settings is None:
+        raise QuantizeError(f"{path}: it is missing; is the checkpoint complete?")
+    if not settings.include_prompt:
         raise QuantizeError(f"{path}: pooling without the prompt's tokens is not supported")
-    if mode == "mean":
+    if settings.modes == ["mean"]:
         return "mean"
-    if mode == "cls":
+    if settings.modes == ["cls"]:
         return "cls"
+    if settings.modes == ["lasttoken"]:
+        return "lasttoken"
     raise QuantizeError(
-        f"{path}: pooling mode {mode or 'none'!r} is not supported; supported: mean, cls"
+        f"{path}: pooling mode {', '.join(settings.modes)!r} is not supported; supported: mean and"
+        " cls, and lasttoken of a decoder"
     )
-
-
-class _DenseSettings(msgspec.Struct):
-    """config.json of a Dense module."""
-
-    in_features: Positive
-    out_features: Positive
-    bias: bool = True
-    activation_function: Literal[
-        "torch.nn.modules.linear.Identity",
-        "torch.nn.modules.activation.GELU",
-        "torch.nn.modules.activation.Tanh",
-    ] = "torch.nn.modules.activation.Tanh"
-    module_input_name: DenseRows | None = None
-    module_output_name: DenseRows | None = None
-    use_residual: bool = False
-
-
-@dataclass(frozen=True)
-class DenseModule:
-    """A linear layer over rows, and what follows it."""
-
-    weight: Floats  # [out, in]
-    bias: Floats | None  # [out]
-    activation: Literal["Identity", "Gelu", "Tanh"]  # an operator of ONNX
-    adds_rows: bool  # whether what it reads is added to what it gives
-    residual: Floats | None  # [out, in], by which what it reads is multiplied before that
-
-
-def dense_modules(
-    checkpoint: Checkpoint, width: int, reads: DenseRows = "sentence_embedding"
-) -> list[DenseModule]:
-    """Load the Dense modules, in their order.
-
-    :param width: of the rows
-    :param reads: the rows that they are to read and write
-    :raises QuantizeError: one has another activation, reads other rows or lacks weights
-    """
-    found = []
-    for entry in modules_of(checkpoint):
-        if entry.name != "Dense":
-            continue
-        module = open_module(checkpoint, entry.path)
-        settings = module.config_as(_DenseSettings)
-        if settings.in_features != width:
-            raise QuantizeError(
-                f"{module.directory / 'config.json'}: in_features is {settings.in_features}, but"
-                f" the module before gives out {width}"
-            )
-        names = (settings.module_input_name, settings.module_output_name)
-        if any(name not in (None, reads) for name in names):
-            raise QuantizeError(
-                f"{module.directory / 'config.json'}: module_input_name and module_output_name are"
-                f" not supported but for {reads!r}"
-            )
-        shape = (settings.out_features, settings.in_features)
-        width = settings.out_features
-        has_residual = settings.use_residual and settings.in_features != width
-        activation = settings.activation_function.split(".")[-1]
-        found.append(
-            DenseModule(
-                weight=module.tensor("linear.weight", *shape),
-                bias=module.tensor("linear.bias", width) if settings.bias else None,
-                activation=DENSE_ACTIVATIONS[activation],
-                adds_rows=settings.use_residual,
-                residual=module.tensor("residual.weight", *shape) if has_residual else None,
-            )
-        )
-    return found

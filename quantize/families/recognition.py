@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from edgerank.errors import InputError
 from edgerank.manifest import Expansion, Piece, Prompt, Scoring, Truncation
-from quantize.architectures.decoder import Decoder
+from quantize.architectures.decoder import Decoder, LastTokenDecoder
 from quantize.architectures.late_interaction import LateInteraction
 from quantize.architectures.layered_model import LayeredModel
 from quantize.architectures.modernbert import ModernBert
@@ -18,14 +18,19 @@ from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.late_interaction import late_interaction_settings
 from quantize.checkpoint.lengths import max_lengths, pad_token_id
 from quantize.checkpoint.sidecars import (
+    ModulesKind,
     activation_of,
+    chat_settings,
     embedding_prompts,
-    gives_token_vectors,
     has_modules,
+    logit_score_tokens,
+    modules_kind,
+    pair_prompts,
     pooling_of,
 )
 from quantize.checkpoint.tokenization import joined, token_id
 from quantize.errors import QuantizeError
+from quantize.families.chat_template import chat_prompt
 from quantize.families.families import (
     CLASSIFIERS,
     DECODERS,
@@ -101,28 +106,39 @@ def recognize(
     config = checkpoint.config_as(_ArchitectureConfig)
     architecture = (config.architectures or ["none named"])[0]
     backbone, head = _parse(architecture)
-    if architecture.endswith(MASKED_LM) and has_modules(checkpoint):
+    kind = modules_kind(checkpoint)
+    if architecture.endswith(MASKED_LM) and kind is not None:
         backbone, head = architecture.removesuffix(MASKED_LM), "Model"
+    if kind == "pooled-score":  # whatever head the weights were saved with, it is not read
+        head = "Model"
     if template is not None and backbone not in DECODERS:
         raise QuantizeError(
             f"{checkpoint.directory / 'config.json'}: {architecture} takes no template; only"
             " decoders do"
         )
-    family = _find_family(checkpoint, config, backbone, head, name)
+    family = _find_family(config, backbone, head, kind, name)
+    is_chosen = name is not None or template is not None
+    if kind == "unknown-score" and not is_chosen and (family is None or not family.remote_code):
+        raise QuantizeError(
+            f"{checkpoint.directory / 'modules.json'}: these modules of a cross-encoder are not"
+            " supported; supported: Transformer, with Pooling and a chain of Dense and LayerNorm,"
+            " or with LogitScore; --family NAME passes over them where the model is of a known family"
+        )
     if family is None:
         if head == "ForSequenceClassification" and name in (None, CROSS_ENCODER):
             return _for_optimum(checkpoint, tokenizer, architecture)
         raise _not_supported(checkpoint, architecture, head, name)
     if head == "ForLateInteraction":
         return _pair_late_interaction(checkpoint, tokenizer, family, backbone)
-    if family.has_token_vectors:
+    if family.modules == "token-vectors":
         return _late_interaction(checkpoint, tokenizer, family, backbone)
-    if head == "Model":
+    if family.modules == "vector":
         return _embedding(checkpoint, tokenizer, family, backbone)
     template = template or family.template
-    if template is not None:
+    is_chat = not is_chosen and head == "ForSequenceClassification" and chat_settings(checkpoint)
+    if template is not None and not is_chat:
         return _decoder(checkpoint, tokenizer, family, template, backbone, head)
-    return _cross_encoder(checkpoint, tokenizer, family, backbone)
+    return _cross_encoder(checkpoint, tokenizer, family, backbone, kind)
 
 
 def _parse(architecture: str) -> tuple[str, Head | None]:
@@ -135,10 +151,10 @@ def _parse(architecture: str) -> tuple[str, Head | None]:
 
 
 def _find_family(
-    checkpoint: Checkpoint,
     config: _ArchitectureConfig,
     backbone: str,
     head: Head | None,
+    kind: ModulesKind | None,
     name: str | None,
 ) -> FamilySpec | None:
     """Return the first family that fits, or the one of that name if it does."""
@@ -154,15 +170,17 @@ def _find_family(
             has_code = True
         else:
             continue
-        has_head = head in family.heads and (head != "Model" or _has_modules(checkpoint, family))
+        has_head = head in family.heads and _fits(family, head, kind)
         if has_head and has_code and backbone in backbones:
             return family
     return None
 
 
-def _has_modules(checkpoint: Checkpoint, family: FamilySpec) -> bool:
-    """Say whether modules.json is of the family's kind."""
-    return has_modules(checkpoint) and family.has_token_vectors == gives_token_vectors(checkpoint)
+def _fits(family: FamilySpec, head: Head | None, kind: ModulesKind | None) -> bool:
+    """Say whether modules.json is of the family's kind, where that tells families apart."""
+    if head == "Model" or family.modules == "logit-score":
+        return family.modules == kind
+    return True
 
 
 def _not_supported(
@@ -217,17 +235,31 @@ def _decoder(
 
 
 def _cross_encoder(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    family: FamilySpec,
+    backbone: str,
+    kind: ModulesKind | None,
 ) -> RecognizedModel:
     """One logit for a pair, as sentence-transformers' CrossEncoder reads it."""
-    model: LayeredModel[Any]
-    if backbone in DECODERS:
-        model = Decoder(checkpoint, DECODERS[backbone](checkpoint), {})
-    else:
-        model = CLASSIFIERS[backbone](checkpoint)
     max_length, limit = max_lengths(checkpoint)
-    prompt, num_special = _pair_prompt(checkpoint, tokenizer)
-    if backbone in CLASSIFIERS and not num_special:
+    chat = chat_settings(checkpoint)
+    _, default_prompt = pair_prompts(checkpoint)
+    if chat is not None:
+        prompt = chat_prompt(checkpoint, tokenizer, chat, default_prompt)
+        after = prompt.document[0].text.partition("{document}")[2]
+        fixed = [piece.text for piece in prompt.query + prompt.document]
+        reserved = sum(_count(tokenizer, text) for text in (*fixed, after))
+        truncation = Truncation("document", reserved)
+    else:
+        prompt, num_special = _pair_prompt(checkpoint, tokenizer)
+        truncation = Truncation("longest", reserved=num_special)
+    model = _scored_model(checkpoint, backbone, kind)
+    if model.cache_width == 0 and chat is not None:
+        raise QuantizeError(
+            f"{checkpoint.directory}: a chat template is supported with decoders alone"
+        )
+    if backbone not in DECODERS and not truncation.reserved:
         raise _no_special_tokens(checkpoint)
     return RecognizedModel(
         family=family.name,
@@ -235,10 +267,35 @@ def _cross_encoder(
         max_length=max_length,
         max_length_limit=limit,
         prompt=prompt,
-        truncation=Truncation("longest", reserved=num_special),
+        truncation=truncation,
         scoring=Scoring("logit", activation=activation_of(checkpoint)),
         model=model,
     )
+
+
+def _scored_model(
+    checkpoint: Checkpoint, backbone: str, kind: ModulesKind | None
+) -> LayeredModel[Any]:
+    """Read what gives the logit: modules of sentence-transformers, or a classification head.
+
+    :raises QuantizeError: it is not supported
+    """
+    if kind == "pooled-score":
+        pooling = pooling_of(checkpoint)
+        if pooling != "lasttoken" and backbone in EMBEDDERS:
+            return EMBEDDERS[backbone](checkpoint, pooling)
+        if pooling == "lasttoken" and backbone in DECODERS:
+            return LastTokenDecoder(checkpoint, DECODERS[backbone](checkpoint), {})
+        raise QuantizeError(
+            f"{checkpoint.directory}: {pooling} pooling is not supported for {backbone}; supported:"
+            " mean and cls of encoders, lasttoken of decoders"
+        )
+    if kind == "logit-score":
+        weights = logit_score_tokens(checkpoint)
+        return Decoder(checkpoint, DECODERS[backbone](checkpoint), weights)
+    if backbone in DECODERS:
+        return Decoder(checkpoint, DECODERS[backbone](checkpoint), {})
+    return CLASSIFIERS[backbone](checkpoint)
 
 
 def _for_optimum(checkpoint: Checkpoint, tokenizer: Tokenizer, architecture: str) -> OptimumModel:
@@ -262,14 +319,27 @@ def _pair_prompt(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Prompt, 
     """Return how the tokenizer joins a pair, and how many special tokens it puts around it."""
     pieces = joined(checkpoint, tokenizer, "{query}", "{document}")
     document = [piece.text for piece in pieces].index("{document}")
-    return Prompt(query=pieces[:document], document=pieces[document:]), len(pieces) - 2
+    has_prompts, default = pair_prompts(checkpoint)
+    prompt = Prompt(
+        query=pieces[:document],
+        document=pieces[document:],
+        instruction="{instruction}" if has_prompts else None,
+        default_instruction=default or None,
+    )
+    return prompt, len(pieces) - 2
 
 
 def _embedding(
     checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
 ) -> RecognizedModel:
     """A sentence-transformers embedding model: the score is a cosine."""
-    model = EMBEDDERS[backbone](checkpoint, pooling_of(checkpoint))
+    pooling = pooling_of(checkpoint)
+    if pooling == "lasttoken":
+        raise QuantizeError(
+            f"{checkpoint.directory}: lasttoken pooling is not supported in embedding models;"
+            " supported: mean, cls"
+        )
+    model = EMBEDDERS[backbone](checkpoint, pooling)
     max_length, limit = max_lengths(checkpoint)
     query, document = (
         joined(checkpoint, tokenizer, text) for text in embedding_prompts(checkpoint)
@@ -295,12 +365,16 @@ def _late_interaction(
     model = TOKEN_ENCODERS[backbone](checkpoint)
     settings = late_interaction_settings(checkpoint, tokenizer)
     query, document = (
-        _with_prefix(checkpoint, tokenizer, joined(checkpoint, tokenizer, text), prefix)
+        _with_prefix(checkpoint, joined(checkpoint, tokenizer, text), prefix)
         for text, prefix in (
             (settings.query, settings.query_prefix),
             (settings.document, settings.document_prefix),
         )
     )
+    names = [settings.query_prefix, settings.document_prefix]
+    names += [settings.expansion.token] if settings.expansion else []
+    for name in filter(None, names):
+        _check_token(checkpoint, tokenizer, name, model.config.vocab_size)
     limit = max_lengths(checkpoint)[1]
     longest = max(settings.query_length, settings.document_length)
     if longest > limit or settings.query_length <= len(query):
@@ -341,23 +415,30 @@ def _check_window(
         )
 
 
+def _check_token(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str, vocabulary: int) -> None:
+    """Check that the model has a vector for a token that its settings name.
+
+    :raises QuantizeError: it has none; a library would draw one at random
+    """
+    token = tokenizer.token_to_id(name)
+    if token is None or token >= vocabulary:
+        raise QuantizeError(
+            f"{checkpoint.directory}: config_sentence_transformers.json names the token {name!r},"
+            " which the tokenizer or the weights lack; is this the checkpoint's own tokenizer?"
+        )
+
+
 def _with_prefix(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, pieces: tuple[Piece, ...], prefix: str
+    checkpoint: Checkpoint, pieces: tuple[Piece, ...], prefix: str
 ) -> tuple[Piece, ...]:
     """Put a token after the first of those around a text, where PyLate inserts it.
 
-    :raises QuantizeError: there are none around it, or the prefix is not in the vocabulary
+    :raises QuantizeError: there are none around it
     """
     if len(pieces) == 1:
         raise _no_special_tokens(checkpoint)
     if not prefix:
         return pieces
-    if tokenizer.token_to_id(prefix) is None:
-        raise QuantizeError(
-            f"{checkpoint.tokenizer_path}: no token {prefix!r}, which"
-            " config_sentence_transformers.json puts before texts; is this the checkpoint's own"
-            " tokenizer?"
-        )
     return (pieces[0], Piece(prefix, is_token=True), *pieces[1:])
 
 

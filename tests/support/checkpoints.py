@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -183,6 +184,41 @@ def save_modernbert_encoder(directory: Path) -> Path:
     config = _modernbert_config(tokenizer)
     special = {"unk_token": "[UNK]", "mask_token": "[MASK]"}
     _save_modernbert(ModernBertModel(config), tokenizer, directory, **special)
+    return directory
+
+
+def save_late_interaction(
+    directory: Path, save_backbone: Callable[[Path], object], **settings: object
+) -> Path:
+    """Put a projection to 48 on an encoder of 64 channels, in the files that PyLate saves."""
+    save_backbone(directory)
+    (directory / "1_Dense").mkdir()
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
+    save_file({"linear.weight": weight}, directory / "1_Dense/model.safetensors")
+    dense = {
+        "in_features": 64,
+        "out_features": 48,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    types = ["sentence_transformers.models.Transformer", "pylate.models.Dense.Dense"]
+    modules = [
+        {"type": name, "path": path} for name, path in zip(types, ["", "1_Dense"], strict=True)
+    ]
+    own = {
+        "model_type": "ColBERT",
+        "query_prefix": "query",
+        "document_prefix": "document",
+        "query_length": 12,
+        "document_length": 48,
+        "skiplist_words": [".", ","],
+    }
+    for name, content in (
+        ("modules.json", modules),
+        ("1_Dense/config.json", dense),
+        ("config_sentence_transformers.json", {**own, **settings}),
+    ):
+        (directory / name).write_text(json.dumps(content))
     return directory
 
 
