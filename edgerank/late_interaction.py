@@ -12,19 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgerank.engine import Array
+from edgerank.manifest import Scoring
 from edgerank.packing import Tokens
+from edgerank.prompt import TextKind
 from edgerank.scoring import unit_rows
 
 
-def document_vectors(
-    raw: Sequence[Array], documents: Sequence[Tokens], skipped: Sequence[int]
+def token_vectors(
+    raw: Sequence[Array], texts: Sequence[Tokens], kind: TextKind, scoring: Scoring
 ) -> list[Array]:
-    """Return the vectors of documents that are compared: unit rows, float32 [tokens, D] each.
+    """Return the vectors of texts that are compared: unit rows, float32 [tokens, D] each.
 
-    :param raw: what the graph gives for each token, float32 [tokens, D]
-    :param skipped: ids of tokens that are left out
+    :param raw: what the graph gives for each token of a text, float32 [tokens, D]
+    :param kind: of the texts; documents lack the tokens that the scoring leaves out
     """
-    kept = (np.isin(tokens.ids, skipped, invert=True) for tokens in documents)
+    if kind == "query" or not scoring.skipped_tokens:
+        return list(map(unit_rows, raw))
+    kept = (np.isin(text.ids, scoring.skipped_tokens, invert=True) for text in texts)
     return [unit_rows(rows[keep]) for rows, keep in zip(raw, kept, strict=True)]
 
 

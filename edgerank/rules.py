@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgerank.documents import Pair
 from edgerank.engine import Output, Results
-from edgerank.late_interaction import document_vectors, maxsim
+from edgerank.late_interaction import maxsim, token_vectors
 from edgerank.manifest import Scoring
 from edgerank.packing import EMPTY, Group, Tokens
 from edgerank.prompt import Encoded, TextKind
@@ -29,7 +29,6 @@ from edgerank.scoring import (
     cosines,
     identity,
     sigmoid,
-    unit_rows,
 )
 
 R = TypeVar("R")
@@ -137,7 +136,7 @@ def scoring_rule(scoring: Scoring) -> ScoringRule:
         output=SCORES,
         vectors=TOKEN_VECTORS if scoring.rule == "late_interaction" else None,
         prepare_pairs=_score_sequences,
-        reduce_vectors=lambda results, sequences, kind: list(map(unit_rows, results)),
+        reduce_vectors=partial(_token_vectors, scoring),
         activation=activation,
         normalization=lambda raw: sigmoid(raw - offset),
         score_range=score_range,
@@ -150,12 +149,11 @@ def _maxsim_rule(scoring: Scoring) -> ScoringRule:
 
     A sum is normalised as its mean, which is a cosine.
     """
-    skipped = scoring.skipped_tokens
 
     def sums(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
-        raw = _ragged(results)
-        documents = document_vectors(raw[num_queries:], sequences[num_queries:], skipped)
-        queries = map(unit_rows, raw[:num_queries])
+        raw, n = _ragged(results), num_queries
+        queries = token_vectors(raw[:n], sequences[:n], "query", scoring)
+        documents = token_vectors(raw[n:], sequences[n:], "document", scoring)
         return [maxsim(query, documents) for query in queries]
 
     def means(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
@@ -165,14 +163,11 @@ def _maxsim_rule(scoring: Scoring) -> ScoringRule:
             for scores, query in zip(found, results, strict=False)
         ]
 
-    def reduce_vectors(results: Results, sequences: Sequence[Tokens], kind: TextKind) -> Vectors:
-        return document_vectors(_ragged(results), sequences, skipped if kind == "document" else ())
-
     return ScoringRule(
         output=TOKEN_VECTORS,
         vectors=TOKEN_VECTORS,
         prepare_pairs=partial(_compare_apart, TOKEN_VECTORS, means if scoring.is_mean else sums),
-        reduce_vectors=reduce_vectors,
+        reduce_vectors=partial(_token_vectors, scoring),
         activation=identity,
         normalization=_normalized_cosine,
         score_range=(-1.0, 1.0) if scoring.is_mean else (-np.inf, np.inf),
@@ -244,6 +239,12 @@ def _normalized_cosine(raw: Scores) -> Scores:
 def _cosines(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
     vectors = _rows(results)
     return [cosines(query, vectors[num_queries:]) for query in vectors[:num_queries]]
+
+
+def _token_vectors(
+    scoring: Scoring, results: Results, sequences: Sequence[Tokens], kind: TextKind
+) -> Vectors:
+    return token_vectors(_ragged(results), sequences, kind, scoring)
 
 
 def _ragged(results: Results) -> list[Scores]:

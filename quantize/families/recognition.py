@@ -43,6 +43,7 @@ from quantize.families.families import (
 from quantize.families.templates import MXBAI_RERANK_V2, Template
 
 CROSS_ENCODER = "cross-encoder"  # the family of what optimum exports
+STANFORD = "HF_ColBERT"  # what Stanford's own code calls its BERT
 MASKED_LM = "ForMaskedLM"  # a head that sentence-transformers does not load
 
 
@@ -87,6 +88,7 @@ class _ArchitectureConfig(msgspec.Struct):
     """config.json, as far as it tells families apart."""
 
     architectures: list[str] | None = None
+    model_type: str = ""
     auto_map: dict[str, Any] = {}
 
 
@@ -109,6 +111,8 @@ def recognize(
     kind = modules_kind(checkpoint)
     if architecture.endswith(MASKED_LM) and kind is not None:
         backbone, head = architecture.removesuffix(MASKED_LM), "Model"
+    if architecture == STANFORD and kind == "token-vectors" and config.model_type == "bert":
+        backbone, head = "Bert", "Model"
     if kind == "pooled-score":  # whatever head the weights were saved with, it is not read
         head = "Model"
     if template is not None and backbone not in DECODERS:
@@ -187,6 +191,11 @@ def _not_supported(
     checkpoint: Checkpoint, architecture: str, head: Head | None, name: str | None
 ) -> QuantizeError:
     is_bare = head == "Model" and not has_modules(checkpoint)
+    if architecture == STANFORD:
+        return QuantizeError(
+            f"{checkpoint.directory}: in the files of Stanford's ColBERT, which are not supported;"
+            " pylate.models.ColBERT(DIRECTORY).save(ANOTHER) writes those that are"
+        )
     return QuantizeError(
         f"{checkpoint.directory / 'config.json'}: architecture {architecture}"
         f"{' without modules.json' if is_bare else ''} is not supported"

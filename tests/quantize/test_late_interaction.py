@@ -179,3 +179,16 @@ def test_norms_may_have_the_names_of_early_releases(checkpoints, tmp_path):
         quantize(source, tmp_path / name, precision="fp32")
         scores.append(Reranker(tmp_path / name).score(QUERIES[0], DOCUMENTS))
     np.testing.assert_array_equal(*scores)
+
+
+def test_a_checkpoint_named_as_stanfords_needs_modules(checkpoints, tmp_path):
+    stanford = {"architectures": ["HF_ColBERT"]}
+    checkpoint = edited(checkpoints / "bert", tmp_path / "edited", "config.json", **stanford)
+    quantize(checkpoint, tmp_path / "made", precision="fp32")
+    scores = Reranker(tmp_path / "made").score(QUERIES[0], DOCUMENTS)
+    quantize(checkpoints / "bert", tmp_path / "plain", precision="fp32")
+    plain = Reranker(tmp_path / "plain").score(QUERIES[0], DOCUMENTS)
+    np.testing.assert_array_equal(scores, plain)
+    (checkpoint / "modules.json").unlink()
+    with pytest.raises(QuantizeError, match="in the files of Stanford's ColBERT"):
+        quantize(checkpoint, tmp_path / "made", precision="fp32")

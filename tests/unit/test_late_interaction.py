@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerank.documents import make_pairs
-from edgerank.late_interaction import document_vectors, maxsim
+from edgerank.late_interaction import maxsim, token_vectors
 from edgerank.manifest import Scoring
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.prompt import Encoded
@@ -48,7 +48,8 @@ def test_each_token_of_the_query_takes_its_nearest_in_each_document(lengths, num
 
 def test_tokens_on_the_skip_list_are_left_out_and_the_others_have_length_one():
     raw = [random_rows(1, 4), random_rows(2, 2)]
-    found = document_vectors(raw, [tokens(1, 7, 2, 7), tokens(7, 7)], skipped=(7, 9))
+    texts, scoring = [tokens(1, 7, 2, 7), tokens(7, 7)], Scoring("maxsim", skipped_tokens=(7, 9))
+    found = token_vectors(raw, texts, "document", scoring)
     np.testing.assert_allclose(found[0], unit(raw[0][[0, 2]]), atol=1e-6)
     assert found[1].shape == (0, DIMENSION)
 
