@@ -7,6 +7,7 @@ DEMO := .venv/demo
 DEV := .venv/dev
 LIBRARIES := .venv/libraries
 ONNXRUNTIME := .venv/onnxruntime
+PYLATE := .venv/pylate
 UNIT := .venv/unit
 WHEELS := .venv/wheels
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
@@ -47,7 +48,7 @@ test-onnxruntime: kernels $(DEV)/.installed $(ONNXRUNTIME)/.installed ## Test th
 test-clients: kernels $(DEV)/.installed $(CLIENTS)/.installed ## Test other projects' clients and frameworks
 	$(DEV)/bin/pytest tests/clients
 
-test-libraries: kernels $(DEV)/.installed $(LIBRARIES)/.installed ## Test families against their own libraries
+test-libraries: kernels $(DEV)/.installed $(LIBRARIES)/.installed $(PYLATE)/.installed ## Test families against their own libraries
 	$(DEV)/bin/pytest tests/libraries
 
 coverage: kernels $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
@@ -137,6 +138,15 @@ $(LIBRARIES)/.installed: $(wildcard tests/libraries/*.txt)
 	$(LIBRARIES)/bin/python $(PIP_INSTALL) pip
 	$(LIBRARIES)/bin/python -m pip --disable-pip-version-check install --quiet \
 		-r tests/libraries/requirements.txt
+	touch $@
+
+# pylate bounds sentence-transformers; without the index that it declares, which bounds torch.
+$(PYLATE)/.installed: $(wildcard tests/libraries/*.txt)
+	$(PYTHON) -m venv --clear $(PYLATE)
+	$(PYLATE)/bin/python $(PIP_INSTALL) pip
+	$(PYLATE)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r tests/libraries/pylate.txt
+	$(PYLATE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps pylate==1.6.0
 	touch $@
 
 $(WHEELS)/.installed: pyproject.toml $(CONSTRAINTS)

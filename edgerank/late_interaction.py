@@ -36,10 +36,10 @@ def maxsim(query: Array, documents: Sequence[Array]) -> Array:
     """
     scores = np.zeros(len(documents), np.float32)
     lengths = np.array([len(document) for document in documents])
-    (filled,) = np.nonzero(lengths)
-    if len(filled):
-        cosines = np.concatenate([documents[place] for place in filled]) @ query.T
-        ends = np.cumsum(lengths[filled])
-        largest = np.maximum.reduceat(cosines, ends - lengths[filled])  # [filled, query tokens]
-        scores[filled] = largest.sum(axis=1)
+    is_filled = lengths > 0
+    if is_filled.any():
+        cosines = np.concatenate(documents) @ query.T
+        starts = np.cumsum(lengths) - lengths
+        largest = np.maximum.reduceat(cosines, starts[is_filled])  # [filled, query tokens]
+        scores[is_filled] = largest.sum(axis=1)
     return scores

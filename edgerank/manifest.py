@@ -14,7 +14,7 @@ import msgspec
 from edgerank.documents import LongDocuments, check_integer
 
 MANIFEST_NAME = "edgerank.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MIN_LENGTH = 16  # tokens; less leaves no room for a query beside a document
 CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -185,10 +185,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Prompt
     truncation: Truncation
     scoring: Scoring
+    scripts: tuple[str, ...]  # of queries, as ``edgerank.scripts`` names them; (): any
     tokenizer: str  # file name
     variants: tuple[Variant, ...]  # in the order of preference
     files: dict[str, File]
-    scripts: tuple[str, ...] = ()  # the model was made for, as Unicode names them; (): any
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.max_length <= self.max_length_limit:

@@ -153,8 +153,9 @@ def _maxsim_rule(scoring: Scoring) -> ScoringRule:
     skipped = scoring.skipped_tokens
 
     def sums(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
-        documents = document_vectors(results[num_queries:], sequences[num_queries:], skipped)
-        queries = map(unit_rows, results[:num_queries])
+        raw = _ragged(results)
+        documents = document_vectors(raw[num_queries:], sequences[num_queries:], skipped)
+        queries = map(unit_rows, raw[:num_queries])
         return [maxsim(query, documents) for query in queries]
 
     def means(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
@@ -165,7 +166,7 @@ def _maxsim_rule(scoring: Scoring) -> ScoringRule:
         ]
 
     def reduce_vectors(results: Results, sequences: Sequence[Tokens], kind: TextKind) -> Vectors:
-        return document_vectors(results, sequences, skipped if kind == "document" else ())
+        return document_vectors(_ragged(results), sequences, skipped if kind == "document" else ())
 
     return ScoringRule(
         output=TOKEN_VECTORS,
@@ -236,12 +237,19 @@ def _compare_apart(
 
 
 def _normalized_cosine(raw: Scores) -> Scores:
-    return (1 + raw) * np.float32(0.5)
+    normalized: Scores = (1 + raw) * np.float32(0.5)
+    return normalized
 
 
 def _cosines(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
     vectors = _rows(results)
     return [cosines(query, vectors[num_queries:]) for query in vectors[:num_queries]]
+
+
+def _ragged(results: Results) -> list[Scores]:
+    """Return results that are an array a sequence, which those of tokens are."""
+    assert isinstance(results, list)
+    return results
 
 
 def _rows(results: Results) -> NDArray[np.float32]:

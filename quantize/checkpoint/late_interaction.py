@@ -73,7 +73,7 @@ class _TransformerSettings(msgspec.Struct):
 
 
 class _MaskSettings(msgspec.Struct):
-    """config.json of a MultiVectorMask: only documents have a skip list, and none of the kept."""
+    """config.json of a MultiVectorMask; a list of what is kept is for images."""
 
     skiplist_words: list[str] = []
     skiplist_tasks: tuple[Literal["document"], ...] = ("document",)
@@ -133,7 +133,7 @@ def _of_pylate(
     if settings.do_query_expansion is not False:
         filler = tokens.text("mask", "eos", "pad")
         is_seen = settings.attend_to_expansion_tokens is True
-        expansion = _expansion(checkpoint, tokenizer, filler, query_length, is_seen)
+        expansion = _expansion(checkpoint, filler, query_length, is_seen)
     words = settings.skiplist_words
     ids = (tokenizer.token_to_id(word) for word in (string.punctuation if words is None else words))
     unknown = tokenizer.token_to_id(tokens.text("unk") or "")  # PyLate skips it for unknown words
@@ -171,7 +171,7 @@ def _of_multi_vector_encoder(
     wanted = lengths.query_expansion
     if wanted is not None:
         filler = wanted.token or tokens.text("mask", "eos")
-        expansion = _expansion(checkpoint, tokenizer, filler, wanted.length, wanted.attend)
+        expansion = _expansion(checkpoint, filler, wanted.length, wanted.attend)
         is_fixed = wanted.strategy == "fixed"
         query_length = wanted.length if is_fixed else max(query_length, wanted.length)
     query, document = embedding_prompts(checkpoint)
@@ -190,13 +190,11 @@ def _of_multi_vector_encoder(
     )
 
 
-def _expansion(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, token: str | None, length: int, is_seen: bool
-) -> Expansion:
-    if token is None or tokenizer.token_to_id(token) is None:
+def _expansion(checkpoint: Checkpoint, token: str | None, length: int, is_seen: bool) -> Expansion:
+    if token is None:
         raise QuantizeError(
-            f"{checkpoint.directory}: queries are to be filled up, but the tokenizer has no mask"
-            f" token{f' {token!r}' if token else ''}; is this the checkpoint's own tokenizer?"
+            f"{checkpoint.directory / 'tokenizer_config.json'}: no mask_token, by which queries are"
+            " to be filled up; is this the checkpoint's own tokenizer?"
         )
     return Expansion(token, length, is_seen)
 

@@ -48,7 +48,7 @@ CLASSIFIERS: dict[str, Callable[[Checkpoint], LayeredModel[Any]]] = {
     "DebertaV2": deberta.Deberta,
     "ModernBert": modernbert.classifier,
 }
-TOKEN_ENCODERS: dict[str, Callable[[Checkpoint], LayeredModel[Any]]] = {
+TOKEN_ENCODERS: dict[str, Callable[[Checkpoint], bert.Bert | modernbert.ModernBert]] = {
     **{name: partial(bert.Bert, head="tokens", spec=spec) for name, spec in BERTS.items()},
     "ModernBert": partial(modernbert.ModernBert, pooling="tokens"),
 }

@@ -9,7 +9,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgerank.errors import InputError
-from edgerank.manifest import Piece, Prompt, Scoring, Truncation
+from edgerank.manifest import Expansion, Piece, Prompt, Scoring, Truncation
 from quantize.architectures.decoder import Decoder, LastTokenDecoder
 from quantize.architectures.late_interaction import LateInteraction
 from quantize.architectures.layered_model import LayeredModel
@@ -365,12 +365,16 @@ def _late_interaction(
     model = TOKEN_ENCODERS[backbone](checkpoint)
     settings = late_interaction_settings(checkpoint, tokenizer)
     query, document = (
-        _with_prefix(checkpoint, tokenizer, joined(checkpoint, tokenizer, text), prefix)
+        _with_prefix(checkpoint, joined(checkpoint, tokenizer, text), prefix)
         for text, prefix in (
             (settings.query, settings.query_prefix),
             (settings.document, settings.document_prefix),
         )
     )
+    names = [settings.query_prefix, settings.document_prefix]
+    names += [settings.expansion.token] if settings.expansion else []
+    for name in filter(None, names):
+        _check_token(checkpoint, tokenizer, name, model.config.vocab_size)
     limit = max_lengths(checkpoint)[1]
     longest = max(settings.query_length, settings.document_length)
     if longest > limit or settings.query_length <= len(query):
@@ -381,12 +385,7 @@ def _late_interaction(
         )
     expansion = settings.expansion
     if isinstance(model, ModernBert) and expansion is not None and not expansion.is_seen:
-        if expansion.length > len(query) + model.config.window:
-            raise QuantizeError(
-                f"{checkpoint.directory}: queries filled up to {expansion.length} tokens that none"
-                f" sees are not supported: some would lie more than {model.config.window} tokens"
-                " from the query, and see nothing in layers with a window"
-            )
+        _check_window(checkpoint, expansion, len(query), model.config.window)
     return RecognizedModel(
         family=family.name,
         architecture=backbone.lower(),
@@ -401,23 +400,45 @@ def _late_interaction(
     )
 
 
+def _check_window(
+    checkpoint: Checkpoint, expansion: Expansion, num_fixed: int, window: int
+) -> None:
+    """Check that all tokens see one of the query's, however short it is.
+
+    :raises QuantizeError: some would see nothing in layers with a window
+    """
+    if expansion.length > num_fixed + window:
+        raise QuantizeError(
+            f"{checkpoint.directory}: queries filled up to {expansion.length} tokens that none sees"
+            f" are not supported: some would lie more than {window} tokens from the query, and see"
+            " nothing in layers with a window"
+        )
+
+
+def _check_token(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str, vocabulary: int) -> None:
+    """Check that the model has a vector for a token that its settings name.
+
+    :raises QuantizeError: it has none; a library would draw one at random
+    """
+    token = tokenizer.token_to_id(name)
+    if token is None or token >= vocabulary:
+        raise QuantizeError(
+            f"{checkpoint.directory}: config_sentence_transformers.json names the token {name!r},"
+            " which the tokenizer or the weights lack; is this the checkpoint's own tokenizer?"
+        )
+
+
 def _with_prefix(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, pieces: tuple[Piece, ...], prefix: str
+    checkpoint: Checkpoint, pieces: tuple[Piece, ...], prefix: str
 ) -> tuple[Piece, ...]:
     """Put a token after the first of those around a text, where PyLate inserts it.
 
-    :raises QuantizeError: there are none around it, or the prefix is not in the vocabulary
+    :raises QuantizeError: there are none around it
     """
     if len(pieces) == 1:
         raise _no_special_tokens(checkpoint)
     if not prefix:
         return pieces
-    if tokenizer.token_to_id(prefix) is None:
-        raise QuantizeError(
-            f"{checkpoint.tokenizer_path}: no token {prefix!r}, which"
-            " config_sentence_transformers.json puts before texts; is this the checkpoint's own"
-            " tokenizer?"
-        )
     return (pieces[0], Piece(prefix, is_token=True), *pieces[1:])
 
 

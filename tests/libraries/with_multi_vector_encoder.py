@@ -1,15 +1,16 @@
-"""Run by an environment that has sentence-transformers 6.2: save a checkpoint, and what it gives.
+"""Run by the environment of sentence-transformers 6.2: save checkpoints, and what they give.
 
-with_multi_vector_encoder.py BACKBONE CHECKPOINT ASKED RESULTS: BACKBONE is a directory, or "" if
-CHECKPOINT is there and is only read. ASKED is JSON of {"transformer": arguments of Transformer,
-"dense": [[width, uses a residual, activation], ...], "mask": arguments of MultiVectorMask,
-"encoder": arguments of MultiVectorEncoder, "queries": [...], "documents": [...]}, RESULTS an .npz.
+The argument is a file of JSON: a list of {"backbone": a directory, or null if the checkpoint is
+there, "checkpoint": a directory, "results": an .npz to save, "transformer": arguments of
+Transformer, "dense": [[width, whether it has a residual, activation], ...], "mask": arguments of
+MultiVectorMask, "encoder": arguments of MultiVectorEncoder, "queries": [...], "documents": [...]}.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,49 +20,51 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 
-def save(backbone: str, checkpoint: str, wanted: dict[str, Any]) -> None:
-    """Build a model of modules and save it."""
+def save(asked: dict[str, Any]) -> None:
+    """Make a model of a backbone, and save it."""
     torch.manual_seed(0)
-    transformer = Transformer(backbone, **wanted["transformer"])
+    transformer = Transformer(asked["backbone"], **asked["transformer"])
     modules, width = [transformer], transformer.get_embedding_dimension()
-    for out, has_residual, activation in wanted["dense"]:
-        modules.append(
-            Dense(
-                width,
-                out,
-                bias=False,
-                activation_function=getattr(torch.nn, activation)(),
-                module_input_name="token_embeddings",
-                use_residual=has_residual,
-            )
+    for out, use_residual, name in asked["dense"]:
+        dense = Dense(
+            width,
+            out,
+            bias=False,
+            activation_function=getattr(torch.nn, name)(),
+            module_input_name="token_embeddings",
+            use_residual=use_residual,
         )
+        modules.append(dense)
         width = out
-    modules += [
-        MultiVectorMask(**wanted["mask"]),
-        Normalize(module_input_name="token_embeddings"),
-    ]
-    MultiVectorEncoder(modules=modules, device="cpu", **wanted["encoder"]).save(checkpoint)
+    modules.append(MultiVectorMask(**asked["mask"]))
+    modules.append(Normalize(module_input_name="token_embeddings"))
+    model = MultiVectorEncoder(modules=modules, device="cpu", **asked["encoder"])
+    model.save(asked["checkpoint"])
 
 
-def main(backbone: str, checkpoint: str, asked: str, results: str) -> None:
-    wanted = json.loads(asked)
-    if backbone:
-        save(backbone, checkpoint, wanted)
-    model = MultiVectorEncoder(checkpoint, device="cpu")
+def read(asked: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Open the saved model and read texts with it."""
+    model = MultiVectorEncoder(asked["checkpoint"], device="cpu")
     found: dict[str, np.ndarray] = {}
-    queries = model.encode_query(wanted["queries"], batch_size=3, convert_to_numpy=True)
-    documents = model.encode_document(wanted["documents"], batch_size=3, convert_to_numpy=True)
+    queries = model.encode_query(asked["queries"], batch_size=3, convert_to_numpy=True)
+    documents = model.encode_document(asked["documents"], batch_size=3, convert_to_numpy=True)
     found["scores"] = model.similarity(queries, documents).numpy()
     for kind, texts, vectors in (
-        ("query", wanted["queries"], queries),
-        ("document", wanted["documents"], documents),
+        ("query", asked["queries"], queries),
+        ("document", asked["documents"], documents),
     ):
+        names = [kind] if kind == "query" else ["document", "passage", "corpus"]
+        prompt = next((model.prompts[name] for name in names if name in model.prompts), None)
         for place, (text, rows) in enumerate(zip(texts, vectors, strict=True)):
             found[f"{kind}.{place}.vectors"] = rows
-            ids = model.preprocess([text], prompt=model.prompts.get(kind), task=kind)["input_ids"]
-            found[f"{kind}.{place}.ids"] = ids[0].numpy()
-    np.savez(results, **found)
+            ids = model.preprocess([text], prompt=prompt, task=kind)["input_ids"][0]
+            found[f"{kind}.{place}.ids"] = ids.numpy()
+    return found
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for each in json.loads(Path(sys.argv[1]).read_text()):
+        if each["backbone"]:
+            save(each)
+        np.savez(each["results"], **read(each))
+    print("null")  # noqa: T201

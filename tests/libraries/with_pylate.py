@@ -1,14 +1,16 @@
-"""Run by an environment that has pylate: save a checkpoint, and what pylate makes of some texts.
+"""Run by the environment that has pylate: save checkpoints, and what pylate makes of some texts.
 
-with_pylate.py BACKBONE CHECKPOINT ASKED RESULTS: ASKED is JSON of {"colbert": arguments of ColBERT,
-"dense": [[width, uses a residual, activation], ...] or null, "queries": [...], "documents": [...]},
-RESULTS an .npz.
+The argument is a file of JSON: a list of {"backbone": a directory, "checkpoint": the directory to
+save, "results": an .npz to save, "colbert": arguments of ColBERT, "dense": [[width, whether it has
+a residual, activation], ...] or null, "queries": [...], "documents": [...]}.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,51 +18,55 @@ from pylate import models, rank, scores
 from sentence_transformers.models import Transformer
 
 
-def main(backbone: str, checkpoint: str, asked: str, results: str) -> None:
-    wanted = json.loads(asked)
+def save(asked: dict[str, Any]) -> None:
+    """Make a model of a backbone, and save it."""
     torch.manual_seed(0)
-    modules = None
-    if wanted["dense"]:
-        transformer = Transformer(backbone)
-        modules, width = [transformer], transformer.get_word_embedding_dimension()
-        for out, has_residual, activation in wanted["dense"]:
-            act = getattr(torch.nn, activation)()
-            modules.append(
-                models.Dense(
-                    width, out, bias=True, activation_function=act, use_residual=has_residual
-                )
+    if not asked["dense"]:
+        model = models.ColBERT(asked["backbone"], device="cpu", **asked["colbert"])
+    else:
+        modules = [Transformer(asked["backbone"])]
+        width = modules[0].get_word_embedding_dimension()
+        for out, use_residual, name in asked["dense"]:
+            activation = getattr(torch.nn, name)()
+            dense = models.Dense(
+                width, out, activation_function=activation, use_residual=use_residual
             )
+            modules.append(dense)
             width = out
-    model = models.ColBERT(
-        None if modules else backbone, modules=modules, device="cpu", **wanted["colbert"]
-    )
-    model.save(checkpoint)
-    model = models.ColBERT(checkpoint, device="cpu")
+        model = models.ColBERT(modules=modules, device="cpu", **asked["colbert"])
+    model.save(asked["checkpoint"])
+
+
+def read(asked: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Open the saved model and read texts with it."""
+    model = models.ColBERT(asked["checkpoint"], device="cpu")
     found: dict[str, np.ndarray] = {}
-    queries, documents = (
-        model.encode(wanted[kind], is_query=is_query, batch_size=3)
-        for kind, is_query in (("queries", True), ("documents", False))
+    vectors = {}
+    for kind, texts in (("query", asked["queries"]), ("document", asked["documents"])):
+        is_query = kind == "query"
+        vectors[kind] = model.encode(texts, is_query=is_query, batch_size=3)
+        for place, (text, rows) in enumerate(zip(texts, vectors[kind], strict=True)):
+            found[f"{kind}.{place}.vectors"] = rows
+            prompt = model.prompts.get(model.default_prompt_name, "")
+            ids = model.tokenize([prompt + text], is_query=is_query)["input_ids"][0]
+            found[f"{kind}.{place}.ids"] = ids.numpy()
+    queries, documents = vectors["query"], vectors["document"]
+    found["scores"] = np.array(
+        [[scores.colbert_scores(q[None], d[None]).item() for d in documents] for q in queries]
     )
-    pairs = [[scores.colbert_scores(q[None], d[None]).item() for d in documents] for q in queries]
-    found["scores"] = np.array(pairs)
+    # the least of the largest cosines of a query's tokens
+    found["least"] = np.array([[(q @ d.T).max(axis=1).min() for d in documents] for q in queries])
+    found["ranked"] = np.zeros_like(found["scores"])
     places = list(range(len(documents)))
     ranked = rank.rerank([places] * len(queries), queries, [documents] * len(queries))
-    found["ranked"] = np.array([[hit["id"] for hit in hits] for hits in ranked])
-    ranked_scores = np.zeros_like(found["scores"])
-    for row, hits in zip(ranked_scores, ranked, strict=True):
+    for row, hits in zip(found["ranked"], ranked, strict=True):
         for hit in hits:
             row[hit["id"]] = hit["score"]
-    found["ranked_scores"] = ranked_scores
-    for kind, texts, is_query, vectors in (
-        ("query", wanted["queries"], True, queries),
-        ("document", wanted["documents"], False, documents),
-    ):
-        for place, (text, rows) in enumerate(zip(texts, vectors, strict=True)):
-            found[f"{kind}.{place}.vectors"] = rows
-            ids = model.tokenize([text], is_query=is_query)["input_ids"][0]
-            found[f"{kind}.{place}.ids"] = ids.numpy()
-    np.savez(results, **found)
+    return found
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for each in json.loads(Path(sys.argv[1]).read_text()):
+        save(each)
+        np.savez(each["results"], **read(each))
+    print("null")  # noqa: T201
