@@ -122,7 +122,7 @@ def recognize(
         raise QuantizeError(
             f"{checkpoint.directory / 'modules.json'}: these modules of a cross-encoder are not"
             " supported; supported: Transformer, with Pooling and a chain of Dense and LayerNorm,"
-            " or with LogitScore; --family NAME passes over them where the model is of a known family"
+            " or with LogitScore; --family NAME passes over them where it is a known family's model"
         )
     if family is None:
         if head == "ForSequenceClassification" and name in (None, CROSS_ENCODER):
