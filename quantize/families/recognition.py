@@ -208,6 +208,8 @@ def _decoder(
     prompt, spec = template.prompt, DECODERS[backbone](checkpoint)
     fixed = sum(_count(tokenizer, piece.text) for piece in prompt.query + prompt.document)
     reserved = sum(sign * _count(tokenizer, text) for text, sign in template.counted.items())
+    kept = _count(tokenizer, _after_document(prompt))
+    fixed, reserved = fixed + kept, reserved + kept
     limit = max_lengths(checkpoint)[1] - fixed + reserved
     if head == "ForSequenceClassification":
         weights, scoring = {}, Scoring("logit", activation_of(checkpoint))
@@ -247,9 +249,8 @@ def _cross_encoder(
     _, default_prompt = pair_prompts(checkpoint)
     if chat is not None:
         prompt = chat_prompt(checkpoint, tokenizer, chat, default_prompt)
-        after = prompt.document[0].text.partition("{document}")[2]
         fixed = [piece.text for piece in prompt.query + prompt.document]
-        reserved = sum(_count(tokenizer, text) for text in (*fixed, after))
+        reserved = sum(_count(tokenizer, text) for text in (*fixed, _after_document(prompt)))
         truncation = Truncation("document", reserved)
     else:
         prompt, num_special = _pair_prompt(checkpoint, tokenizer)
@@ -468,6 +469,12 @@ def _no_special_tokens(checkpoint: Checkpoint) -> QuantizeError:
         f"{checkpoint.tokenizer_path}: it puts no special tokens around texts; is this the"
         " checkpoint's own tokenizer?"
     )
+
+
+def _after_document(prompt: Prompt) -> str:
+    """Return what follows the document in its piece, which is not cut off."""
+    piece = next(piece.text for piece in prompt.document if not piece.is_fixed)
+    return piece.partition("{document}")[2]
 
 
 def _count(tokenizer: Tokenizer, text: str) -> int:
