@@ -255,7 +255,10 @@ def _cut_between(tokenizer: Tokenizer, lead: str, middle: str, seams: Sequence[s
 
     :raises QuantizeError: there is no place that no token spans
     """
-    candidates = [*reversed(_boundaries(tokenizer, middle)), *range(len(middle) - 1, 0, -1)]
+    candidates: list[int] = [
+        *reversed(_boundaries(tokenizer, middle)),
+        *range(len(middle) - 1, 0, -1),
+    ]
     pairs = [pair for seam in seams for pair in ((seam, "a"), ("a", seam), (seam, seam))]
     for cut in candidates:
         parts = [

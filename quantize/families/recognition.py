@@ -292,8 +292,13 @@ def _scored_model(
             " mean and cls of encoders, lasttoken of decoders"
         )
     if kind == "logit-score":
-        weights = logit_score_tokens(checkpoint)
-        return Decoder(checkpoint, DECODERS[backbone](checkpoint), weights)
+        weights, spec = logit_score_tokens(checkpoint), DECODERS[backbone](checkpoint)
+        if max(weights) >= spec.vocab_size:
+            raise QuantizeError(
+                f"{checkpoint.directory}: LogitScore names token {max(weights)}, but the vocabulary"
+                f" has {spec.vocab_size}; is config.json the one the checkpoint came with?"
+            )
+        return Decoder(checkpoint, spec, weights)
     if backbone in DECODERS:
         return Decoder(checkpoint, DECODERS[backbone](checkpoint), {})
     return CLASSIFIERS[backbone](checkpoint)

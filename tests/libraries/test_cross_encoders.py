@@ -182,6 +182,7 @@ def test_files_of_other_versions_mean_the_same(expected, work, name, settings):
         ("ettin", "2_Dense/config.json", {"module_output_name": "scores"}, "only chains"),
         ("ettin", "4_Dense/config.json", {"module_output_name": None}, "exactly one in 'scores'"),
         ("ettin", "config_sentence_transformers.json", {"activation_fn": "my.Fn"}, "'my.Fn'"),
+        ("logit-zerank", "1_LogitScore/config.json", {"true_token_id": 9454}, "names token 9454"),
         (
             "logit-zerank",
             "sentence_bert_config.json",
