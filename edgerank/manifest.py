@@ -63,7 +63,7 @@ class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is cut when query, document and ``reserved`` tokens exceed the maximum length.
 
     * document: the query to ``query_share`` of the length, then the document to what is left,
-      or to the length
+      or to the length; what follows {document} in its piece is not cut off and is ``reserved``
     * longest: the longer of query and document first
     * each: query and document are sequences of their own, each cut to the length, or the query to
       ``query_length``

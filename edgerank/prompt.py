@@ -172,7 +172,7 @@ class PromptEncoder:
 
     def _windows(self, ids: Ids, width: int, long_documents: LongDocuments) -> list[Ids]:
         """Return a document's parts of ``width`` tokens: the first, or all if it is to be split."""
-        if long_documents != "split" or len(ids) <= width + len(self._tail):
+        if long_documents != "split" or len(ids) <= width + len(self._tail) or width < 1:
             return [self._cut(ids, width)]
         text = ids[: len(ids) - len(self._tail)]
         starts = range(0, len(text), width)

@@ -1,4 +1,4 @@
-"""The modules that sentence-transformers puts behind an encoder's rows, as listed by modules.json."""
+"""The modules of sentence-transformers that read an encoder's rows, listed in modules.json."""
 
 from __future__ import annotations
 

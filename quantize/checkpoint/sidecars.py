@@ -206,25 +206,36 @@ def modules_of(checkpoint: Checkpoint) -> list[Module]:
     return checkpoint.json_as("modules.json", list[Module]) or []
 
 
+FLAGS = {  # of older versions, by the mode that each stands for
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
 class _PoolingSettings(msgspec.Struct):
     """config.json of a Pooling module: its mode, or a flag for each in files of older versions."""
 
     pooling_mode: str | list[str] | None = None
-    pooling_mode_cls_token: bool = False
-    pooling_mode_max_tokens: bool = False
-    pooling_mode_mean_tokens: bool = False
-    pooling_mode_mean_sqrt_len_tokens: bool = False
-    pooling_mode_weightedmean_tokens: bool = False
-    pooling_mode_lasttoken: bool = False
+    pooling_mode_cls_token: bool | None = None
+    pooling_mode_max_tokens: bool | None = None
+    pooling_mode_mean_tokens: bool | None = None
+    pooling_mode_mean_sqrt_len_tokens: bool | None = None
+    pooling_mode_weightedmean_tokens: bool | None = None
+    pooling_mode_lasttoken: bool | None = None
     include_prompt: bool = True
 
     @property
     def modes(self) -> list[str]:
         if self.pooling_mode is not None:
             return [self.pooling_mode] if isinstance(self.pooling_mode, str) else self.pooling_mode
-        flags = [name for name in self.__struct_fields__ if name.startswith("pooling_mode_")]
-        names = (name.removeprefix("pooling_mode_") for name in flags if getattr(self, name))
-        return [name.removesuffix("_tokens").removesuffix("_token") for name in names] or ["mean"]
+        flags = {name: getattr(self, name) for name in self.__struct_fields__ if name in FLAGS}
+        if all(is_on is None for is_on in flags.values()):
+            return []
+        return [FLAGS[name] for name, is_on in flags.items() if is_on] or ["mean"]
 
 
 def pooling_of(checkpoint: Checkpoint) -> AnyPooling:
@@ -252,7 +263,8 @@ def pooling_of(checkpoint: Checkpoint) -> AnyPooling:
         return "cls"
     if settings.modes == ["lasttoken"]:
         return "lasttoken"
+    modes = ", ".join(settings.modes) or "none"
     raise QuantizeError(
-        f"{path}: pooling mode {', '.join(settings.modes)!r} is not supported; supported: mean and"
-        " cls, and lasttoken of a decoder"
+        f"{path}: pooling mode {modes!r} is not supported; supported: mean and cls, and lasttoken"
+        " of a decoder"
     )

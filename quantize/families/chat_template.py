@@ -255,7 +255,10 @@ def _cut_between(tokenizer: Tokenizer, lead: str, middle: str, seams: Sequence[s
 
     :raises QuantizeError: there is no place that no token spans
     """
-    candidates = [*reversed(_boundaries(tokenizer, middle)), *range(len(middle) - 1, 0, -1)]
+    candidates: list[int] = [
+        *reversed(_boundaries(tokenizer, middle)),
+        *range(len(middle) - 1, 0, -1),
+    ]
     pairs = [pair for seam in seams for pair in ((seam, "a"), ("a", seam), (seam, seam))]
     for cut in candidates:
         parts = [
@@ -300,8 +303,12 @@ def _is_seam(tokenizer: Tokenizer, parts: Sequence[tuple[str, str]]) -> bool:
 
 def _num_equal(one: Sequence[object], other: Sequence[object]) -> int:
     """Count how many items two sequences have in common from their beginning."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -126,7 +126,7 @@ def recognize(
         raise QuantizeError(
             f"{checkpoint.directory / 'modules.json'}: these modules of a cross-encoder are not"
             " supported; supported: Transformer, with Pooling and a chain of Dense and LayerNorm,"
-            " or with LogitScore; --family NAME passes over them where the model is of a known family"
+            " or with LogitScore; --family NAME passes over them where it is a known family's model"
         )
     if family is None:
         if head == "ForSequenceClassification" and name in (None, CROSS_ENCODER):
@@ -217,6 +217,8 @@ def _decoder(
     prompt, spec = template.prompt, DECODERS[backbone](checkpoint)
     fixed = sum(_count(tokenizer, piece.text) for piece in prompt.query + prompt.document)
     reserved = sum(sign * _count(tokenizer, text) for text, sign in template.counted.items())
+    kept = _count(tokenizer, _after_document(prompt))
+    fixed, reserved = fixed + kept, reserved + kept
     limit = max_lengths(checkpoint)[1] - fixed + reserved
     if head == "ForSequenceClassification":
         weights, scoring = {}, Scoring("logit", activation_of(checkpoint))
@@ -256,9 +258,8 @@ def _cross_encoder(
     _, default_prompt = pair_prompts(checkpoint)
     if chat is not None:
         prompt = chat_prompt(checkpoint, tokenizer, chat, default_prompt)
-        after = prompt.document[0].text.partition("{document}")[2]
         fixed = [piece.text for piece in prompt.query + prompt.document]
-        reserved = sum(_count(tokenizer, text) for text in (*fixed, after))
+        reserved = sum(_count(tokenizer, text) for text in (*fixed, _after_document(prompt)))
         truncation = Truncation("document", reserved)
     else:
         prompt, num_special = _pair_prompt(checkpoint, tokenizer)
@@ -300,8 +301,13 @@ def _scored_model(
             " mean and cls of encoders, lasttoken of decoders"
         )
     if kind == "logit-score":
-        weights = logit_score_tokens(checkpoint)
-        return Decoder(checkpoint, DECODERS[backbone](checkpoint), weights)
+        weights, spec = logit_score_tokens(checkpoint), DECODERS[backbone](checkpoint)
+        if max(weights) >= spec.vocab_size:
+            raise QuantizeError(
+                f"{checkpoint.directory}: LogitScore names token {max(weights)}, but the vocabulary"
+                f" has {spec.vocab_size}; is config.json the one the checkpoint came with?"
+            )
+        return Decoder(checkpoint, spec, weights)
     if backbone in DECODERS:
         return Decoder(checkpoint, DECODERS[backbone](checkpoint), {})
     return CLASSIFIERS[backbone](checkpoint)
@@ -477,6 +483,12 @@ def _no_special_tokens(checkpoint: Checkpoint) -> QuantizeError:
         f"{checkpoint.tokenizer_path}: it puts no special tokens around texts; is this the"
         " checkpoint's own tokenizer?"
     )
+
+
+def _after_document(prompt: Prompt) -> str:
+    """Return what follows the document in its piece, which is not cut off."""
+    piece = next(piece.text for piece in prompt.document if not piece.is_fixed)
+    return piece.partition("{document}")[2]
 
 
 def _count(tokenizer: Tokenizer, text: str) -> int:

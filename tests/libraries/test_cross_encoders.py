@@ -106,10 +106,13 @@ def test_a_model_without_prompts_refuses_an_instruction(expected, work, case):
         Reranker(bundle.directory).score("a", ["b"], instruction=INSTRUCTION)
 
 
-def test_int8_stays_close(bundle, work, case):
+@pytest.mark.parametrize(
+    "case", ["ettin", "bert-mean", "deberta", "qwen3-lasttoken", "logit-qwen3", "logit-mxbai"]
+)
+def test_int8_stays_close(expected, work, case):
     """Random weights take rounding badly: documents hardly differ, so errors weigh much."""
     fidelity = only_variant(quantize(work / case, work / f"{case}.int8").directory).fidelity
-    assert max(fidelity.layers) < 0.04
+    assert max(fidelity.layers) < 0.06
     assert fidelity.mean_error < 0.35 * fidelity.spread
     assert fidelity.kendall_tau > 0.75
 
@@ -179,11 +182,12 @@ def test_files_of_other_versions_mean_the_same(expected, work, name, settings):
         ("ettin", "2_Dense/config.json", {"module_output_name": "scores"}, "only chains"),
         ("ettin", "4_Dense/config.json", {"module_output_name": None}, "exactly one in 'scores'"),
         ("ettin", "config_sentence_transformers.json", {"activation_fn": "my.Fn"}, "'my.Fn'"),
+        ("logit-zerank", "1_LogitScore/config.json", {"true_token_id": 9454}, "names token 9454"),
         (
             "logit-zerank",
             "sentence_bert_config.json",
-            {"processing_kwargs": {"text": {"a": 1}}},
-            "kwargs",
+            {"processing_kwargs": {"text": {"max_length": 9}}},
+            "for the variables of the chat template alone",
         ),
     ],
 )

@@ -353,7 +353,7 @@ def main(directory: str) -> None:
         found[case] = {"plain": results(model, None)}
         if case in INSTRUCTED:
             found[case]["instructed"] = results(model, INSTRUCTION)
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
