@@ -5,7 +5,9 @@ CONSTRAINTS := requirements/constraints.txt
 CLIENTS := .venv/clients
 DEMO := .venv/demo
 DEV := .venv/dev
+LIBRARIES := .venv/libraries
 ONNXRUNTIME := .venv/onnxruntime
+PYLATE := .venv/pylate
 UNIT := .venv/unit
 WHEELS := .venv/wheels
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
@@ -19,7 +21,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test test-unit test-onnxruntime test-clients coverage soak bench bench-full figures format wheels clean
+.PHONY: help kernels demo test test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures format wheels clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -45,6 +47,9 @@ test-onnxruntime: kernels $(DEV)/.installed $(ONNXRUNTIME)/.installed ## Test th
 
 test-clients: kernels $(DEV)/.installed $(CLIENTS)/.installed ## Test other projects' clients and frameworks
 	$(DEV)/bin/pytest tests/clients
+
+test-libraries: kernels $(DEV)/.installed $(LIBRARIES)/.installed $(PYLATE)/.installed ## Test families against their own libraries
+	$(DEV)/bin/pytest tests/libraries
 
 coverage: kernels $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
 	$(DEV)/bin/coverage erase
@@ -125,6 +130,23 @@ $(CLIENTS)/.installed: pyproject.toml $(wildcard tests/clients/*.txt)
 	$(CLIENTS)/bin/python $(PIP_INSTALL) pip
 	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet \
 		-r tests/clients/requirements.txt -e '.[client]'
+	touch $@
+
+# Families' own libraries have constraints of their own: they are newer than optimum allows.
+$(LIBRARIES)/.installed: $(wildcard tests/libraries/*.txt)
+	$(PYTHON) -m venv --clear $(LIBRARIES)
+	$(LIBRARIES)/bin/python $(PIP_INSTALL) pip
+	$(LIBRARIES)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r tests/libraries/requirements.txt
+	touch $@
+
+# pylate bounds sentence-transformers; without the index that it declares, which bounds torch.
+$(PYLATE)/.installed: $(wildcard tests/libraries/*.txt)
+	$(PYTHON) -m venv --clear $(PYLATE)
+	$(PYLATE)/bin/python $(PIP_INSTALL) pip
+	$(PYLATE)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r tests/libraries/pylate.txt
+	$(PYLATE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps pylate==1.6.0
 	touch $@
 
 $(WHEELS)/.installed: pyproject.toml $(CONSTRAINTS)

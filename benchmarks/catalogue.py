@@ -21,6 +21,7 @@ GROUPS = {
         "opening",
         "quantizing",
         "architectures",
+        "published-speed",
         "slices",
         "transforms",
     ),

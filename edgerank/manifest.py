@@ -27,6 +27,20 @@ class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     text: str
     token_type: int = 0
+    is_token: bool = False  # text is one token of the vocabulary, whether or not it is read as one
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it holds neither query nor document."""
+        return self.is_token or not ("{query}" in self.text or "{document}" in self.text)
+
+
+class Expansion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query of fewer tokens is filled up with one token, whose vectors count as the query's."""
+
+    token: str
+    length: Positive  # tokens, the fixed pieces included
+    is_seen: bool  # whether the query's tokens see those that were added
 
 
 class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,10 +51,11 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instruction: str | None = None  # put before the query piece's text; None: takes none
     default_instruction: str | None = None  # where the caller gives none
     strip: bool = False  # texts lose the white space around them
+    expansion: Expansion | None = None  # for queries that are encoded by themselves
 
     def __post_init__(self) -> None:
         for pieces, placeholder in ((self.query, "{query}"), (self.document, "{document}")):
-            if sum(placeholder in piece.text for piece in pieces) != 1:
+            if sum(placeholder in piece.text for piece in pieces if not piece.is_token) != 1:
                 raise ValueError(f"exactly one piece must hold {placeholder}")
 
 
@@ -48,15 +63,17 @@ class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is cut when query, document and ``reserved`` tokens exceed the maximum length.
 
     * document: the query to ``query_share`` of the length, then the document to what is left,
-      or to the length
+      or to the length; what follows {document} in its piece is not cut off and is ``reserved``
     * longest: the longer of query and document first
-    * each: query and document are sequences of their own, each cut to the length
+    * each: query and document are sequences of their own, each cut to the length, or the query to
+      ``query_length``
     """
 
     rule: Literal["document", "longest", "each"]
     reserved: int  # tokens of the maximum length that the fixed pieces take; may be negative
     query_share: tuple[Positive, Positive] = (1, 1)  # numerator, denominator
     long_documents: Literal["truncate", "split"] = "truncate"  # unless the caller says
+    query_length: Positive | None = None  # tokens of a query by itself; None: the length
 
     def treatment(self, asked: LongDocuments | None) -> LongDocuments:
         """Return what becomes of long documents: what the caller asks for, or the bundle's way."""
@@ -72,11 +89,14 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * logit: one number per query-document pair, through ``activation``
     * late_interaction: the same, from token vectors that the graph also puts out
     * cosine: of the two unit vectors of query and document
+    * maxsim: for each token of the query the largest cosine with a token of the document, added up
     """
 
-    rule: Literal["logit", "late_interaction", "cosine"]
+    rule: Literal["logit", "late_interaction", "cosine", "maxsim"]
     activation: Activation = "identity"
     normalize_offset: float = 0.0  # a normalised logit is sigmoid(logit - offset)
+    skipped_tokens: tuple[int, ...] = ()  # maxsim leaves these ids of the document out
+    is_mean: bool = False  # maxsim is divided by the tokens of the query
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,6 +185,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Prompt
     truncation: Truncation
     scoring: Scoring
+    scripts: tuple[str, ...]  # of queries, as ``edgerank.scripts`` names them; (): any
     tokenizer: str  # file name
     variants: tuple[Variant, ...]  # in the order of preference
     files: dict[str, File]

@@ -33,6 +33,7 @@ class Tokens:
 
     ids: Ids  # int64 [n]
     types: Ids  # int64 [n], BERT's segment of each token
+    num_unseen: int = 0  # the last so many see the others, and no token sees them; for encoders
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -221,6 +222,9 @@ def _build(segments: list[Segment], past_length: int, num_cached: int, causal: b
     query_rows, key_rows, visible, slots, positions = attention_grid(
         lengths, lead_starts, lead_lengths, past_length, causal
     )
+    num_unseen = np.array([segment.tokens.num_unseen for segment in segments], np.int64)
+    if num_unseen.any():
+        visible = np.minimum(visible, (lengths - num_unseen)[:, None])
     return Batch(
         token_ids=np.concatenate([segment.tokens.ids for segment in segments]),
         token_types=np.concatenate([segment.tokens.types for segment in segments]),

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edgerank.documents import LongDocuments, Pair
-from edgerank.errors import InputError, Remedy
+from edgerank.errors import BundleError, InputError, Remedy
 from edgerank.manifest import Piece, Prompt, Truncation
 from edgerank.packing import EMPTY, Ids, Tokens
 
@@ -42,13 +42,22 @@ class PromptEncoder:
 
         :param tokenizer: as ``open_tokenizer`` opens it
         :param max_length: tokens, as the truncation rule counts them
+        :raises BundleError: the tokenizer lacks a token that the prompt names
         """
         self._prompt = prompt
         self._truncation = truncation
         self._tokenizer = tokenizer
         self._max_length = max_length
-        pieces = [piece for piece in self._prompt.query + self._prompt.document if _is_fixed(piece)]
-        self._fixed = dict(zip(pieces, self._tokenize(p.text for p in pieces), strict=True))
+        pieces = [piece for piece in prompt.query + prompt.document if piece.is_fixed]
+        self._fixed = {
+            piece: self._token(piece.text) if piece.is_token else self._tokenize([piece.text])[0]
+            for piece in pieces
+        }
+        expansion = prompt.expansion
+        self._filler = EMPTY.ids if expansion is None else self._token(expansion.token)
+        after = next(piece.text for piece in prompt.document if not piece.is_fixed)
+        after = after.partition("{document}")[2] if truncation.rule == "document" else ""
+        self._tail = self._tokenize([after])[0]  # what a document that is cut ends in
 
     def encode(
         self,
@@ -69,15 +78,20 @@ class PromptEncoder:
         treatment = self._truncation.treatment(long_documents)
         query_ids = self._query_ids(query, instruction)
         query_tokens = len(query_ids)
-        document_ids = [ids[:max_document_tokens] for ids in self._document_ids(documents)]
+        document_ids = self._document_ids(documents)
+        if max_document_tokens is not None:
+            document_ids = [self._cut(ids, max_document_tokens) for ids in document_ids]
         rule = self._truncation.rule
         room = self._max_length - self._truncation.reserved
         if rule == "document":
             share, whole = self._truncation.query_share
             query_ids = query_ids[: min(self._max_length * share // whole, room)]
         elif rule == "each":
-            query_ids = query_ids[:room]
+            query_ids = query_ids[: self._room("query")]
+            room = self._room("document")
         prefix = EMPTY if rule == "longest" else self._assemble(self._prompt.query, query_ids)
+        if rule == "each":
+            prefix = self._expanded(prefix)
         width = min(room - len(query_ids), self._max_length) if rule == "document" else room
 
         head = EMPTY
@@ -87,44 +101,82 @@ class PromptEncoder:
             if rule == "longest":
                 kept, width = _shares(len(query_ids), len(ids), room, treatment)
                 head = self._assemble(self._prompt.query, query_ids[:kept])
-            if treatment == "refuse" and len(ids) > width:
+            if treatment == "refuse" and len(ids) > width + len(self._tail):
                 raise InputError(
                     pair.field,
-                    f"it has {len(ids)} tokens and {width} fit beside the query; shorten it",
+                    f"it has {len(ids) - len(self._tail)} tokens and {width} fit beside the query;"
+                    " shorten it",
                     pair.index,
                     Remedy("long_documents", ("truncate", "split")),
                 )
-            for window in _windows(ids, width, treatment):
+            for window in self._windows(ids, width, treatment):
                 sequences.append(_join([head, self._assemble(self._prompt.document, window)]))
                 document_index.append(index)
         return Encoded(prefix, sequences, document_index, query_tokens)
 
     def encode_texts(self, texts: Sequence[str], kind: TextKind) -> list[Tokens]:
         """Turn texts into tokens, each by itself, cut to the maximum length."""
-        pieces = self._prompt.query if kind == "query" else self._prompt.document
-        room = self._max_length - sum(len(self._fixed.get(piece, ())) for piece in pieces)
-        ids = (
-            [self._query_ids(text, None) for text in texts]
-            if kind == "query"
-            else self._document_ids(texts)
+        room = self._room(kind)
+        if kind == "query":
+            queries = (self._query_ids(text, None)[:room] for text in texts)
+            return [self._expanded(self._assemble(self._prompt.query, ids)) for ids in queries]
+        documents = self._document_ids(texts)
+        return [self._assemble(self._prompt.document, ids[:room]) for ids in documents]
+
+    def _room(self, kind: TextKind) -> int:
+        """Return how many tokens a text may have beside the fixed pieces, by itself."""
+        if kind == "query":
+            pieces, length = self._prompt.query, self._truncation.query_length
+        else:
+            pieces, length = self._prompt.document, None
+        fixed = sum(len(self._fixed[piece]) for piece in pieces if piece.is_fixed)
+        return (length or self._max_length) - fixed
+
+    def _expanded(self, query: Tokens) -> Tokens:
+        """Fill a query up, if the prompt says so."""
+        expansion = self._prompt.expansion
+        missing = max(0, expansion.length - len(query)) if expansion else 0
+        if expansion is None or not missing:
+            return query
+        return Tokens(
+            np.concatenate([query.ids, self._filler.repeat(missing)]),
+            np.concatenate([query.types, np.zeros(missing, np.int64)]),
+            num_unseen=0 if expansion.is_seen else missing,
         )
-        return [self._assemble(pieces, each[:room]) for each in ids]
 
     def _query_ids(self, query: str, instruction: str | None) -> Ids:
-        template = next(piece.text for piece in self._prompt.query if not _is_fixed(piece))
+        template = next(piece.text for piece in self._prompt.query if not piece.is_fixed)
         text = template.replace("{query}", self._stripped(query))
         if instruction and self._prompt.instruction is None:
             raise InputError("instruction", "this model's family takes none; leave it out")
         instruction = instruction or self._prompt.default_instruction
         if instruction and self._prompt.instruction is not None:
-            text = self._prompt.instruction.replace("{instruction}", instruction) + text
+            text = (
+                self._prompt.instruction.replace("{instruction}", self._stripped(instruction))
+                + text
+            )
         return self._tokenize([text])[0]
 
     def _document_ids(self, texts: Iterable[str]) -> list[Ids]:
-        template = next(piece.text for piece in self._prompt.document if not _is_fixed(piece))
+        template = next(piece.text for piece in self._prompt.document if not piece.is_fixed)
         return self._tokenize(
             template.replace("{document}", self._stripped(text)) for text in texts
         )
+
+    def _cut(self, ids: Ids, width: int) -> Ids:
+        """Cut a document to ``width`` tokens, beside those that its piece ends in."""
+        if len(self._tail) == 0:
+            return ids[:width]
+        is_short = len(ids) < width + len(self._tail)
+        return ids if is_short else np.concatenate([ids[:width], self._tail])
+
+    def _windows(self, ids: Ids, width: int, long_documents: LongDocuments) -> list[Ids]:
+        """Return a document's parts of ``width`` tokens: the first, or all if it is to be split."""
+        if long_documents != "split" or len(ids) <= width + len(self._tail) or width < 1:
+            return [self._cut(ids, width)]
+        text = ids[: len(ids) - len(self._tail)]
+        starts = range(0, len(text), width)
+        return [np.concatenate([text[start : start + width], self._tail]) for start in starts]
 
     def _stripped(self, text: str) -> str:
         return text.strip() if self._prompt.strip else text
@@ -137,25 +189,22 @@ class PromptEncoder:
         ]
         return Tokens(np.concatenate(parts), np.concatenate(types))
 
+    def _token(self, name: str) -> Ids:
+        """Look up a token of the vocabulary: int64 [1]."""
+        token = self._tokenizer.token_to_id(name)
+        if token is None:
+            raise BundleError(f"tokenizer.json: no token {name!r}, which the manifest names")
+        return np.array([token], np.int64)
+
     def _tokenize(self, texts: Iterable[str]) -> list[Ids]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]
-
-
-def _is_fixed(piece: Piece) -> bool:
-    return "{query}" not in piece.text and "{document}" not in piece.text
 
 
 def _join(parts: Sequence[Tokens]) -> Tokens:
     return Tokens(
         np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts])
     )
-
-
-def _windows(ids: Ids, width: int, long_documents: LongDocuments) -> list[Ids]:
-    if long_documents == "split" and len(ids) > width:
-        return [ids[start : start + width] for start in range(0, len(ids), width)]
-    return [ids[:width]]
 
 
 def _shares(

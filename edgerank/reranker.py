@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -32,8 +33,11 @@ from edgerank.packing import MIN_BATCH_TOKENS, Batch, Group, default_batch_token
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
 from edgerank.ranking import Hit, Scores, top
 from edgerank.rules import Prepared, Vectors, scoring_rule
+from edgerank.scripts import foreign_script
 from edgerank.tokenization import open_tokenizer
 from edgerank.variants import choose_variant, machine_capabilities
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -99,6 +103,7 @@ class Reranker:
         check_integer("max_batch_tokens", max_batch_tokens, MIN_BATCH_TOKENS)
         self.max_batch_tokens = max_batch_tokens
         self._rule = scoring_rule(self.bundle.manifest.scoring)
+        self._has_warned = False
         manifest = self.bundle.manifest
         self._prompt = PromptEncoder(
             manifest.prompt,
@@ -219,8 +224,9 @@ class Reranker:
         """Encode texts by themselves, for embedding and late-interaction bundles.
 
         Dot products of an embedding bundle's vectors are its scores. A late-interaction bundle has
-        a unit vector for each token, special tokens included. A text over the maximum length is
-        cut.
+        a unit vector for each token, special tokens included; where the score is MaxSim, those of a
+        document are left out that the bundle says, and a query has those that fill it up. A text
+        over the maximum length is cut.
 
         :param texts: strings, or mappings as for ``rank``
         :param kind: "query" or "document": models read them differently
@@ -249,6 +255,7 @@ class Reranker:
         check_long_documents(long_documents)
         if instruction is not None:
             check_text(instruction, "instruction")
+        self._warn_of_script(pair.query for pair in pairs)
 
         def encode(query: str, documents: Mapping[str, Pair]) -> Encoded:
             return self._prompt.encode(
@@ -272,6 +279,8 @@ class Reranker:
             else document_text(text, "texts", index)
             for index, text in enumerate(as_documents(texts))
         ]
+        if kind == "query":
+            self._warn_of_script(checked)
         places = {text: place for place, text in enumerate(dict.fromkeys(checked))}
 
         def in_order(vectors: Vectors) -> Vectors:
@@ -280,7 +289,7 @@ class Reranker:
             return vectors[[places[text] for text in checked]]
 
         encoded = self._prompt.encode_texts(list(places), kind)
-        return self._rule.prepare_texts(encoded).then(in_order)
+        return self._rule.prepare_texts(encoded, kind).then(in_order)
 
     def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
         """Compute groups, one micro-batch for each item that is asked for.
@@ -304,6 +313,24 @@ class Reranker:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _warn_of_script(self, queries: Iterable[str]) -> None:
+        """Log once that a query is in a script that the model is not made for."""
+        scripts = self.bundle.manifest.scripts
+        if self._has_warned or not scripts:
+            return
+        for query in dict.fromkeys(queries):
+            script = foreign_script(query, scripts)
+            if script is not None:
+                self._has_warned = True
+                log.warning(
+                    "most of a query is in %s script, and the model %s is made for %s: expect a"
+                    " poor order; docs/models.md names multilingual models",
+                    script,
+                    self.bundle.manifest.source.model,
+                    " and ".join(scripts),
+                )
+                return
 
     def _compute(self, prepared: Prepared[R], show_progress: bool) -> R:
         num_scores = prepared.num_scores

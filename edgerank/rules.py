@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from edgerank.documents import Pair
 from edgerank.engine import Output, Results
+from edgerank.late_interaction import maxsim, token_vectors
 from edgerank.manifest import Scoring
 from edgerank.packing import EMPTY, Group, Tokens
-from edgerank.prompt import Encoded
+from edgerank.prompt import Encoded, TextKind
 from edgerank.ranking import Scores
 from edgerank.scoring import (
     ACTIVATIONS,
@@ -27,7 +29,6 @@ from edgerank.scoring import (
     cosines,
     identity,
     sigmoid,
-    unit_rows,
 )
 
 R = TypeVar("R")
@@ -36,6 +37,9 @@ Vectors = NDArray[np.float32] | list[NDArray[np.float32]]  # [n, d], or [tokens,
 
 # a query and its distinct documents, each with a pair that has it, into tokens
 Encode = Callable[[str, Mapping[str, Pair]], Encoded]
+# results of some queries and then of documents, their tokens, and how many queries there are, into
+# the documents' scores for each query
+Compare = Callable[[Results, Sequence[Tokens], int], list[Scores]]
 
 SCORES = Output("scores")
 EMBEDDINGS = Output("embeddings")
@@ -75,11 +79,13 @@ class ScoringRule:
     output: Output  # of the graph, that scores are made of
     vectors: Output | None  # of the graph, that texts are encoded by; None if it encodes pairs only
     prepare_pairs: Callable[[Sequence[Pair], Encode], Prepared[Scores]]  # raw scores
-    reduce_vectors: Callable[[Results], Vectors]
+    reduce_vectors: Callable[[Results, Sequence[Tokens], TextKind], Vectors]
     activation: Function  # of raw scores
     normalization: Function  # of raw scores, into [0, 1]
     score_range: tuple[float, float]  # least and greatest score
     encodes_apart: bool  # a document is encoded once for all queries
+    # raw scores to be normalised, if they are others
+    prepare_normalized: Callable[[Sequence[Pair], Encode], Prepared[Scores]] | None = None
 
     @property
     def outputs(self) -> list[str]:
@@ -95,15 +101,18 @@ class ScoringRule:
         """
         if not pairs:
             return Prepared([], self.output, lambda results: np.zeros(0, np.float32))
-        return self.prepare_pairs(pairs, encode).then(
-            self.normalization if normalize else self.activation
-        )
+        if normalize:
+            prepare = self.prepare_normalized or self.prepare_pairs
+            return prepare(pairs, encode).then(self.normalization)
+        return self.prepare_pairs(pairs, encode).then(self.activation)
 
-    def prepare_texts(self, sequences: Sequence[Tokens]) -> Prepared[Vectors]:
+    def prepare_texts(self, sequences: Sequence[Tokens], kind: TextKind) -> Prepared[Vectors]:
         """Say what to run to encode texts, each by itself; vectors come in their order."""
         assert self.vectors is not None
         group = Group(EMPTY, sequences, range(len(sequences)))
-        return Prepared([group], self.vectors, self.reduce_vectors)
+        return Prepared(
+            [group], self.vectors, lambda results: self.reduce_vectors(results, sequences, kind)
+        )
 
 
 def scoring_rule(scoring: Scoring) -> ScoringRule:
@@ -112,24 +121,58 @@ def scoring_rule(scoring: Scoring) -> ScoringRule:
         return ScoringRule(
             output=EMBEDDINGS,
             vectors=EMBEDDINGS,
-            prepare_pairs=_compare_vectors,
-            reduce_vectors=_rows,
+            prepare_pairs=partial(_compare_apart, EMBEDDINGS, _cosines),
+            reduce_vectors=lambda results, sequences, kind: _rows(results),
             activation=identity,
-            normalization=lambda raw: (1 + raw) * np.float32(0.5),
+            normalization=_normalized_cosine,
             score_range=(-1.0, 1.0),
             encodes_apart=True,
         )
+    if scoring.rule == "maxsim":
+        return _maxsim_rule(scoring)
     activation, score_range = ACTIVATIONS[scoring.activation]
     offset = np.float32(scoring.normalize_offset)
     return ScoringRule(
         output=SCORES,
         vectors=TOKEN_VECTORS if scoring.rule == "late_interaction" else None,
         prepare_pairs=_score_sequences,
-        reduce_vectors=_unit_vectors,
+        reduce_vectors=partial(_token_vectors, scoring),
         activation=activation,
         normalization=lambda raw: sigmoid(raw - offset),
         score_range=score_range,
         encodes_apart=False,
+    )
+
+
+def _maxsim_rule(scoring: Scoring) -> ScoringRule:
+    """Build the rule of late interaction: vectors of tokens, compared outside of the graph.
+
+    A sum is normalised as its mean, which is a cosine.
+    """
+
+    def sums(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
+        raw, n = _ragged(results), num_queries
+        queries = token_vectors(raw[:n], sequences[:n], "query", scoring)
+        documents = token_vectors(raw[n:], sequences[n:], "document", scoring)
+        return [maxsim(query, documents) for query in queries]
+
+    def means(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
+        found = sums(results, sequences, num_queries)
+        return [
+            np.clip(scores / np.float32(len(query)), -1, 1)
+            for scores, query in zip(found, results, strict=False)
+        ]
+
+    return ScoringRule(
+        output=TOKEN_VECTORS,
+        vectors=TOKEN_VECTORS,
+        prepare_pairs=partial(_compare_apart, TOKEN_VECTORS, means if scoring.is_mean else sums),
+        reduce_vectors=partial(_token_vectors, scoring),
+        activation=identity,
+        normalization=_normalized_cosine,
+        score_range=(-1.0, 1.0) if scoring.is_mean else (-np.inf, np.inf),
+        encodes_apart=True,
+        prepare_normalized=partial(_compare_apart, TOKEN_VECTORS, means),
     )
 
 
@@ -159,7 +202,9 @@ def _score_sequences(pairs: Sequence[Pair], encode: Encode) -> Prepared[Scores]:
     return Prepared(groups, SCORES, reduce, query_tokens)
 
 
-def _compare_vectors(pairs: Sequence[Pair], encode: Encode) -> Prepared[Scores]:
+def _compare_apart(
+    output: Output, compare: Compare, pairs: Sequence[Pair], encode: Encode
+) -> Prepared[Scores]:
     """Encode each distinct query and each distinct document once, then compare."""
     documents: dict[str, Pair] = {}
     for pair in pairs:
@@ -175,24 +220,40 @@ def _compare_vectors(pairs: Sequence[Pair], encode: Encode) -> Prepared[Scores]:
     places = [(query_places[pair.query], text_places[pair.text]) for pair in pairs]
 
     def reduce(results: Results) -> Scores:
-        vectors = _rows(results)
-        query_vectors, text_vectors = vectors[: len(queries)], vectors[len(queries) :]
         best = [
-            best_of_each(cosines(vector, text_vectors), encoded.document_index, len(documents))
-            for vector in query_vectors
+            best_of_each(scores, encoded.document_index, len(documents))
+            for scores in compare(results, sequences, len(queries))
         ]
         return np.array([best[query][text] for query, text in places], np.float32)
 
     query_tokens = {query: tokens.query_tokens for query, tokens in queries.items()}
     group = Group(EMPTY, sequences, range(len(sequences)))
-    return Prepared([group], EMBEDDINGS, reduce, query_tokens)
+    return Prepared([group], output, reduce, query_tokens)
+
+
+def _normalized_cosine(raw: Scores) -> Scores:
+    normalized: Scores = (1 + raw) * np.float32(0.5)
+    return normalized
+
+
+def _cosines(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
+    vectors = _rows(results)
+    return [cosines(query, vectors[num_queries:]) for query in vectors[:num_queries]]
+
+
+def _token_vectors(
+    scoring: Scoring, results: Results, sequences: Sequence[Tokens], kind: TextKind
+) -> Vectors:
+    return token_vectors(_ragged(results), sequences, kind, scoring)
+
+
+def _ragged(results: Results) -> list[Scores]:
+    """Return results that are an array a sequence, which those of tokens are."""
+    assert isinstance(results, list)
+    return results
 
 
 def _rows(results: Results) -> NDArray[np.float32]:
     """Return results that are one array, which those of whole sequences are."""
     assert isinstance(results, np.ndarray)
     return results
-
-
-def _unit_vectors(results: Results) -> Vectors:
-    return list(map(unit_rows, results))

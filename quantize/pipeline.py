@@ -28,6 +28,7 @@ from edgerank.manifest import (
 )
 from edgerank.prompt import PromptEncoder
 from edgerank.rules import scoring_rule
+from edgerank.scripts import unknown_scripts
 from quantize.checkpoint.files import open_checkpoint
 from quantize.checkpoint.hub import locate
 from quantize.checkpoint.tokenization import load_tokenizer
@@ -58,6 +59,7 @@ def quantize(
     family: str | None = None,
     template: str | os.PathLike[str] | None = None,
     steps: Sequence[RecipeStep] | None = None,
+    scripts: Sequence[str] = (),
     show_progress: bool = False,
 ) -> Bundle:
     """Turn a Hugging Face checkpoint into a bundle, and measure what that cost.
@@ -77,6 +79,8 @@ def quantize(
     :param template: JSON of a ``quantize.families.templates.Template`` to prompt a decoder by
         instead of its family's
     :param steps: steps of the recipe: all of ``quantize.recipe.STEPS`` by default, none for fp32
+    :param scripts: of the queries that the model is made for, such as "Latin"; whoever asks in
+        another is warned. () for any
     :param show_progress: draw a progress bar on stderr
     :raises InputError: an option, the calibration text or the template is unusable
     :raises QuantizeError: the checkpoint is unusable, the bundle cannot be written, or it misses
@@ -92,6 +96,11 @@ def quantize(
         )
     if report is not None:
         check_report(Path(report))
+    unknown = unknown_scripts(scripts) if scripts else []
+    if unknown:
+        raise InputError(
+            "scripts", f"{', '.join(unknown)}: no script; they are called Latin, Cyrillic, Han, ..."
+        )
     chosen_template = None if template is None else read_template(Path(template))
     calibration = read_calibration(None if calibrate is None else Path(calibrate))
 
@@ -125,7 +134,7 @@ def quantize(
         bar.total = bar.n  # fewer if no matrix was found worth keeping
         shutil.copyfile(opened.tokenizer_path, staging / TOKENIZER_NAME)
         shutil.rmtree(scratch)
-        write_manifest(staging, _manifest(source, model, variants, staging))
+        write_manifest(staging, _manifest(source, model, variants, staging, tuple(scripts)))
     return read_bundle(bundle)
 
 
@@ -179,7 +188,11 @@ def _pack(calibration: Calibration, model: ModelSpec, tokenizer: Tokenizer) -> P
 
 
 def _manifest(
-    source: Source, model: ModelSpec, variants: Sequence[Variant], directory: Path
+    source: Source,
+    model: ModelSpec,
+    variants: Sequence[Variant],
+    directory: Path,
+    scripts: tuple[str, ...],
 ) -> Manifest:
     """Describe the bundle whose files lie in a directory."""
     return Manifest(
@@ -192,6 +205,7 @@ def _manifest(
         prompt=model.prompt,
         truncation=model.truncation,
         scoring=model.scoring,
+        scripts=scripts,
         tokenizer=TOKENIZER_NAME,
         variants=tuple(variants),
         files=describe_files(directory),

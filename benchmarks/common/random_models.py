@@ -100,6 +100,12 @@ GEOMETRIES = (
     Geometry("bge-reranker-v2-m3", "XLMRoberta", _encoder(1024, 4096, 16)),
     Geometry("mxbai-rerank-base-v1", "DebertaV2", _encoder(768, 3072, 12, **DEBERTA)),
     Geometry("gte-reranker-modernbert-base", "ModernBert", _encoder(768, 1152, 12)),
+    Geometry("ettin-reranker-17m", "ModernBert", _encoder(256, 384, 4)),
+    Geometry("ettin-reranker-32m", "ModernBert", _encoder(384, 576, 6)),
+    Geometry("ettin-reranker-68m", "ModernBert", _encoder(512, 768, 8)),
+    Geometry("ettin-reranker-150m", "ModernBert", _encoder(768, 1152, 12)),
+    Geometry("ettin-reranker-400m", "ModernBert", _encoder(1024, 2624, 16)),
+    Geometry("ettin-reranker-1b", "ModernBert", _encoder(1792, 3840, 28), (2, 4)),
     Geometry(
         "DistilBERT, through optimum",
         "DistilBert",

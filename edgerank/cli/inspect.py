@@ -33,6 +33,7 @@ def inspect(directory: Path, as_json: bool) -> None:
         "licence": manifest.source.license or "unknown",
         "family": f"{manifest.family} ({manifest.architecture})",
         "score": f"{manifest.scoring.rule}, {manifest.scoring.activation}",
+        "scripts": ", ".join(manifest.scripts) or "any",
         "length": f"{manifest.max_length} tokens by default, at most {manifest.max_length_limit}",
         "digest": bundle.digest,
         "size": f"{bundle.size / 1e6:,.1f} MB",

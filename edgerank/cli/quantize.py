@@ -59,6 +59,14 @@ from edgerank.manifest import PrecisionName
     help="Prompt a decoder by this template. Begin with what `edgerank families NAME` prints.",
 )
 @click.option(
+    "--script",
+    "scripts",
+    metavar="NAME",
+    multiple=True,
+    help="Say which script the model is made for, such as Latin: whoever asks in another is warned."
+    " May be given several times.",
+)
+@click.option(
     "--min-tau",
     type=click.FloatRange(-1, 1),
     help="Refuse a variant whose Kendall tau against the original is lower.",
@@ -77,6 +85,7 @@ def quantize(
     keep_fp32: str | None,
     family: str | None,
     template: Path | None,
+    scripts: tuple[str, ...],
     min_tau: float | None,
     report: Path | None,
 ) -> None:
@@ -96,6 +105,7 @@ def quantize(
         min_tau=min_tau,
         family=family,
         template=template,
+        scripts=scripts,
         report=report,
         show_progress=sys.stderr.isatty(),
     )

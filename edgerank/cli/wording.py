@@ -34,6 +34,7 @@ def _advise(remedy: Remedy) -> str:
 WORDING = Wording(
     {
         "query": "QUERY",
+        "scripts": "--script",
         "target": "--server",
         "token": "--token-file",
         **{option: _flag(option) for option in OPTIONS},

@@ -1,4 +1,4 @@
-"""BERT and its relatives, as cross-encoders with one logit or as sentence-embedding models.
+"""BERT and its relatives: cross-encoders with one logit, embedding models, late interaction.
 
 Post-norm layers, learned absolute positions. Follows ``transformers.models``' ``bert``,
 ``electra``, ``roberta`` and ``mpnet``; XLM-R and CamemBERT are RoBERTa with other vocabularies.
@@ -23,7 +23,7 @@ from quantize.architectures.bert_layer import (
     EncoderWeights,
     classify,
 )
-from quantize.architectures.embedding import write_embedding
+from quantize.architectures.embedding import write_pooled, write_token_vectors
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
@@ -34,7 +34,7 @@ from quantize.graph.relative_positions import t5_buckets
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
 
-BertHead = Literal["classifier", "mean", "cls"]
+BertHead = Literal["classifier", "mean", "cls", "tokens"]
 
 
 class BertConfig(EncoderConfig, frozen=True):
@@ -99,7 +99,7 @@ class BertInputs(EncoderInputs):
 
 
 class Bert:
-    """An encoder with one logit a sequence, or one unit vector for the pooling heads."""
+    """An encoder with one logit a sequence, one unit vector, or a vector for each token."""
 
     cache_width = 0
 
@@ -190,8 +190,8 @@ class Bert:
         return np.ascontiguousarray(table[t5_buckets(distances, buckets)].T)
 
     def layer(self, index: int) -> BertLayer:
-        # from the last attention on only each sequence's first token matters, except to the mean
-        is_scored = index == self.num_layers - 1 and self._head != "mean"
+        # from the last attention on only first tokens matter, unless the head reads all
+        is_scored = index == self.num_layers - 1 and self._head not in ("mean", "tokens")
         layer = self._weights.layer(index, is_scored)
         return layer if self._rotation is None else layer.rotated(self._rotation)
 
@@ -204,8 +204,11 @@ class Bert:
             logits = classify(g, precision, x, dense, output, spec.head_activation)
             g.output("scores", logits, ["scored"])
             return
+        if self._head == "tokens":
+            write_token_vectors(g, self._checkpoint, x, self.stream_width)
+            return
         pooled = mean_rows(g, x, inputs.shared.grid) if self._head == "mean" else x
-        write_embedding(g, self._checkpoint, pooled, self.stream_width)
+        write_pooled(g, self._checkpoint, pooled, self.stream_width)
 
     def aligned(self, stream: Floats) -> Floats:
         return stream

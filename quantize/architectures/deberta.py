@@ -1,4 +1,4 @@
-"""DeBERTa-v2 and -v3 cross-encoders with one logit, such as mxbai-rerank v1.
+"""DeBERTa-v2 and -v3: cross-encoders such as mxbai-rerank v1, or with modules after pooling.
 
 Follows ``transformers.models.deberta_v2.modeling_deberta_v2``: BERT's layers, with positions in the
 attention alone (``quantize.graph.relative_positions``). Where ``share_att_key`` is set, the tables
@@ -22,14 +22,17 @@ from quantize.architectures.bert_layer import (
     EncoderWeights,
     classify,
 )
+from quantize.architectures.embedding import write_pooled
 from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint
 from quantize.graph.builder import Graph
-from quantize.graph.grid import Grid, declare_inputs
+from quantize.graph.grid import Grid, declare_inputs, mean_rows
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import Positions, log_buckets, write_buckets
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation
+
+DebertaHead = Literal["classifier", "mean", "cls"]
 
 ROOT = "deberta."
 NAMES = AttentionNames(
@@ -84,7 +87,12 @@ class Deberta:
 
     cache_width = 0
 
-    def __init__(self, checkpoint: Checkpoint, rotation: Rotation | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        head: DebertaHead = "classifier",
+        rotation: Rotation | None = None,
+    ) -> None:
         """Read the configuration.
 
         :param rotation: of each head's values
@@ -93,12 +101,15 @@ class Deberta:
         self.config = checkpoint.config_as(DebertaConfig)
         self.num_layers = self.config.num_hidden_layers
         self.stream_width = self.config.hidden_size
-        self._checkpoint, self._rotation = checkpoint, rotation
-        self._weights = EncoderWeights(checkpoint, self.config, ROOT, NAMES)
+        self._checkpoint, self._head, self._rotation = checkpoint, head, rotation
+        is_rooted = f"{ROOT}embeddings.LayerNorm.weight" in checkpoint.tensors
+        self._root = ROOT if is_rooted else ""
+        self._weights = EncoderWeights(checkpoint, self.config, self._root, NAMES)
 
     def rotated(self, outliers: Sequence[int]) -> Deberta:
         """Rotate each head's values; a norm with a bias lets no rotation of the stream through."""
-        return Deberta(self._checkpoint, Rotation.random(self.config.head_size, seed=1))
+        rotation = Rotation.random(self.config.head_size, seed=1)
+        return Deberta(self._checkpoint, self._head, rotation)
 
     def declare(self, g: Graph) -> EncoderInputs:
         shared = declare_inputs(g, with_past=False)
@@ -143,8 +154,10 @@ class Deberta:
 
     def layer(self, index: int) -> BertLayer:
         query, key, _ = self._weights.projections(index)
+        # from the last attention on only each sequence's first token matters, except to the mean
+        is_scored = index == self.num_layers - 1 and self._head != "mean"
         layer = replace(
-            self._weights.layer(index, is_scored=index == self.num_layers - 1),
+            self._weights.layer(index, is_scored),
             key_bias=key.bias,
             positions=self._positions(index, query, key),
         )
@@ -158,6 +171,10 @@ class Deberta:
         """
         g.scope = "head"
         x = self._weights.norm(self.num_layers).write(g, x)
+        if self._head != "classifier":
+            pooled = mean_rows(g, x, inputs.shared.grid) if self._head == "mean" else x
+            write_pooled(g, self._checkpoint, pooled, self.stream_width)
+            return
         dense, output = self._weights.classifier("pooler.dense", "classifier")
         g.output("scores", classify(g, Float32(), x, dense, output, "Gelu"), ["scored"])
 
@@ -166,7 +183,7 @@ class Deberta:
 
     def _positions(self, index: int, query: Dense, key: Dense) -> Positions:
         """Project the embeddings of distances as the layer projects tokens."""
-        config, load, prefix = self.config, self._checkpoint.tensor, f"{ROOT}encoder"
+        config, load, prefix = self.config, self._checkpoint.tensor, f"{self._root}encoder"
         heads, size, hidden = config.num_attention_heads, config.head_size, config.hidden_size
         stored = load(f"{prefix}.rel_embeddings.weight", 2 * config.position_buckets, hidden)
         gain, bias = (load(f"{prefix}.LayerNorm.{part}", hidden) for part in ("weight", "bias"))

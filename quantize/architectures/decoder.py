@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from quantize.architectures.decoder_layer import DecoderInputs, DecoderLayer, load_layer
 from quantize.architectures.decoder_spec import DecoderSpec
-from quantize.architectures.embedding import write_embedding
+from quantize.architectures.embedding import write_pooled
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.builder import Graph
 from quantize.graph.grid import declare_inputs, mean_rows
@@ -128,6 +128,24 @@ class Decoder:
         return stream if self._rotation is None else self._rotation.apply(stream)
 
 
+class LastTokenDecoder(Decoder):
+    """A decoder whose last token's row is read by modules of sentence-transformers."""
+
+    def rotated(self, outliers: Sequence[int]) -> LastTokenDecoder:
+        rotation = self._stream_rotation(outliers)
+        return LastTokenDecoder(self._checkpoint, self.spec, {}, rotation, rotates_heads=True)
+
+    def finish(self, g: Graph, precision: Precision, inputs: DecoderInputs, x: str) -> None:
+        """Write the norm and the modules; of a rotated row the norm's gain also turns it back."""
+        g.scope, gain = "head", self._final_gain()
+        applied = gain if self._rotation is None else np.ones_like(gain)
+        row = Norm("head.norm", "rms", applied, None, self.spec.norm_epsilon).write(g, x)
+        if self._rotation is not None:
+            back = self.aligned(np.diag(gain)).T
+            row = g.op("MatMul", row, g.weight("head.norm.gain", np.ascontiguousarray(back)))
+        write_pooled(g, self._checkpoint, row, self.stream_width)
+
+
 class PooledDecoder(Decoder):
     """A decoder's layers as an encoder: all tokens see each other, and their mean is a vector."""
 
@@ -148,4 +166,4 @@ class PooledDecoder(Decoder):
         g.scope = "head"
         norm = Norm("head.norm", "rms", self._final_gain(), None, self.spec.norm_epsilon)
         pooled = mean_rows(g, norm.write(g, x), inputs.shared.grid)
-        write_embedding(g, self._checkpoint, pooled, self.stream_width)
+        write_pooled(g, self._checkpoint, pooled, self.stream_width)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from quantize.architectures.bert import BERT, Bert, BertInputs
+from quantize.architectures.embedding import VECTORS_OUTPUT
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.builder import Graph
 from quantize.graph.grid import token_slots, with_mask
@@ -31,7 +32,6 @@ from quantize.rounding.transforms import Rotation
 ARCHITECTURE = "BertForLateInteraction"  # in config.json; transformers has none like it
 FEATURES = ("cosine", "nearest", "exact")
 FEATURES_OUTPUT = "features"  # of the graph, beside its scores: what calibration reads
-VECTORS_OUTPUT = "token_vectors"  # likewise: each token's vector, float32 [T, H]
 FARTHEST = -1.0  # a cosine that none is below: of documents without a word
 
 

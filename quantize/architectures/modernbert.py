@@ -1,4 +1,4 @@
-"""ModernBERT encoders, as cross-encoders with one logit or as sentence-embedding models.
+"""ModernBERT encoders: cross-encoders with one logit, embedding models, late interaction.
 
 Follows ``transformers.models.modernbert.modeling_modernbert``: attention is global in every third
 layer and within a sliding window in the others.
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quantize.architectures.embedding import write_embedding
+from quantize.architectures.embedding import write_pooled, write_token_vectors
 from quantize.architectures.modernbert_layer import (
     ModernBertConfig,
     ModernBertInputs,
     ModernBertLayer,
 )
 from quantize.checkpoint.files import Checkpoint, one_label
-from quantize.checkpoint.sidecars import Pooling
+from quantize.checkpoint.sidecars import Reading
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph
 from quantize.graph.grid import declare_inputs, mean_rows
@@ -30,7 +30,7 @@ from quantize.rounding.transforms import Rotation
 
 
 class ModernBert:
-    """An encoder with one logit a sequence, or one unit vector for an embedding model.
+    """An encoder with one logit a sequence, one unit vector, or a vector for each token.
 
     The first layer begins with the embedding's norm, so that its scales reach that norm's output.
     """
@@ -40,7 +40,7 @@ class ModernBert:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        pooling: Pooling,
+        pooling: Reading,
         *,
         is_classifier: bool = False,
         rotation: Rotation | None = None,
@@ -87,8 +87,8 @@ class ModernBert:
         return precision.embedding(g, "embeddings.tokens", table, inputs.shared.token_ids)
 
     def layer(self, index: int) -> ModernBertLayer:
-        # from the last attention on only each sequence's first token matters, except to the mean
-        is_scored = index == self.num_layers - 1 and self._pooling != "mean"
+        # from the last attention on only first tokens matter, unless the head reads all
+        is_scored = index == self.num_layers - 1 and self._pooling == "cls"
         layer = self._weights.layer(index, is_scored)
         return layer if self._rotation is None else layer.rotated(self._rotation)
 
@@ -98,8 +98,10 @@ class ModernBert:
         pooled = mean_rows(g, x, inputs.shared.grid) if self._pooling == "mean" else x
         if self._is_classifier:
             g.output("scores", self._classify(g, precision, pooled), ["scored"])
+        elif self._pooling == "tokens":
+            write_token_vectors(g, self._checkpoint, x, self.stream_width)
         else:
-            write_embedding(g, self._checkpoint, pooled, self.stream_width)
+            write_pooled(g, self._checkpoint, pooled, self.stream_width)
 
     def aligned(self, stream: Floats) -> Floats:
         return stream

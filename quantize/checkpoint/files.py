@@ -234,7 +234,9 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         expected = math.prod(entry.shape) * STORED_DTYPES[entry.dtype].itemsize
         if begin < 0 or end - begin != expected or 8 + length + end > size:
             raise QuantizeError(f"{path}: tensor {name!r} is truncated")
-        tensors[name] = StoredTensor(path, entry.dtype, entry.shape, 8 + length + begin)
+        renamed = name.replace("LayerNorm.gamma", "LayerNorm.weight")  # as some versions save it
+        renamed = renamed.replace("LayerNorm.beta", "LayerNorm.bias")
+        tensors[renamed] = StoredTensor(path, entry.dtype, entry.shape, 8 + length + begin)
     return tensors
 
 

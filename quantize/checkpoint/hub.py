@@ -10,7 +10,7 @@ from edgerank.manifest import Source
 from quantize.errors import QuantizeError
 
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
-FILES = ["*.json", "*.safetensors", "README.md"]
+FILES = ["*.jinja", "*.json", "*.safetensors", "README.md"]
 
 
 def locate(checkpoint: str | os.PathLike[str]) -> tuple[Source, Path]:

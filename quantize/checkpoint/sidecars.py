@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgerank.manifest import Activation, Positive
-from quantize.checkpoint.files import Checkpoint, Floats, open_module
+from edgerank.manifest import Activation
+from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
 
-Pooling = Literal["mean", "cls"]  # how an embedding model makes one vector of its tokens'
+Pooling = Literal["mean", "cls"]  # how an encoder makes one vector of its tokens'
+AnyPooling = Literal[Pooling, "lasttoken"]  # and how a decoder does
+Reading = Literal[Pooling, "tokens"]  # or leaves each token its own
 
-ACTIVATIONS: dict[str, Activation] = {
-    "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.modules.activation.Sigmoid": "sigmoid",
-    "torch.nn.modules.activation.Tanh": "tanh",
+ACTIVATIONS: dict[str | None, Activation] = {  # by the names of torch.nn
+    "Identity": "identity",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
 }
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+ModulesKind = Literal["vector", "token-vectors", "pooled-score", "logit-score", "unknown-score"]
+TOKENIZER_ARGUMENTS = {"max_length", "padding", "return_tensors", "truncation"}
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order of encode_document
 
 
-class _Module(msgspec.Struct):
+class Module(msgspec.Struct):
     """An entry of modules.json."""
 
     type: str = ""
@@ -37,6 +42,8 @@ class _TransformerSettings(msgspec.Struct):
     """sentence_bert_config.json"""
 
     max_seq_length: int | None = None
+    modality_config: dict[str, dict[str, Any]] = {}
+    processing_kwargs: dict[str, dict[str, Any] | None] | None = None
 
 
 class TokenizerSettings(msgspec.Struct):
@@ -49,9 +56,10 @@ class TokenizerSettings(msgspec.Struct):
 class _ModelSettings(msgspec.Struct):
     """config_sentence_transformers.json"""
 
-    prompts: dict[str, str] = {}
+    prompts: dict[str, str | None] = {}
     default_prompt_name: str | None = None
     activation_fn: str | None = None
+    model_type: str | None = None  # the class that saved it
 
 
 class _ActivationSettings(msgspec.Struct):
@@ -67,7 +75,73 @@ class _CrossEncoderConfig(msgspec.Struct):
 
 def has_modules(checkpoint: Checkpoint) -> bool:
     """Say whether sentence-transformers saved the checkpoint with modules of its own."""
-    return checkpoint.json_as("modules.json", list[_Module]) is not None
+    return checkpoint.json_as("modules.json", list[Module]) is not None
+
+
+def modules_kind(checkpoint: Checkpoint) -> ModulesKind | None:
+    """Say what sentence-transformers' modules make; None for a Transformer alone, or no file."""
+    names = [module.name for module in modules_of(checkpoint)]
+    settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
+    if settings is not None and settings.model_type == "CrossEncoder":
+        if len(names) <= 1:
+            return None
+        if names[:2] == ["Transformer", "Pooling"]:
+            return "pooled-score"
+        return "logit-score" if names == ["Transformer", "LogitScore"] else "unknown-score"
+    if "MultiVectorMask" in names or names[:2] == ["Transformer", "Dense"]:
+        return "token-vectors"
+    return "vector" if names else None
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How sentence-transformers has a pair of texts become a chat."""
+
+    has_parts: bool  # whether a message's content is a list of parts
+    arguments: dict[str, Any]  # of the template
+    restores_end: bool  # whether what follows the document is put back where it was cut off
+
+
+def chat_settings(checkpoint: Checkpoint) -> ChatSettings | None:
+    """Read how pairs become messages; None if they do not.
+
+    :raises QuantizeError: in a way that is not supported
+    """
+    settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
+    if settings is None or "message" not in settings.modality_config:
+        return None
+    kwargs = {name: values or {} for name, values in (settings.processing_kwargs or {}).items()}
+    arguments = dict(kwargs.pop("chat_template", {}))
+    restores_end = arguments.pop("restore_suffix", True)
+    if any(kwargs.values()) or not TOKENIZER_ARGUMENTS.isdisjoint(arguments):
+        raise QuantizeError(
+            f"{checkpoint.directory / 'sentence_bert_config.json'}: processing_kwargs are supported"
+            " for the variables of the chat template alone"
+        )
+    structured = settings.modality_config["message"].get("format") == "structured"
+    return ChatSettings(structured, arguments, bool(restores_end))
+
+
+class _LogitScoreSettings(msgspec.Struct):
+    """config.json of a LogitScore module."""
+
+    true_token_id: NonNegative
+    false_token_id: NonNegative | None = None
+
+
+def logit_score_tokens(checkpoint: Checkpoint) -> dict[int, float]:
+    """Return the ids of the tokens by whose logits a LogitScore module scores, and their weights.
+
+    :raises QuantizeError: its settings are missing
+    """
+    (path,) = (module.path for module in modules_of(checkpoint) if module.name == "LogitScore")
+    settings = checkpoint.json_as(f"{path}/config.json", _LogitScoreSettings)
+    if settings is None:
+        raise QuantizeError(f"{checkpoint.directory / path}: no config.json; is it complete?")
+    weights = {settings.true_token_id: 1.0}
+    if settings.false_token_id is not None:
+        weights[settings.false_token_id] = -1.0
+    return weights
 
 
 def longest_input(checkpoint: Checkpoint) -> int | None:
@@ -94,99 +168,103 @@ def activation_of(checkpoint: Checkpoint) -> Activation:
         or config.sbert_ce_default_activation_function
         or "torch.nn.modules.activation.Sigmoid"
     )
-    if name not in ACTIVATIONS:
+    activation = ACTIVATIONS.get(torch_class(name))
+    if activation is None:
         raise QuantizeError(
             f"{checkpoint.directory / 'config.json'}: activation {name!r} is not supported;"
-            f" supported: {', '.join(ACTIVATIONS)}"
+            " supported: Identity, Sigmoid and Tanh of torch.nn"
         )
-    return ACTIVATIONS[name]
+    return activation
+
+
+def torch_class(path: str) -> str | None:
+    """Return the name of a class of torch.nn by its dotted path; None if it is another module's."""
+    return path.split(".")[-1] if path.startswith("torch.nn.") else None
 
 
 def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return what an embedding model reads for a query and for a document."""
     settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
     settings = settings or _ModelSettings()
-    prompts = settings.prompts
+    prompts = {name: prompt or "" for name, prompt in settings.prompts.items()}
     default = prompts.get(settings.default_prompt_name or "", "")
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), default)
     return prompts.get("query", default) + "{query}", document + "{document}"
 
 
-def _modules(checkpoint: Checkpoint) -> list[_Module]:
-    return checkpoint.json_as("modules.json", list[_Module]) or []
+def pair_prompts(checkpoint: Checkpoint) -> tuple[bool, str]:
+    """Say whether a CrossEncoder has prompts, and which it applies by default; "" for none."""
+    settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
+    if settings is None or settings.model_type != "CrossEncoder":
+        return False, ""
+    default = settings.prompts.get(settings.default_prompt_name or "")
+    return any(settings.prompts.values()), default or ""
 
 
-def pooling_of(checkpoint: Checkpoint) -> Pooling:
-    """Read how an embedding model makes one vector of its tokens'.
+def modules_of(checkpoint: Checkpoint) -> list[Module]:
+    """Return the modules of sentence-transformers in their order."""
+    return checkpoint.json_as("modules.json", list[Module]) or []
+
+
+FLAGS = {  # of older versions, by the mode that each stands for
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+class _PoolingSettings(msgspec.Struct):
+    """config.json of a Pooling module: its mode, or a flag for each in files of older versions."""
+
+    pooling_mode: str | list[str] | None = None
+    pooling_mode_cls_token: bool | None = None
+    pooling_mode_max_tokens: bool | None = None
+    pooling_mode_mean_tokens: bool | None = None
+    pooling_mode_mean_sqrt_len_tokens: bool | None = None
+    pooling_mode_weightedmean_tokens: bool | None = None
+    pooling_mode_lasttoken: bool | None = None
+    include_prompt: bool = True
+
+    @property
+    def modes(self) -> list[str]:
+        if self.pooling_mode is not None:
+            return [self.pooling_mode] if isinstance(self.pooling_mode, str) else self.pooling_mode
+        flags = {name: getattr(self, name) for name in self.__struct_fields__ if name in FLAGS}
+        if all(is_on is None for is_on in flags.values()):
+            return []
+        return [FLAGS[name] for name, is_on in flags.items() if is_on] or ["mean"]
+
+
+def pooling_of(checkpoint: Checkpoint) -> AnyPooling:
+    """Read how one vector is made of the tokens'.
 
     :raises QuantizeError: in a way, or with modules, that are not supported
     """
-    modules = " ".join(module.name for module in _modules(checkpoint))
-    if not re.fullmatch(r"Transformer Pooling( Dense)*( Normalize)?", modules):
+    entries = modules_of(checkpoint)
+    modules = " ".join(module.name for module in entries)
+    if not re.fullmatch(r"Transformer Pooling( Dense| LayerNorm| Normalize| Dropout)*", modules):
         raise QuantizeError(
             f"{checkpoint.directory / 'modules.json'}: modules {modules.replace(' ', ', ')} are not"
-            " supported; supported: Transformer, Pooling, perhaps Dense, Normalize"
+            " supported; supported: Transformer, Pooling, perhaps Dense, LayerNorm, Normalize"
         )
-    path = checkpoint.directory / "1_Pooling/config.json"
-    settings = checkpoint.json_as("1_Pooling/config.json", dict[str, Any]) or {}
-    mode: str = settings.get("pooling_mode") or ", ".join(
-        name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for name, is_on in settings.items()  # one flag a mode before sentence-transformers 5.3
-        if name.startswith("pooling_mode_") and is_on
-    )
-    if settings.get("include_prompt") is False:
+    name = f"{entries[1].path}/config.json"
+    settings = checkpoint.json_as(name, _PoolingSettings)
+    path = checkpoint.directory / name
+    if settings is None:
+        raise QuantizeError(f"{path}: it is missing; is the checkpoint complete?")
+    if not settings.include_prompt:
         raise QuantizeError(f"{path}: pooling without the prompt's tokens is not supported")
-    if mode == "mean":
+    if settings.modes == ["mean"]:
         return "mean"
-    if mode == "cls":
+    if settings.modes == ["cls"]:
         return "cls"
+    if settings.modes == ["lasttoken"]:
+        return "lasttoken"
+    modes = ", ".join(settings.modes) or "none"
     raise QuantizeError(
-        f"{path}: pooling mode {mode or 'none'!r} is not supported; supported: mean, cls"
+        f"{path}: pooling mode {modes!r} is not supported; supported: mean and cls, and lasttoken"
+        " of a decoder"
     )
-
-
-class _DenseSettings(msgspec.Struct):
-    """config.json of a Dense module."""
-
-    in_features: Positive
-    out_features: Positive
-    bias: bool = True
-    activation_function: Literal[
-        "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
-    ] = "torch.nn.modules.activation.Tanh"
-    module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
-    module_output_name: Literal["sentence_embedding"] | None = None
-    use_residual: Literal[False] = False
-
-
-@dataclass(frozen=True)
-class DenseModule:
-    """A linear layer after pooling."""
-
-    weight: Floats  # [out, in]
-    bias: Floats | None  # [out]
-    is_tanh: bool  # whether a tanh follows
-
-
-def dense_modules(checkpoint: Checkpoint, width: int) -> list[DenseModule]:
-    """Load the Dense modules of an embedding model, in their order.
-
-    :param width: of pooled rows
-    :raises QuantizeError: one has another activation, reads rows of another width, or lacks weights
-    """
-    found = []
-    for entry in _modules(checkpoint):
-        if entry.name != "Dense":
-            continue
-        module = open_module(checkpoint, entry.path)
-        settings = module.config_as(_DenseSettings)
-        if settings.in_features != width:
-            raise QuantizeError(
-                f"{module.directory / 'config.json'}: in_features is {settings.in_features}, but"
-                f" the module before gives out {width}"
-            )
-        width = settings.out_features
-        weight = module.tensor("linear.weight", width, settings.in_features)
-        bias = module.tensor("linear.bias", width) if settings.bias else None
-        found.append(DenseModule(weight, bias, settings.activation_function.endswith("Tanh")))
-    return found

@@ -15,7 +15,7 @@ from quantize.architectures import bert, deberta, gemma, gemma3, llama, modernbe
 from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.architectures.layered_model import LayeredModel
 from quantize.checkpoint.files import Checkpoint
-from quantize.checkpoint.sidecars import Pooling
+from quantize.checkpoint.sidecars import ModulesKind, Pooling
 from quantize.families.templates import (
     BGE_RERANKER_GEMMA,
     MXBAI_RERANK_V2,
@@ -48,8 +48,13 @@ CLASSIFIERS: dict[str, Callable[[Checkpoint], LayeredModel[Any]]] = {
     "DebertaV2": deberta.Deberta,
     "ModernBert": modernbert.classifier,
 }
+TOKEN_ENCODERS: dict[str, Callable[[Checkpoint], bert.Bert | modernbert.ModernBert]] = {
+    **{name: partial(bert.Bert, head="tokens", spec=spec) for name, spec in BERTS.items()},
+    "ModernBert": partial(modernbert.ModernBert, pooling="tokens"),
+}
 EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], LayeredModel[Any]]] = {
     **{name: partial(bert.Bert, spec=spec) for name, spec in BERTS.items()},
+    "DebertaV2": deberta.Deberta,
     "Gemma3Text": gemma3.embedder,
     "ModernBert": modernbert.ModernBert,
 }
@@ -66,6 +71,7 @@ class FamilySpec:
     backbones: tuple[str, ...]
     template: Template | None = None  # the tokenizer's own way to join two texts by default
     remote_code: str | None = None  # a module that config.json names
+    modules: ModulesKind | None = None  # of modules.json, for ForCausalLM and Model
 
 
 FAMILIES = (
@@ -77,6 +83,16 @@ FAMILIES = (
         ("Qwen3",),
         ZERANK,
         remote_code="modeling_zeranker",
+    ),
+    FamilySpec(
+        "logit-score",
+        "decoders that sentence-transformers saved with LogitScore, such as its revision of"
+        " Qwen3-Reranker, each asked by its own chat template",
+        "the true token's logit, less the false one's if there is one, through the activation that"
+        " the checkpoint names",
+        ("ForCausalLM",),
+        tuple(DECODERS),
+        modules="logit-score",
     ),
     FamilySpec(
         "qwen3-reranker",
@@ -105,19 +121,25 @@ FAMILIES = (
     ),
     FamilySpec(
         "cross-encoder",
-        "ms-marco MiniLM, TinyBERT, ELECTRA; bge-reranker base, large, v2-m3; mxbai-rerank v1;"
+        "ettin-reranker 17m, 32m, 68m, 150m, 400m, 1b and others of sentence-transformers' modules;"
+        " ms-marco MiniLM, TinyBERT, ELECTRA; bge-reranker base, large, v2-m3; mxbai-rerank v1;"
         " gte-reranker-modernbert, granite-embedding-reranker; others with one logit, through"
         " optimum (edgerank[export]) where the architecture is none of these",
         "the logit, through the activation that the checkpoint names",
-        ("ForSequenceClassification",),
+        ("ForSequenceClassification", "Model"),
         (*CLASSIFIERS, *DECODERS),
+        modules="pooled-score",
     ),
     FamilySpec(
         "late-interaction",
-        "edgerank's own (python -m quantize.training)",
-        "sigmoid of a logit from the cosine, the nearest tokens and the words in common",
-        ("ForLateInteraction",),
-        ("Bert",),
+        "LateOn, GTE-ModernColBERT, mxbai-edge-colbert, answerai-colbert-small and other ColBERT"
+        " models of PyLate and sentence-transformers (MultiVectorEncoder); edgerank's own"
+        " (python -m quantize.training)",
+        "MaxSim: the largest cosines of the query's tokens, added up; of edgerank's own the sigmoid"
+        " of a logit from the cosine, the nearest tokens and the words in common",
+        ("Model", "ForLateInteraction"),
+        tuple(TOKEN_ENCODERS),
+        modules="token-vectors",
     ),
     FamilySpec(
         "embedding",
@@ -126,13 +148,26 @@ FAMILIES = (
         "the cosine of query and document",
         ("Model",),
         tuple(EMBEDDERS),
+        modules="vector",
     ),
 )
 
 
+MODULES: dict[ModulesKind, str] = {
+    "logit-score": "modules.json of a CrossEncoder with LogitScore",
+    "pooled-score": "modules.json of a CrossEncoder with Pooling",
+    "token-vectors": "modules.json without pooling",
+    "vector": "modules.json with pooling",
+}
+
+
 def describe(family: FamilySpec) -> list[str]:
     """Say in a few lines what a family is, how it is recognised and how its scores read."""
-    heads = (f"{head} with modules.json" if head == "Model" else head for head in family.heads)
+    modules = MODULES[family.modules] if family.modules else ""
+    heads = (
+        f"{head} with {modules}" if modules and head in ("Model", "ForCausalLM") else head
+        for head in family.heads
+    )
     recognized = f"{', '.join(family.backbones)} + {' or '.join(heads)}"
     if family.remote_code is not None:
         recognized += f", {family.remote_code} in auto_map"

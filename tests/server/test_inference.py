@@ -133,3 +133,29 @@ def test_a_request_given_up_while_it_is_tokenized_gives_its_room_back(
     asyncio.run(give_up())
     assert len(score(inference, make_pairs(QUERY, DOCUMENTS)).scores) == 2
     assert scheduler.queue_tokens == 0
+
+
+def test_vectors_of_tokens_are_compared_as_the_embedded_reranker_does(tmp_path, scheduler):
+    """Small requests share micro-batches, and a large one has several."""
+    from quantize import quantize
+    from tests.support.checkpoints import save_bert_encoder, save_late_interaction
+
+    quantize(
+        save_late_interaction(tmp_path / "checkpoint", save_bert_encoder),
+        tmp_path / "late",
+        precision="fp32",
+    )
+    models = Models({"late": tmp_path / "late"}, ModelSettings(warmup=False))
+    models.load()
+    inference = Inference(models, scheduler, Limits(), Metrics())
+    requests = [[DOCUMENTS[0]], DOCUMENTS, [f"{n} documents, " * n for n in range(16)]]
+
+    async def answer_all() -> list[Scored]:
+        CALL.set(Call("method", "id", "client"))
+        pairs = [make_pairs(QUERY, documents) for documents in requests]
+        return await asyncio.gather(*(inference.score(each, ScoringOptions()) for each in pairs))
+
+    expected = Reranker(tmp_path / "late", max_batch_tokens=64)
+    for scored, documents in zip(asyncio.run(answer_all()), requests, strict=True):
+        np.testing.assert_allclose(scored.scores, expected.score(QUERY, documents), atol=1e-4)
+    inference.close()

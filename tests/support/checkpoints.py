@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -73,6 +74,24 @@ def wordpiece_tokenizer() -> Tokenizer:
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    return tokenizer
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer of ModernBERT's kind."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+    )
     return tokenizer
 
 
@@ -146,14 +165,61 @@ def save_deberta(directory: Path, tokenizer: Tokenizer, **config: object) -> Pat
 def save_embedding(directory: Path, pooling: str = "mean", *, has_dense: bool = False) -> Path:
     """Save a random BERT embedding model as sentence-transformers does."""
 
-    def save_backbone(backbone: Path) -> None:
-        tokenizer = wordpiece_tokenizer()
-        save_model(BertModel(_bert_config(tokenizer)), backbone)
-        BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(
-            backbone
-        )
+    return save_sentence_transformer(directory, save_bert_encoder, pooling, has_dense=has_dense)
 
-    return save_sentence_transformer(directory, save_backbone, pooling, has_dense=has_dense)
+
+def save_bert_encoder(directory: Path) -> Path:
+    """Save a random BERT without a head, to build others on."""
+    torch.manual_seed(0)
+    tokenizer = wordpiece_tokenizer()
+    save_model(BertModel(_bert_config(tokenizer)), directory)
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=128).save_pretrained(directory)
+    return directory
+
+
+def save_modernbert_encoder(directory: Path) -> Path:
+    """Save a random ModernBERT without a head, whose tokens are bytes, to build others on."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = _modernbert_config(tokenizer)
+    special = {"unk_token": "[UNK]", "mask_token": "[MASK]"}
+    _save_modernbert(ModernBertModel(config), tokenizer, directory, **special)
+    return directory
+
+
+def save_late_interaction(
+    directory: Path, save_backbone: Callable[[Path], object], **settings: object
+) -> Path:
+    """Put a projection to 48 on an encoder of 64 channels, in the files that PyLate saves."""
+    save_backbone(directory)
+    (directory / "1_Dense").mkdir()
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
+    save_file({"linear.weight": weight}, directory / "1_Dense/model.safetensors")
+    dense = {
+        "in_features": 64,
+        "out_features": 48,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    types = ["sentence_transformers.models.Transformer", "pylate.models.Dense.Dense"]
+    modules = [
+        {"type": name, "path": path} for name, path in zip(types, ["", "1_Dense"], strict=True)
+    ]
+    own = {
+        "model_type": "ColBERT",
+        "query_prefix": "query",
+        "document_prefix": "document",
+        "query_length": 12,
+        "document_length": 48,
+        "skiplist_words": [".", ","],
+    }
+    for name, content in (
+        ("modules.json", modules),
+        ("1_Dense/config.json", dense),
+        ("config_sentence_transformers.json", {**own, **settings}),
+    ):
+        (directory / name).write_text(json.dumps(content))
+    return directory
 
 
 def save_sentence_transformer(
@@ -290,7 +356,9 @@ def _modernbert_config(tokenizer: Tokenizer, **config: object) -> ModernBertConf
     return ModernBertConfig(**{**settings, **config})
 
 
-def _save_modernbert(model: PreTrainedModel, tokenizer: Tokenizer, directory: Path) -> None:
+def _save_modernbert(
+    model: PreTrainedModel, tokenizer: Tokenizer, directory: Path, **special: str
+) -> None:
     save_model(model, directory)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -299,6 +367,7 @@ def _save_modernbert(model: PreTrainedModel, tokenizer: Tokenizer, directory: Pa
         sep_token="[SEP]",
         pad_token="[PAD]",
         model_input_names=["input_ids", "attention_mask"],
+        **special,
     ).save_pretrained(directory)
 
 

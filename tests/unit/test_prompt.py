@@ -117,6 +117,30 @@ def test_documents_share_the_prefix_and_are_cut_to_what_it_leaves(
         assert of_document(encoded, 1) == [[FIRST, END]]
 
 
+TAILED = Prompt(CAUSAL.query, (Piece("kind: {document} be document"), Piece("END")))
+TAIL = [WORDS.index("be"), WORDS.index("document")]
+
+
+@given(query=texts, document=texts, length=lengths, way=ways)
+def test_what_follows_a_document_in_its_piece_is_not_cut_off(query, document, length, way):
+    made = encoder(TAILED, "document", 4, length)
+    encoded = made.encode(text(query), documents(document), long_documents=way)
+    parts = of_document(encoded, 0)
+    assert all(ids[-3:] == [*TAIL, END] for ids in parts)
+    width = length - 4 - min(len(query) + 1, length - 4)
+    found = joined([ids[:-3] for ids in parts])
+    whole = [WORDS.index("kind:"), *document]
+    assert found == (whole if way == "split" and width else whole[:width])
+    assert all(len(encoded.query.ids) + len(ids) <= length for ids in parts)
+
+
+def test_a_document_cut_on_request_keeps_what_follows_it():
+    made = encoder(TAILED, "document", 4, 40)
+    encoded = made.encode("1", documents([FIRST] * 9), max_document_tokens=3)
+    kind = WORDS.index("kind:")
+    assert of_document(encoded, 0) == [[kind, FIRST, FIRST, *TAIL, END]]
+
+
 @given(query=texts, document=texts, length=lengths)
 def test_queries_and_documents_of_their_own_are_each_cut_to_the_length(query, document, length):
     prompt = Prompt(PAIR.query, (Piece("CLS"), Piece("{document}"), Piece("SEP")))
