@@ -21,6 +21,7 @@ from quantize.graph.grid import GraphInputs
 from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
 from quantize.graph.precision import Precision
 from quantize.graph.spans import Span
+from quantize.rounding.mixing import mixed_block
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 
@@ -108,7 +109,8 @@ class DecoderLayer:
         normed = channel_scales(rows[sites[0]], qkv)
         values = channel_scales(rows[sites[1]], self.output, owners)
         raised = channel_scales(rows[sites[2]], np.concatenate([self.gate, self.up]))
-        inner = channel_scales(rows[sites[3]], self.down)
+        block = mixed_block(self.down.shape[1])
+        inner = channel_scales(rows[sites[3]], self.down, block=block)
         smoothed = replace(
             self,
             attention_norm=self.attention_norm.divided(normed),

@@ -18,6 +18,7 @@ from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward
 from quantize.graph.precision import Precision
 from quantize.graph.rotary import LayerType, RopeByLayerType, RopeScaling
 from quantize.graph.spans import Span
+from quantize.rounding.mixing import mixed_block
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
 
@@ -116,7 +117,8 @@ class ModernBertLayer:
         normed = channel_scales(rows[sites[0]], qkv)
         values = channel_scales(rows[sites[1]], self.output)
         raised = channel_scales(rows[sites[2]], np.concatenate([self.input, self.gate]))
-        inner = channel_scales(rows[sites[3]], self.down)
+        block = mixed_block(self.down.shape[1])
+        inner = channel_scales(rows[sites[3]], self.down, block=block)
         smoothed = replace(
             self,
             attention_norm=self.attention_norm.divided(normed),

@@ -23,6 +23,7 @@ from quantize.graph.precision import (
     scaled,
 )
 from quantize.graph.rotary import Angles, rotate
+from quantize.rounding.mixing import mixed_block
 from quantize.rounding.rounding import Floats
 
 NORMS = {"layer": 1, "rms": 2}  # numbers of the compiled operators
@@ -269,7 +270,9 @@ def _slice(
         product = precision.matmul(g, rows, multiplied.name, multiplied.weight)
         inner, carried = g.op("Mul", inner, product.values), product.step
     least = LEAST_GELU if multiplied is None and part.activation == "gelu" else None
-    operand = MatmulInput(part.inner_site, inner, carried, least, channels)
+    # products of two numbers stand out most
+    block = mixed_block(down.weight.shape[1]) if multiplied else 0
+    operand = MatmulInput(part.inner_site, inner, carried, least, channels, block)
     inner_rows = precision.rows(g, operand)
     y = down.write(g, precision, inner_rows)
     scales = part.residual_scales if not residual else ""
@@ -283,7 +286,7 @@ def _slice(
         inputs = [x, rows.zero_point, inner_rows.zero_point, *part.norm.weights]
         inputs += activated.weights
         inputs += multiplied.weights[:2] if multiplied else ["", ""]
-        inputs += [*down.weights, residual, scales]
+        inputs += [*down.weights, residual, scales, inner_rows.mixing]
         g.outline(
             "FeedForward",
             start,
@@ -293,6 +296,7 @@ def _slice(
             epsilon=part.norm.epsilon,
             activation=ACTIVATIONS[part.activation],
             inner_floor=row_range(least).floor,
+            mixed_block=block or None,
         )
     return y
 

@@ -7,7 +7,7 @@ matrix that reads it, and so that a row's scale can be carried past operations t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
+from quantize.rounding.mixing import hadamard, mixed
 from quantize.rounding.rounding import (
     INT8_MAX,
     Floats,
@@ -30,7 +31,7 @@ ONE_SIDED_ZERO_POINT = 16  # of rows that hardly go below zero: 239 levels above
 OBSERVED = "rows/"  # before a site, the name of the output with its rows
 SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
 FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/model/slices.py)
-SLICE_MULTIPLE = 64  # channels, so that slices are whole vectors and blocks
+SLICE_MULTIPLE = 256  # channels, so that slices are whole vectors and blocks
 INT4_BLOCK = 32  # weights that share a scale
 
 
@@ -62,6 +63,7 @@ class MatmulInput:
     carried: str | None = None  # float32 [T, 1], a factor that ``x`` still lacks
     least: float | None = None  # a small negative number that no element of ``x`` is below
     part: ChannelSlice = ALL  # of the site's channels
+    mixed_block: int = 0  # channels that are mixed before they are rounded; 0: none
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Rows:
     step: str = ""  # float32 [T, 1]
     zero_point: str = ""  # uint8
     part: ChannelSlice = ALL  # of the site's channels
+    mixed_block: int = 0  # channels of the integers that are mixed; 0: none
+    mixing: str = ""  # the matrix that mixes them, float32
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,9 @@ class Int8:
 
     A row of zeros has a peak and a step of 0: whatever its integers, its product is 0.
 
+    Blocks of a row may be mixed by a Hadamard matrix before they are rounded, and the matrix's rows
+    likewise: what stands out of a block is spread over all of it (QuaRot, arXiv 2404.00456).
+
     Rows that hardly go below zero are given nearly all of the range for what is above: their peak
     is Max(ReduceMax(x), floor), the zero point 16, the levels 239.
 
@@ -219,7 +226,11 @@ class Int8:
 
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         x, carried = operand.x, operand.carried
-        range_ = row_range(operand.least)
+        range_, mixing = row_range(operand.least), ""
+        if operand.mixed_block:
+            mixing = g.weight(f"hadamard.{operand.mixed_block}", hadamard(operand.mixed_block))
+            blocks = g.op("Reshape", x, g.constant([0, -1, operand.mixed_block]))
+            x = g.op("Reshape", g.op("MatMul", blocks, mixing), g.constant([0, -1]))
         top = x if range_.floor is not None else g.op("Abs", x)
         peak = g.op("ReduceMax", top, g.constant([-1]), keepdims=1)
         if range_.floor is not None:
@@ -233,10 +244,19 @@ class Int8:
             zero_point,
             domain=CONTRIB,  # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
         )
-        real = x
+        real = operand.x
         if carried is not None:
-            step, real = g.op("Mul", step, carried), g.op("Mul", x, carried)
-        return Rows(operand.site, real, integers, step, zero_point, operand.part)
+            step, real = g.op("Mul", step, carried), g.op("Mul", real, carried)
+        return Rows(
+            operand.site,
+            real,
+            integers,
+            step,
+            zero_point,
+            operand.part,
+            operand.mixed_block,
+            mixing,
+        )
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         if self._is_kept(name):
@@ -244,6 +264,8 @@ class Int8:
         return self._rounded_matmul(g, rows, name, weight)
 
     def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        if rows.mixed_block:
+            weight = mixed(weight, rows.mixed_block) / np.float32(rows.mixed_block)
         values, scales = quantize_channels(weight, self._ldl_at(rows))
         product = g.op(
             "MatMulIntegerToFloat",
@@ -265,7 +287,8 @@ class Int8:
     def _ldl_at(self, rows: Rows) -> Floats | None:
         key = rows.part.name(rows.site)
         if rows.site in self.inputs and key not in self._ldl_factors:
-            self._ldl_factors[key] = ldl_factor(self.inputs[rows.site][:, rows.part.channels])
+            inputs = self.inputs[rows.site][:, rows.part.channels]
+            self._ldl_factors[key] = ldl_factor(mixed(inputs, rows.mixed_block))
         return self._ldl_factors.get(key)
 
 
@@ -275,6 +298,9 @@ class Int4(Int8):
 
     The embedding stays int8: it is memory-mapped, and only the rows in use cost memory.
     """
+
+    def rows(self, g: Graph, operand: MatmulInput) -> Rows:
+        return super().rows(g, replace(operand, mixed_block=0))  # the operator rounds by itself
 
     def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         num_channels, depth = weight.shape

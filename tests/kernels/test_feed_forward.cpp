@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "reference.h"
 
 namespace {
@@ -10,7 +12,26 @@ struct Options {
 
 struct Shape {
   int64_t rows, width, inner_width;
+  int64_t mixed_block = 0;
 };
+
+// A row times a Hadamard matrix in blocks: the sign is the parity of what row and column share.
+Row mix(const Row& x, int64_t block) {
+  if (!block) return x;
+  Row y;
+  for (int64_t k = 0; k < static_cast<int64_t>(x.size()); ++k) {
+    const int64_t start = k / block * block;
+    Number sum;
+    for (int64_t i = 0; i < block; ++i) {
+      const Number& term = x[static_cast<size_t>(start + i)];
+      sum.value +=
+          __builtin_parityll(static_cast<uint64_t>(i & (k - start))) ? -term.value : term.value;
+      sum.error += term.error + 8 * 6e-8 * std::fabs(term.value);  // of eight additions
+    }
+    y.push_back(sum);
+  }
+  return y;
+}
 
 void test_one(const Kernels& kernels, const Shape& shape, const Options& options, Random& random,
               Comparison& comparison) {
@@ -18,7 +39,8 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
   FeedForward op;
   if (random.below(4) == 0) op.range = {16, 0.25f};
   // the floor of a one-sided range is one of numbers with their step, which gated ones lack
-  if (!options.is_gated && random.coin()) op.inner_range = {16, 0.5f};
+  op.mixed_block = shape.mixed_block;
+  if (!options.is_gated && !op.mixed_block && random.coin()) op.inner_range = {16, 0.5f};
   op.activation = options.activation;
   op.is_gated = options.is_gated;
   const NormOf norm(random, options.norm, width, random.coin());
@@ -52,7 +74,7 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
       const Row gates = multiply(integers, {1, 0}, gate);
       for (size_t k = 0; k < inner.size(); ++k) inner[k] = product(inner[k], gates[k]);
     }
-    const IntegerRow inner_integers = round_row(op.inner_range, inner);
+    const IntegerRow inner_integers = round_row(op.inner_range, mix(inner, op.mixed_block));
     Number step = inner_integers.step;
     if (options.is_gated) step = product(step, integers.step);
     Row z = multiply(inner_integers, step, down);
@@ -81,6 +103,9 @@ void test_feed_forward(const Kernels& kernels) {
         test_one(kernels, shape, options, random, comparison);
         test_one(kernels, {1 + random.below(8), 64, 128}, options, random, comparison);
         test_one(kernels, {1, 1, 1}, options, random, comparison);
+        const int64_t block = 16 << random.below(5);
+        test_one(kernels, {1 + random.below(4), 24, block * (1 + random.below(3)), block}, options,
+                 random, comparison);
       }
     }
   }

@@ -74,13 +74,17 @@ struct Projection {
 
 // y = (activation(n · up + bias) * (n · gate)) · down + bias + residual * residual_scales
 //
-// where n = norm(x); without a gate its factor is 1, and without a residual it is n.
+// where n = norm(x); without a gate its factor is 1, and without a residual it is n. Blocks of
+// what `down` reads are multiplied by a Hadamard matrix (of ones and minus ones) first.
+constexpr int64_t LEAST_MIXED_BLOCK = 16;  // a vector of any instruction set
+
 struct FeedForward {
   Norm norm;
   RowRange range;
   RowRange inner_range;
   Activation activation = Activation::none;
   bool is_gated = false;
+  int64_t mixed_block = 0;  // channels, a power of two that divides their number; 0: none
   Matrix up, gate, down;
   const float* residual_scales = nullptr;
 };

@@ -142,6 +142,11 @@ struct LinearKernel {
   }
 };
 
+// Whether channels can be mixed in blocks of a size, or are not, for 0.
+bool is_block(int64_t size) {
+  return size == 0 || (size >= LEAST_MIXED_BLOCK && (size & (size - 1)) == 0);
+}
+
 struct FeedForwardKernel {
   static constexpr const char* NAME = "FeedForward";
   static constexpr ONNXTensorElementDataType INPUTS[] = {
@@ -152,8 +157,9 @@ struct FeedForwardKernel {
       ONNX_INT8,  ONNX_FLOAT,              // gate: weight, scales
       ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT,  // down: weight, scales, bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
+      ONNX_FLOAT,                          // Hadamard matrix, for stock operators
   };
-  static constexpr size_t NUM_INPUTS = 15, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 16, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -187,6 +193,14 @@ struct FeedForwardKernel {
                           " (zero point 128) between its matrices");
     node.errors().require(op.activation >= Activation::none && op.activation <= Activation::silu,
                           "edgerank.kernels: a feed-forward part has an unknown activation");
+    op.mixed_block = node.integer("mixed_block", 0);
+    node.errors().require(
+        is_block(op.mixed_block) && (op.mixed_block == 0 || op.down.depth % op.mixed_block == 0),
+        "edgerank.kernels: channels of a feed-forward part cannot be mixed in"
+        " blocks of this size");
+    node.errors().require(op.mixed_block == 0 || op.inner_range.is_symmetric(),
+                          "edgerank.kernels: mixed channels need a symmetric range"
+                          " (zero point 128)");
     norm.load(node, 3, op.up.depth);
     op.norm = norm.view;
     residual_scales.load(node, 14, "a residual's scales", op.down.columns);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "mixing.h"
 #include "product.h"
 #include "rows.h"
 #include "workspace.h"
@@ -169,6 +170,7 @@ inline bool feed_forward(const FeedForward& op, const float* x, int64_t num_rows
       break;
   }
   for (int64_t row = 0; row < num_rows; ++row) {
+    if (op.mixed_block) mix_blocks(between + row * inner_width, inner_width, op.mixed_block);
     inner.set(row, op.inner_range, between + row * inner_width, inner_width);
     if (op.is_gated) inner.steps[row] *= outer.steps[row];
   }
