@@ -43,6 +43,7 @@ class GraphInputs:
     token_ids: str  # int64 [T]
     positions: str  # int64 [T]
     scored_rows: str  # int64 [R], the flat rows whose final state is read, one a sequence
+    refined_rows: str  # int64 [R], those of them that are rounded in two terms
     grid: Grid
     scored_grid: Grid  # that of the scored rows alone, with L = 1
 
@@ -64,6 +65,7 @@ def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
     slots = g.input("slots", TensorProto.INT64, ["tokens"])
     visible = g.input("visible", TensorProto.INT64, ["sequences", "length"])
     scored_rows = g.input("scored_rows", TensorProto.INT64, ["scored"])
+    refined_rows = g.input("refined_rows", TensorProto.INT64, ["refined"])
 
     g.scope = "grid"
     grid = with_mask(g, Grid(query_rows, key_rows, slots, visible, mask=""))
@@ -85,7 +87,9 @@ def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
         visible=g.op("Unsqueeze", scored_visible, g.constant([1])),
         mask="",
     )
-    return GraphInputs(token_ids, positions, scored_rows, grid, with_mask(g, scored_grid))
+    return GraphInputs(
+        token_ids, positions, scored_rows, refined_rows, grid, with_mask(g, scored_grid)
+    )
 
 
 def with_mask(g: Graph, grid: Grid) -> Grid:

@@ -17,7 +17,10 @@ def hadamard(size: int) -> Floats:
 
 
 def mixed(x: Floats, block: int) -> Floats:
-    """Multiply each block of the last axis by the Hadamard matrix: float32 [..., K]; 0: as it is."""
+    """Multiply each block of the last axis, of float32 [..., K], by the Hadamard matrix.
+
+    :param block: its size; 0 leaves ``x`` as it is
+    """
     if not block:
         return x
     return (x.reshape(-1, block) @ hadamard(block)).reshape(x.shape)

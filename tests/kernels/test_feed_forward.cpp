@@ -60,23 +60,28 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
   const bool multiplies = options.is_gated || options.norm != NormKind::none;
   const Guarded x = make_rows(random, rows, width, multiplies ? 1e12f : 1e25f);
   Guarded y(rows * columns, -1);
-  kernels.feed_forward(op, x.data(), rows, residual.data(), y.data());
+  const Refined refined(random, rows);
+  kernels.feed_forward(op, x.data(), rows, refined.rows, residual.data(), y.data());
 
   std::vector<Row> expected;
   for (int64_t row = 0; row < rows; ++row) {
     Row source = exact(x.data() + row * width, width);
     if (options.norm != NormKind::none) source = normalize(op.norm, source);
-    const IntegerRow integers = round_row(op.range, source);
+    const IntegerRow integers = round_row(op.range, source, refined.has(row));
     Row inner = multiply(integers, integers.step, up);
     add(inner, up.bias.data());
     inner = activate(options.activation, inner);
     if (options.is_gated) {
-      const Row gates = multiply(integers, {1, 0}, gate);
+      const Row gates = multiply(integers, {1.0 / integers.units, 0}, gate);
       for (size_t k = 0; k < inner.size(); ++k) inner[k] = product(inner[k], gates[k]);
     }
-    const IntegerRow inner_integers = round_row(op.inner_range, mix(inner, op.mixed_block));
+    const IntegerRow inner_integers =
+        round_row(op.inner_range, mix(inner, op.mixed_block), refined.has(row));
     Number step = inner_integers.step;
-    if (options.is_gated) step = product(step, integers.step);
+    if (options.is_gated) {
+      step = product(step,
+                     {integers.step.value * integers.units, integers.step.error * integers.units});
+    }
     Row z = multiply(inner_integers, step, down);
     add(z, down.bias.data());
     if (options.has_residual) {
