@@ -136,7 +136,7 @@ class DecoderLayer:
             span = inputs.window
         # the mean of a model that is not causal needs all rows
         is_last = spec.is_causal and self.index == spec.num_layers - 1
-        refined = shared.refined_rows if spec.is_causal else ""
+        refined = shared.refined_rows
         g.scope = f"layers.{self.index}"
         queries = self._heads("query", "q", self.query)
         projected = projection(
