@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -96,6 +97,13 @@ def flush_denormals() -> None:
     if libm.fegetenv(environment) == 0:
         environment[7] |= FLUSH_TO_ZERO | DENORMALS_ARE_ZERO
         libm.fesetenv(environment)
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system; glibc keeps what lies between other blocks."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _siblings(cpu: int) -> str:

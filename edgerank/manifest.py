@@ -14,7 +14,7 @@ import msgspec
 from edgerank.documents import LongDocuments, check_integer
 
 MANIFEST_NAME = "edgerank.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MIN_LENGTH = 16  # tokens; less leaves no room for a query beside a document
 CPU_PROVIDER = "CPUExecutionProvider"
 

@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgerank.cpu import flush_denormals, physical_cores
+from edgerank.cpu import flush_denormals, physical_cores, return_freed_memory
 from edgerank.errors import EdgerankError
-from edgerank.kernels import Kernels, choose_kernels, register
+from edgerank.kernels import STOCK, Kernels, choose_kernels, register
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
 
@@ -59,12 +59,15 @@ def open_session(
         key = "session.optimized_model_external_initializers"
         options.add_session_config_entry(f"{key}_file_name", f"{save_to.name}.data")
         options.add_session_config_entry(f"{key}_min_size_in_bytes", str(INLINE_BYTES))
-    return ort.InferenceSession(
+    session = ort.InferenceSession(
         str(model) if isinstance(model, Path) else model,
         options,
         providers=list(providers),
         disabled_optimizers=list(without),
     )
+    if kernels is None or kernels.name == STOCK:  # they have turned each matrix over several times
+        return_freed_memory()
+    return session
 
 
 class Cache:

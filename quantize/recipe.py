@@ -22,8 +22,8 @@ STEPS: Mapping[RecipeStep, str] = {
 }
 STEPS_OF_INT8 = ("mix", "refine")  # in other precisions, rows are not rounded by the graph
 PRECISIONS: Mapping[PrecisionName, str] = {
-    "int8": "int8 weights per output channel, no neighbouring pair above 128; uint8 activations"
-    " per token; int8 embedding per block of a row",
+    "int8": "int8 weights per output channel; uint8 activations per token; int8 embedding per"
+    " block of a row",
     "int4": "int4 weights per block of an output channel; int8 embedding per block of a row",
     "fp32": "float32 weights and activations",
 }

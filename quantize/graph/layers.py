@@ -93,7 +93,7 @@ class Matrix:
     def weights(self) -> list[str]:
         """Names of its parameters, as compiled operators read them."""
         bias = "" if self.bias is None else f"{self.name}.bias"
-        return [self.name, f"{self.name}.scales", bias]
+        return [self.name, f"{self.name}.scales", f"{self.name}.sums", bias]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def projection(
         outputs = [*products, normed] if keeps_normed and norm is not None else products
         inputs = [x, rows.zero_point, *(norm.weights if norm else ("", "")), *(angles or ("", ""))]
         for part in (queries, keys_values):
-            inputs += ["", "", "", ""] if part is None else part.weights
+            inputs += [""] * 5 if part is None else part.weights
         inputs.append(rows.refined)
         head_norm = next((part.norm for part in parts if part.norm), None)
         g.outline(
@@ -175,6 +175,7 @@ def projection(
             start,
             inputs,
             outputs,
+            width=parts[0].matrix.weight.shape[1],
             norm=NORMS[norm.kind] if norm else None,
             epsilon=norm.epsilon if norm else None,
             head_epsilon=head_norm.epsilon if head_norm else None,
@@ -212,7 +213,8 @@ def linear(
     y = matrix.write(g, precision, rows, added)
     if precision.has_kernels([matrix.name]):
         inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales, rows.refined]
-        g.outline("Linear", start, inputs, [y], floor=row_range(least).floor)
+        width, floor = matrix.weight.shape[1], row_range(least).floor
+        g.outline("Linear", start, inputs, [y], width=width, floor=floor)
     return y
 
 
@@ -299,13 +301,14 @@ def _slice(
             scales = g.weight(f"{part.site}.nothing", nothing)
         inputs = [x, rows.zero_point, inner_rows.zero_point, *part.norm.weights]
         inputs += activated.weights
-        inputs += multiplied.weights[:2] if multiplied else ["", ""]
+        inputs += multiplied.weights[:3] if multiplied else ["", "", ""]
         inputs += [*down.weights, residual, scales, inner_rows.mixing, rows.refined]
         g.outline(
             "FeedForward",
             start,
             inputs,
             [y],
+            width=activated.weight.shape[1],
             norm=NORMS[part.norm.kind],
             epsilon=part.norm.epsilon,
             activation=ACTIVATIONS[part.activation],

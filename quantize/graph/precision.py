@@ -15,6 +15,7 @@ import numpy as np
 
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
+from quantize.graph.panels import STOCK_ZERO_POINT, in_panels, out_of_panels
 from quantize.rounding.mixing import LARGEST_BLOCK, hadamard, mixed, mixed_block
 from quantize.rounding.rounding import (
     INT8_MAX,
@@ -195,7 +196,7 @@ class Int8:
     x ─┬─ Abs ─ ReduceMax ── peak [T, 1] ── Mul(1/127) ── step [T, 1]
        └─ Mul(127 / peak) ── QuantizeLinear(1, 128) ── integers uint8 [T, K]
 
-    integers ─ MatMulIntegerToFloat(W int8 [K, N], channel scales) ─ Mul(step) ─ product [T, N]
+    integers ─ MatMulIntegerToFloat(W [K, N], channel scales) ─ Mul(step) ─ product [T, N]
 
     A row of zeros has a peak and a step of 0: whatever its integers, its product is 0.
 
@@ -299,7 +300,9 @@ class Int8:
         if rows.mixed_block:
             weight = mixed(weight, rows.mixed_block) / np.float32(rows.mixed_block)
         values, scales = quantize_channels(weight, self._ldl_at(rows))
-        matrix, channel_scales = g.weight(name, values), g.weight(f"{name}.scales", scales)
+        matrix = out_of_panels(g, g.weight(name, in_panels(values)), *weight.shape)
+        channel_scales = g.weight(f"{name}.scales", scales)
+        g.weight(f"{name}.sums", values.sum(axis=1, dtype=np.int32))  # for compiled operators
 
         def multiply(integers: str, unit: float) -> str:
             return g.op(
@@ -309,6 +312,7 @@ class Int8:
                 g.constant(unit),
                 channel_scales,
                 rows.zero_point,
+                g.constant(np.uint8(STOCK_ZERO_POINT)),
                 domain=CONTRIB,
             )
 

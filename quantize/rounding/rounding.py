@@ -1,9 +1,5 @@
 """Rounding of weights to 8 and 4 bits.
 
-Without VNNI, x86 multiplies uint8 activations by int8 weights with ``vpmaddubsw``, which adds two
-neighbouring products in a saturating int16. 255 * (|w[2i]| + |w[2i+1]|) <= 32767 for every
-neighbouring pair along K makes saturation impossible, so one file is right on every CPU.
-
 Given rows of calibration text, rounding compensates its own errors: columns are rounded from the
 last to the first, and each first takes in what the errors so far, seen through the correlations of
 the inputs, would have it make up for. This is LDLQ of QuIP (Chee et al. 2023, arXiv 2307.13304), of
@@ -18,10 +14,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky
 from scipy.linalg.blas import ssyrk
 
-PAIR_BOUND = 128  # 255 * 128 = 32640 <= 32767, the largest int16
 INT8_MAX = 127
 INT4_MIN, INT4_MAX = -8, 7
-UNBOUND = 2 * INT8_MAX  # a pair bound that no pair can exceed
 SMALLEST_SCALE = 1e-30  # weights that would need a smaller one are zeros
 DAMPING = 0.01, 1.0  # the least and most of the mean second moment that is added to each
 COLUMNS_AT_ONCE = 32  # between two matrix products of the compensation
@@ -30,16 +24,15 @@ Floats = NDArray[np.float32]
 
 
 def quantize_channels(weight: Floats, ldl: Floats | None = None) -> tuple[NDArray[np.int8], Floats]:
-    """Round each output channel to int8 with one scale, the smallest that keeps the pair bound.
+    """Round each output channel to int8 with one scale: its largest weight becomes 127 or -127.
 
     :param weight: [N, K] float32, one output channel a row
     :param ldl: ``ldl_factor`` of what the weight is multiplied with
-    :return: int8 [K, N], transposed for the product, and scales float32 [N]; the weight is about
-        ``(int8 * scale).T``
+    :return: int8 [N, K] and scales float32 [N]; the weight is about ``int8 * scales[:, None]``
     """
-    scales = _channel_scales(np.ascontiguousarray(weight))
-    values = _round(weight, scales[:, None], ldl, -INT8_MAX, INT8_MAX, PAIR_BOUND)
-    return np.ascontiguousarray(values.T), scales
+    scales: Floats = np.maximum(weight.max(axis=1), -weight.min(axis=1)) / np.float32(INT8_MAX)
+    scales[scales < SMALLEST_SCALE] = 1
+    return _round(weight, scales[:, None], ldl, -INT8_MAX, INT8_MAX), scales
 
 
 def quantize_blocks(
@@ -58,7 +51,7 @@ def quantize_blocks(
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[:, :, None], 2)[:, :, 0]
     scales: Floats = largest / np.float32(INT4_MIN)
     scales[np.abs(scales) < SMALLEST_SCALE] = 1
-    rounded = _round(weight, scales, ldl, INT4_MIN, INT4_MAX, UNBOUND)
+    rounded = _round(weight, scales, ldl, INT4_MIN, INT4_MAX)
     values = (rounded - INT4_MIN).astype(np.uint8).reshape(blocks.shape)
     packed: NDArray[np.uint8] = values[:, :, 0::2] | (values[:, :, 1::2] << np.uint8(4))
     return packed, scales
@@ -97,35 +90,15 @@ def quantize_rows_blockwise(table: Floats, block_size: int) -> tuple[NDArray[np.
     return values.astype(np.uint8).reshape(table.shape), scale
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
-def _channel_scales(weight: Floats) -> Floats:
-    """Return for [N, K] the scales [N] at which neither a weight nor a pair exceeds its bound."""
-    num_channels, depth = weight.shape
-    scales = np.empty(num_channels, np.float32)
-    for channel in prange(num_channels):
-        largest = np.float32(0)
-        for k in range(0, depth, 2):
-            left = abs(weight[channel, k])
-            right = abs(weight[channel, k + 1]) if k + 1 < depth else np.float32(0)
-            largest = max(largest, max(left, right) / INT8_MAX, (left + right) / PAIR_BOUND)
-        scales[channel] = largest if largest >= SMALLEST_SCALE else 1
-    return scales
-
-
 def _round(
-    weight: Floats,
-    scales: Floats,
-    ldl: Floats | None,
-    low: int,
-    high: int,
-    pair_bound: int,
+    weight: Floats, scales: Floats, ldl: Floats | None, low: int, high: int
 ) -> NDArray[np.int8]:
     """Round [N, K] with scales [N, number of blocks] to integers from ``low`` to ``high``."""
     weight = np.ascontiguousarray(weight)
     depth = weight.shape[1]
     values = np.empty(weight.shape, np.int8)
     errors = np.empty_like(weight)
-    bounds = (low, high, pair_bound)
+    bounds = (low, high)
     if ldl is None:
         nothing = np.zeros((0, 0), np.float32)
         _round_columns(weight, weight, nothing, scales, values, errors, 0, *bounds)
@@ -149,7 +122,6 @@ def _round_columns(
     start: int,
     low: int,
     high: int,
-    pair_bound: int,
 ) -> None:
     """Round the columns of ``wanted``, which stand from ``start`` on, the last first.
 
@@ -165,10 +137,6 @@ def _round_columns(
             for later in range(column + 1, len(ldl)):
                 target += errors[channel, start + later] * ldl[column, later]
             scale = scales[channel, k // block_size]
-            limit = pair_bound
-            if k % 2 == 0 and k + 1 < depth:
-                limit -= abs(np.int32(values[channel, k + 1]))
             rounded = min(max(np.rint(target / scale), low), high)
-            rounded = min(max(rounded, -limit), limit)
             values[channel, k] = np.int8(rounded)
             errors[channel, k] = weight[channel, k] - np.float32(rounded) * scale

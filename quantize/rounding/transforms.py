@@ -207,5 +207,5 @@ def _rounding_error(rows: Floats, weight: Floats, exact: Floats, block: int) -> 
     values, scales = quantize_channels(weight)
     peak = np.abs(rows).max(axis=1, keepdims=True) / INT8_MAX
     integers = np.rint(np.divide(rows, peak, out=np.zeros_like(rows), where=peak > 0))
-    product = (integers @ values.astype(np.float32)) * peak * scales
+    product = (integers @ values.T.astype(np.float32)) * peak * scales
     return float(np.square(product - exact).sum())

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "memory.h"
+#include "rounded_up.h"
 
 Operand::Operand(const Kernels& kernels)
     : is_bfloat16(std::strcmp(kernels.name, "avx512_bf16") == 0) {}
@@ -77,34 +78,30 @@ Weights::Weights(Random& random, int64_t rows, int64_t width, bool has_bias)
     : depth(rows),
       columns(width),
       values(static_cast<size_t>(rows * width)),
+      sums(static_cast<size_t>(width)),
       scales(width),
-      bias(random.normals(has_bias ? width : 0)) {
+      bias(random.normals(has_bias ? width : 0)),
+      memory_(rounded_up(rows, MATRIX_STEP) * rounded_up(width, MATRIX_STEP) / 4 + 1),
+      panels_(reinterpret_cast<int8_t*>(memory_.data()) + 1 + random.below(4)) {
+  const int64_t padded_depth = rounded_up(depth, MATRIX_STEP);
   for (int64_t n = 0; n < columns; ++n) {
     scales[n] = random.uniform(0.001f, 0.01f);
-    // some columns go to the bound in all of their pairs, so that sums are as large as they get
-    const bool is_extreme = random.below(4) == 0, is_negative = random.coin();
-    for (int64_t k = 0; k < depth; k += 2) {
-      int64_t left = random.below(128), right = random.below(129 - left);
-      if (is_extreme) right = left == 0 ? 127 : 128 - left;
-      if (is_extreme ? is_negative : random.coin()) left = -left;
-      if (is_extreme ? is_negative : random.coin()) right = -right;
-      values[static_cast<size_t>(k * columns + n)] = static_cast<int8_t>(left);
-      if (k + 1 == depth) break;
-      values[static_cast<size_t>((k + 1) * columns + n)] =
-          static_cast<int8_t>(right < -127  ? -127
-                              : right > 127 ? 127
-                                            : right);
+    // some columns are at the end of their range throughout, so that sums are as large as they get
+    const int kind = static_cast<int>(random.below(8));
+    for (int64_t k = 0; k < depth; ++k) {
+      int64_t value = random.below(255) - 127;
+      if (kind < 2) value = kind ? 127 : -127;
+      if (kind == 2) value = k % 2 ? 127 : -127;
+      values[static_cast<size_t>(k * columns + n)] = static_cast<int8_t>(value);
+      sums[static_cast<size_t>(n)] += static_cast<int32_t>(value);
+      panels_[n / 16 * 16 * padded_depth + k / 4 * 64 + n % 16 * 4 + k % 4] =
+          static_cast<int8_t>(value);
     }
   }
 }
 
-const Matrix& Weights::pack(const Kernels& kernels, const RowRange& range) {
-  Guarded memory((depth * columns + 3) / 4);
-  auto* weight = reinterpret_cast<int8_t*>(memory.data() + memory.size()) - depth * columns;
-  std::copy(values.begin(), values.end(), weight);
-  expect(packed.pack(kernels, range, weight, depth, columns, scales.data(), bias.data()),
-         "no memory for weights");
-  return packed.view();
+Matrix Weights::view(const RowRange& range) const {
+  return {depth, columns, panels_, sums.data(), range.zero_point, scales.data(), bias.data()};
 }
 
 NormOf::NormOf(Random& random, NormKind kind, int64_t width, bool has_bias)

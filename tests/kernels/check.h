@@ -1,11 +1,11 @@
 // What the tests of the kernels share: checks, memory with a guard page behind it, and numbers.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "kernels.h"
-#include "operator.h"
 
 // Counts a check; one that does not hold is printed, and makes the program fail.
 __attribute__((format(printf, 2, 3))) void expect(bool holds, const char* format, ...);
@@ -69,16 +69,20 @@ struct Refined {
   bool has(int64_t row) const;
 };
 
-// A matrix as it is before it is packed, and packed.
+// A matrix by itself, and as it lies in a file.
 struct Weights {
   int64_t depth, columns;
   std::vector<int8_t> values;  // [depth, columns]
+  std::vector<int32_t> sums;   // of the columns
   Guarded scales, bias;        // of the columns; the bias may be empty
-  PackedMatrix packed;
 
-  // Neighbours k, k + 1 of a column, for even k, have magnitudes of at most 128 in sum.
+  // Elements are from -127 to 127. Panels may lie at any address.
   Weights(Random& random, int64_t depth, int64_t columns, bool has_bias);
-  const Matrix& pack(const Kernels& kernels, const RowRange& range);
+  Matrix view(const RowRange& range) const;
+
+ private:
+  Guarded memory_;
+  int8_t* panels_;
 };
 
 // A norm with its vectors.

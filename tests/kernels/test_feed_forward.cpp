@@ -50,9 +50,9 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
   Weights up(random, width, shape.inner_width, random.coin());
   Weights gate(random, width, shape.inner_width, false);
   Weights down(random, shape.inner_width, columns, random.coin());
-  op.up = up.pack(kernels, op.range);
-  if (op.is_gated) op.gate = gate.pack(kernels, op.range);
-  op.down = down.pack(kernels, op.inner_range);
+  op.up = up.view(op.range);
+  if (op.is_gated) op.gate = gate.view(op.range);
+  op.down = down.view(op.inner_range);
   const Guarded residual = random.normals(options.has_residual ? rows * columns : 0);
   const Guarded residual_scales = random.normals(random.coin() ? columns : 0);
   op.residual_scales = residual_scales.data();

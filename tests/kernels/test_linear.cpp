@@ -10,7 +10,7 @@ void test_one(const Kernels& kernels, const Shape& shape, Random& random, Compar
   Linear op;
   if (random.coin()) op.range = {16, 0.25f};
   Weights weights(random, shape.depth, shape.columns, random.coin());
-  op.matrix = weights.pack(kernels, op.range);
+  op.matrix = weights.view(op.range);
   const Guarded x = make_rows(random, shape.rows, shape.depth, 1e30f);
   const Guarded residual = random.normals(random.coin() ? shape.rows * shape.columns : 0);
   const Guarded residual_scales = random.normals(random.coin() ? shape.columns : 0);

@@ -32,7 +32,7 @@ from tests.support import ROOT
 
 SOURCES = ROOT / "edgerank/kernels/src"
 PROGRAM = ROOT / "tests/kernels"
-LINKED = ["cpu", "instruction_sets", "memory", "operator", "scratch"]  # all that runs without ORT
+LINKED = ["cpu", "instruction_sets", "memory", "scratch"]  # all that runs without ORT
 # the program may refuse memory
 FLAGS_OF_SOURCES = {"memory.cpp": ["-Dallocate_aligned=allocate_from_system"]}
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

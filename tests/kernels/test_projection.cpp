@@ -29,7 +29,7 @@ void test_one(const Kernels& kernels, int64_t rows, int64_t width, const std::ve
     const Part& part = parts[i];
     const int64_t columns = part.heads * part.size + part.others;
     weights.push_back(std::make_unique<Weights>(random, width, columns, random.coin()));
-    op.parts[i] = weights[i]->pack(kernels, op.range);
+    op.parts[i] = weights[i]->view(op.range);
     const NormKind kind = options.has_head_norms ? NormKind::rms : NormKind::none;
     head_norms.push_back(std::make_unique<NormOf>(random, kind, part.size, false));
     op.heads[i] = {part.heads, part.size, head_norms[i]->view};

@@ -20,6 +20,7 @@ from edgerank.session import open_session
 from quantize.graph import precision
 from quantize.graph.builder import Graph
 from quantize.graph.layers import Matrix, linear
+from quantize.graph.panels import in_panels
 from tests.support import ROOT
 from tests.support.operators import (
     INSTRUCTION_SETS,
@@ -40,7 +41,15 @@ def floats(*shape: int) -> np.ndarray:
 
 
 def weights(*shape: int) -> np.ndarray:
-    return RNG.integers(-64, 64, shape, np.int8)
+    return RNG.integers(-127, 128, shape, np.int8)
+
+
+def panels(columns: int, depth: int) -> np.ndarray:
+    return in_panels(weights(columns, depth))
+
+
+def sums(columns: int) -> np.ndarray:
+    return RNG.integers(-1000, 1000, columns, np.int32)
 
 
 def open_node(
@@ -62,32 +71,43 @@ LINEAR = (
     "Linear",
     {
         "zero_point": np.uint8(128),
-        "weight": weights(WIDTH, COLUMNS),
+        "weight": panels(COLUMNS, WIDTH),
         "scales": floats(COLUMNS),
+        "sums": sums(COLUMNS),
         "bias": floats(COLUMNS),
         "residual_scales": floats(COLUMNS),
     },
     {"x": floats(ROWS, WIDTH), "residual": floats(ROWS, COLUMNS)},
-    ["x", "zero_point", "weight", "scales", "bias", "residual", "residual_scales"],
-    {},
+    ["x", "zero_point", "weight", "scales", "sums", "bias", "residual", "residual_scales"],
+    {"width": WIDTH},
 )
 PROJECTION = (
     "Projection",
     {
         "zero_point": np.uint8(128),
         "gain": floats(WIDTH),
-        "weight": weights(WIDTH, COLUMNS),
+        "weight": panels(COLUMNS, WIDTH),
         "scales": floats(COLUMNS),
+        "sums": sums(COLUMNS),
         "head_gain": floats(4),
-        "kv_weight": weights(WIDTH, 16),
+        "kv_weight": panels(16, WIDTH),
         "kv_scales": floats(16),
+        "kv_sums": sums(16),
     },
     {"x": floats(ROWS, WIDTH), "cosines": floats(1, ROWS, 2), "sines": floats(1, ROWS, 2)},
     [
         *("x", "zero_point", "gain", "", "cosines", "sines"),
-        *("weight", "scales", "", "head_gain", "kv_weight", "kv_scales", "", ""),
+        *("weight", "scales", "sums", "", "head_gain"),
+        *("kv_weight", "kv_scales", "kv_sums", "", ""),
     ],
-    {"norm": 2, "head_size": 4, "num_heads": 5, "num_kv_heads": 2, "num_outputs": 2},
+    {
+        "width": WIDTH,
+        "norm": 2,
+        "head_size": 4,
+        "num_heads": 5,
+        "num_kv_heads": 2,
+        "num_outputs": 2,
+    },
 )
 FEED_FORWARD = (
     "FeedForward",
@@ -95,18 +115,21 @@ FEED_FORWARD = (
         "zero_point": np.uint8(128),
         "inner_zero_point": np.uint8(128),
         "gain": floats(WIDTH),
-        "up": weights(WIDTH, COLUMNS),
-        "gate": weights(WIDTH, COLUMNS),
-        "down": weights(COLUMNS, WIDTH),
+        "up": panels(COLUMNS, WIDTH),
+        "gate": panels(COLUMNS, WIDTH),
+        "down": panels(WIDTH, COLUMNS),
         "inner_scales": floats(COLUMNS),
+        "inner_sums": sums(COLUMNS),
         "scales": floats(WIDTH),
+        "sums": sums(WIDTH),
     },
     {"x": floats(ROWS, WIDTH), "residual": floats(ROWS, WIDTH)},
     [
-        *("x", "zero_point", "inner_zero_point", "gain", "", "up", "inner_scales", ""),
-        *("gate", "inner_scales", "down", "scales", "", "residual", ""),
+        *("x", "zero_point", "inner_zero_point", "gain", ""),
+        *("up", "inner_scales", "inner_sums", "", "gate", "inner_scales", "inner_sums"),
+        *("down", "scales", "sums", "", "residual", ""),
     ],
-    {"norm": 2, "activation": 3},
+    {"width": WIDTH, "norm": 2, "activation": 3},
 )
 (BATCH,) = pack(
     [Group(EMPTY, [Tokens(np.zeros(n, np.int64), np.zeros(n, np.int64)) for n in (3, 2)], [0, 1])],
@@ -179,11 +202,19 @@ MISFITS = {
         ({"x": np.float32(1)}, "rows have another width than its weight"),
         ({"residual": floats(ROWS, WIDTH)}, "residual is not of the shape"),
         ({"residual": floats(ROWS + 1, COLUMNS)}, "residual is not of the shape"),
-        ({"scales": floats(COLUMNS - 1)}, "N constant scales"),
+        ({"scales": floats(COLUMNS - 1)}, "constant scales and sums of its columns"),
+        ({"sums": sums(COLUMNS + 1)}, "constant scales and sums of its columns"),
+        ({"scales": floats(0), "sums": sums(0)}, "constant scales and sums of its columns"),
         ({"bias": floats(COLUMNS + 1)}, "bias must have one number for each column"),
         ({"residual_scales": floats(3)}, "has not the size"),
-        ({"weight": weights(WIDTH * COLUMNS)}, "a weight must be"),
-        ({"weight": weights(0, COLUMNS)}, "a weight must be"),
+        ({"weight": weights(COLUMNS, WIDTH)}, "a weight must be panels"),
+        ({"weight": panels(65, WIDTH)}, "a weight must be panels"),
+        ({"weight": panels(COLUMNS, 65)}, "a weight must be panels"),
+        ({"weight": panels(COLUMNS, WIDTH)[:0]}, "a weight must be panels"),
+        ({"weight": panels(COLUMNS, WIDTH).reshape(4, 16, 4, 16)}, "a weight must be panels"),
+        ({"width": 65}, "a weight must be panels"),
+        ({"width": 0}, "lacks the width of its rows"),
+        ({"width": -1}, "lacks the width of its rows"),
         ({"zero_point": np.zeros(0, np.uint8)}, "zero point must be"),
         ({"zero_point": np.uint8(255)}, "zero point must be"),
     ],
@@ -196,7 +227,8 @@ MISFITS = {
         ({"gain": floats(3)}, "has not the size"),
         ({"gain": None}, "a norm lacks its gain"),
         ({"head_gain": floats(3)}, "has not the size"),
-        ({"kv_weight": weights(WIDTH + 8, 16)}, "do not fit each other"),
+        ({"kv_weight": panels(16, 65)}, "a weight must be panels"),
+        ({"kv_sums": None}, "constant scales and sums of its columns"),
         ({"num_heads": 6}, "fewer columns than heads"),
         ({"num_heads": -1}, "fewer columns than heads"),
         ({"weight": None, "kv_weight": None}, "lacks its weights"),
@@ -204,8 +236,8 @@ MISFITS = {
     "FeedForward": [
         ({"x": floats(ROWS, WIDTH + 1)}, "rows have another width"),
         ({"residual": floats(ROWS, WIDTH - 1)}, "residual is not of the shape"),
-        ({"gate": weights(WIDTH + 4, COLUMNS)}, "do not fit each other"),
-        ({"down": weights(COLUMNS + 1, WIDTH)}, "do not fit each other"),
+        ({"gate": panels(COLUMNS, 65)}, "a weight must be panels"),
+        ({"down": panels(WIDTH, 65)}, "a weight must be panels"),
         ({"up": None}, "lacks its weights"),
         ({"activation": 9}, "unknown activation"),
         ({"inner_zero_point": np.uint8(16)}, r"needs a symmetric range \(zero point 128\)"),

@@ -53,10 +53,10 @@ def product(
     """
     integers, steps = integer_rows(x, range_)
     values, scales = quantize_channels(matrix.weight)
-    sums = np.float64(integers @ values.astype(np.int64))
+    sums = np.float64(integers @ values.T.astype(np.int64))
     for row in refined:
         rests = rests_of_rows(x[row], range_)
-        sums[row] += rests @ values.astype(np.int64) / (2 * range_.zero_point)
+        sums[row] += rests @ values.T.astype(np.int64) / (2 * range_.zero_point)
     return sums * np.float64(scales) * np.float64(steps)
 
 

@@ -4,5 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels avx2_kernels;
-const Kernels avx2_kernels = {"avx2",      PANEL_COLUMNS, DEPTH_STEP, INTEGER_OFFSET, TASK_ROWS,
-                              pack_matrix, project,       linear,     feed_forward,   attend};
+const Kernels avx2_kernels = {"avx2", TASK_ROWS, project, linear, feed_forward, attend};

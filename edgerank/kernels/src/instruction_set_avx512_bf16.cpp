@@ -4,6 +4,5 @@
 #include "tasks.h"
 
 extern const Kernels avx512_bf16_kernels;
-const Kernels avx512_bf16_kernels = {"avx512_bf16", PANEL_COLUMNS, DEPTH_STEP, INTEGER_OFFSET,
-                                     TASK_ROWS,     pack_matrix,   project,    linear,
-                                     feed_forward,  attend};
+const Kernels avx512_bf16_kernels = {"avx512_bf16", TASK_ROWS,    project,
+                                     linear,        feed_forward, attend};

@@ -4,5 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels dotprod_kernels;
-const Kernels dotprod_kernels = {"dotprod",   PANEL_COLUMNS, DEPTH_STEP, INTEGER_OFFSET, TASK_ROWS,
-                                 pack_matrix, project,       linear,     feed_forward,   attend};
+const Kernels dotprod_kernels = {"dotprod", TASK_ROWS, project, linear, feed_forward, attend};

@@ -4,5 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels i8mm_kernels;
-const Kernels i8mm_kernels = {"i8mm",      PANEL_COLUMNS, DEPTH_STEP, INTEGER_OFFSET, TASK_ROWS,
-                              pack_matrix, project,       linear,     feed_forward,   attend};
+const Kernels i8mm_kernels = {"i8mm", TASK_ROWS, project, linear, feed_forward, attend};

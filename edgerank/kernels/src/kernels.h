@@ -53,13 +53,20 @@ struct RefinedRows {
   }
 };
 
-// An int8 matrix [depth, columns], laid out by Kernels::pack, and what turns sums into floats.
+// How int8 matrices [depth, columns] lie in the file of the weights, where all instruction sets
+// read them: in panels of 16 columns, with four rows of the matrix side by side, [columns /
+// 16][depth / 4][16][4]. Zeros fill both sides up to whole multiples of 64, so that no instruction
+// set's tile ends within a matrix. quantize/graph/panels.py writes them.
+constexpr int64_t PANEL_COLUMNS = 16, MATRIX_STEP = 64;
+
+// An int8 matrix [depth, columns] times rows less their zero point, and what turns sums into
+// floats. It belongs to somebody else, and is aligned as its elements are.
 struct Matrix {
   int64_t depth = 0;
   int64_t columns = 0;
   const int8_t* panels = nullptr;
-  // for each column: the sum of its weights, times the zero point as tiles see it
-  const int32_t* corrections = nullptr;
+  const int32_t* sums = nullptr;  // of the weights of each column
+  int zero_point = 0;             // of the rows
   const float* scales = nullptr;  // of the columns
   const float* bias = nullptr;    // of the columns, or null
 };
@@ -153,16 +160,11 @@ struct AttentionTask {
 };
 
 struct Kernels {
-  const char* name;       // as Linux names the instruction set
-  int64_t panel_columns;  // columns of a panel; the last is filled up with zeros
-  int64_t depth_step;     // likewise rows of a matrix
-  int integer_offset;     // what tiles take off the integers of rows, and so off their zero point
-  int task_rows;          // tasks have multiples of so many rows
+  const char* name;  // as Linux names the instruction set
+  int task_rows;     // tasks have multiples of so many rows
 
   // Each returns false if there is no memory left for what it keeps on the way.
   //
-  // lays a matrix out, and adds up its columns with those that fill the last panel up
-  bool (*pack)(const int8_t* weight, int64_t depth, int64_t columns, int8_t* panels, int32_t* sums);
   // rows of x from the first on; `normed` may be null
   bool (*project)(const Projection&, const float* x, int64_t rows, const float* cosines,
                   const float* sines, const RefinedRows&, float* const outputs[2], float* normed);

@@ -95,69 +95,57 @@ void* Memory::allocate(size_t bytes) {
   return data_;
 }
 
-void PackedMatrix::load(const Node& node, const Kernels& kernels, const RowRange& range,
-                        size_t weight_index, size_t scales_index, int bias_index) {
+Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_t first,
+                   int bias_index) {
   Errors& errors = node.errors();
-  const Tensor weight = node.constant(weight_index, "a weight");
-  const Tensor scales = node.constant(scales_index, "a weight's scales");
-  if (!weight || errors.any()) return;
+  const Tensor panels = node.constant(first, "a weight");
+  const Tensor scales = node.constant(first + 1, "a weight's scales");
+  const Tensor sums = node.constant(first + 2, "a weight's sums");
+  if (!panels || errors.any()) return {};
   Tensor bias;
   if (bias_index >= 0) bias = node.constant(static_cast<size_t>(bias_index), "a bias");
-  errors.require(
-      weight.rank == 2 && weight.size() > 0 && scales && scales.size() == weight.shape[1],
-      "edgerank.kernels: a weight must be [K, N], with N constant scales");
-  errors.require(!bias || bias.size() == weight.last(),
+  const int64_t columns = scales.size();
+  errors.require(scales && columns > 0 && sums && sums.size() == columns,
+                 "edgerank.kernels: a weight must have constant scales and sums of its columns");
+  errors.require(panels.rank == 4 && panels.shape[0] * 16 == rounded_up(columns, MATRIX_STEP) &&
+                     panels.shape[1] * 4 == rounded_up(depth, MATRIX_STEP) &&
+                     panels.shape[2] == PANEL_COLUMNS && panels.shape[3] == 4,
+                 "edgerank.kernels: a weight must be panels [N / 16, K / 4, 16, 4] of rows of K and"
+                 " columns of N numbers, both filled up to multiples of 64");
+  errors.require(!bias || bias.size() == columns,
                  "edgerank.kernels: a bias must have one number for each column");
-  if (errors.any()) return;
-  const int64_t depth = weight.shape[0], columns = weight.shape[1];
-  const bool is_packed = pack(kernels, range, static_cast<const int8_t*>(weight.data), depth,
-                              columns, scales.floats(), bias.floats());
-  errors.require_memory(is_packed);
-  release_mapped(weight.data, static_cast<size_t>(depth * columns));
+  if (errors.any()) return {};
+  return {depth,
+          columns,
+          static_cast<const int8_t*>(panels.data),
+          static_cast<const int32_t*>(sums.data),
+          range.zero_point,
+          scales.floats(),
+          bias.floats()};
 }
 
-bool PackedMatrix::pack(const Kernels& kernels, const RowRange& range, const int8_t* weight,
-                        int64_t depth, int64_t columns, const float* scales, const float* bias) {
-  const int64_t padded_columns = rounded_up(columns, kernels.panel_columns);
-  const int64_t padded_depth = rounded_up(depth, kernels.depth_step);
-  const size_t panel_bytes = static_cast<size_t>(padded_depth * padded_columns);
-  const size_t column_bytes = static_cast<size_t>(rounded_up(padded_columns * 4, 64));
-  auto* bytes = static_cast<char*>(memory_.allocate(panel_bytes + 3 * column_bytes));
-  if (!bytes) return false;
-  auto* panels = reinterpret_cast<int8_t*>(bytes);
-  auto* corrections = reinterpret_cast<int32_t*>(bytes + panel_bytes);
-  auto* column_scales = reinterpret_cast<float*>(bytes + panel_bytes + column_bytes);
-  auto* column_bias = reinterpret_cast<float*>(bytes + panel_bytes + 2 * column_bytes);
-  std::memset(corrections, 0, 3 * column_bytes);
-  if (!kernels.pack(weight, depth, columns, panels, corrections)) return false;
-  for (int64_t n = 0; n < columns; ++n) corrections[n] *= range.zero_point - kernels.integer_offset;
-  std::memcpy(column_scales, scales, static_cast<size_t>(columns) * sizeof(float));
-  if (bias) std::memcpy(column_bias, bias, static_cast<size_t>(columns) * sizeof(float));
-  view_ = {depth, columns, panels, corrections, column_scales, bias ? column_bias : nullptr};
-  return true;
-}
-
-void Vector::load(const Node& node, size_t index, const char* name, int64_t size) {
+const float* load_vector(const Node& node, size_t index, const char* name, int64_t size) {
   const Tensor tensor = node.constant(index, name);
-  if (!tensor || node.errors().any()) return;
-  node.errors().require(tensor.size() == size,
+  node.errors().require(!tensor || tensor.size() == size,
                         "edgerank.kernels: a vector has not the size of the rows it belongs to");
-  data_ = static_cast<float*>(memory_.allocate(static_cast<size_t>(size) * sizeof(float) + 64));
-  node.errors().require_memory(data_ != nullptr);
-  if (!node.errors().any()) {
-    std::memcpy(data_, tensor.data, static_cast<size_t>(size) * sizeof(float));
-  }
+  return tensor.floats();
 }
 
-void NormParameters::load(const Node& node, size_t gain_index, int64_t width) {
-  view.kind = static_cast<NormKind>(node.integer("norm", 0));
-  if (view.kind == NormKind::none) return;
-  gain.load(node, gain_index, "a norm's gain", width);
-  bias.load(node, gain_index + 1, "a norm's bias", width);
-  node.errors().require(gain.data() != nullptr, "edgerank.kernels: a norm lacks its gain");
-  view.gain = gain.data();
-  view.bias = bias.data();
-  view.epsilon = node.number("epsilon", 1e-5f);
+Norm load_norm(const Node& node, size_t gain, int64_t width) {
+  Norm norm;
+  norm.kind = static_cast<NormKind>(node.integer("norm", 0));
+  if (norm.kind == NormKind::none) return norm;
+  norm.gain = load_vector(node, gain, "a norm's gain", width);
+  norm.bias = load_vector(node, gain + 1, "a norm's bias", width);
+  norm.epsilon = node.number("epsilon", 1e-5f);
+  node.errors().require(norm.gain != nullptr, "edgerank.kernels: a norm lacks its gain");
+  return norm;
+}
+
+int64_t row_width(const Node& node) {
+  const int64_t width = node.integer("width", 0);
+  node.errors().require(width > 0, "edgerank.kernels: an operator lacks the width of its rows");
+  return width;
 }
 
 RowRange row_range(const Node& node, size_t zero_point, const char* floor) {

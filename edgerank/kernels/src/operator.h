@@ -1,5 +1,5 @@
-// What the operators need of ONNX Runtime: tensors, attributes, packed weights, parallel tasks, and
-// how an operator is declared.
+// What the operators need of ONNX Runtime: tensors, attributes, weights, parallel tasks, and how an
+// operator is declared.
 #pragma once
 
 #include <atomic>
@@ -157,41 +157,21 @@ class Array {
   T* data_ = nullptr;
 };
 
-// An int8 matrix in panels of the instruction set in use, with what belongs to its columns.
-class PackedMatrix {
- public:
-  // Reads [depth, columns] int8 and its scales and perhaps bias; leaves nothing if there is none.
-  void load(const Node& node, const Kernels& kernels, const RowRange& range, size_t weight,
-            size_t scales, int bias);
-  // Copies what it is given; bias may be null. False if there is no memory left.
-  bool pack(const Kernels& kernels, const RowRange& range, const int8_t* weight, int64_t depth,
-            int64_t columns, const float* scales, const float* bias);
-  explicit operator bool() const { return view_.panels != nullptr; }
-  const Matrix& view() const { return view_; }
+// Weights stay where ONNX Runtime has them, which keeps constants for as long as their session.
 
- private:
-  Memory memory_;
-  Matrix view_;
-};
+// The matrix at inputs `first` (its panels), `first + 1` (scales), `first + 2` (sums) and, if there
+// is a bias, `bias`, for rows of `depth` numbers in a range. Without panels, if the node leaves it
+// out.
+Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_t first, int bias);
 
-// A vector of floats that outlives the initializer it was read from.
-class Vector {
- public:
-  void load(const Node& node, size_t index, const char* name, int64_t size);
-  const float* data() const { return data_; }
-
- private:
-  Memory memory_;
-  float* data_ = nullptr;
-};
+// The vector of `size` floats at an input; null if the node leaves it out.
+const float* load_vector(const Node& node, size_t index, const char* name, int64_t size);
 
 // The norm at inputs `gain` and `gain + 1`, of the kind that the node's attributes name.
-struct NormParameters {
-  Vector gain, bias;
-  Norm view;
+Norm load_norm(const Node& node, size_t gain, int64_t width);
 
-  void load(const Node& node, size_t gain_index, int64_t width);
-};
+// The width of the rows that the node reads.
+int64_t row_width(const Node& node);
 
 // The range of rows that are rounded with the zero point at an input.
 RowRange row_range(const Node& node, size_t zero_point, const char* floor);

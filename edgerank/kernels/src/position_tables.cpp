@@ -2,7 +2,6 @@
 // body computes what stock attention needs of them and compiled attention does not.
 #include "position_tables.h"
 
-#include "memory.h"
 #include "operators.h"
 
 void NodeTables::load(const Node& node, size_t keys_index, size_t queries_index,
@@ -53,7 +52,6 @@ float* NodeTables::transposed(const Tensor& table, Memory& memory) const {
       for (int64_t k = 0; k < size_; ++k) to[k * stride_] = from[k];
     }
   }
-  release_mapped(table.data, static_cast<size_t>(table.size()) * sizeof(float));
   return columns;
 }
 

@@ -21,53 +21,48 @@ RefinedRows refined_rows(const Call& call, size_t index, int64_t rows) {
 struct ProjectionKernel {
   static constexpr const char* NAME = "Projection";
   static constexpr ONNXTensorElementDataType INPUTS[] = {
-      ONNX_FLOAT,                                      // x [T, K]
-      ONNX_UINT8,                                      // zero point
-      ONNX_FLOAT, ONNX_FLOAT,                          // norm: gain, bias
-      ONNX_FLOAT, ONNX_FLOAT,                          // cosines, sines [1, T, head size / 2]
-      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT,  // query: weight, scales, bias, head norm
-      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT,  // keys and values, likewise
-      ONNX_INT64,                                      // refined rows [R]
+      ONNX_FLOAT,                          // x [T, K]
+      ONNX_UINT8,                          // zero point
+      ONNX_FLOAT, ONNX_FLOAT,              // norm: gain, bias
+      ONNX_FLOAT, ONNX_FLOAT,              // cosines, sines [1, T, head size / 2]
+      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // query: weight, scales, sums,
+      ONNX_FLOAT, ONNX_FLOAT,              // bias, head norm
+      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // keys and values, likewise
+      ONNX_FLOAT, ONNX_FLOAT,
+      ONNX_INT64,  // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 15, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
+  static constexpr size_t NUM_INPUTS = 17, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
   int threads = 1;
-  NormParameters norm;
-  PackedMatrix matrices[2];
-  Vector head_gains[2];
   Projection op;
 
   void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
     threads = num_threads;
     op.range = row_range(node, 1, "floor");
+    op.width = row_width(node);
+    op.norm = load_norm(node, 2, op.width);
     const char* const counts[2] = {"num_heads", "num_kv_heads"};
     for (size_t part = 0; part < 2; ++part) {
-      const size_t first = 6 + 4 * part;
-      matrices[part].load(node, chosen, op.range, first, first + 1, static_cast<int>(first + 2));
-      if (!matrices[part] || node.errors().any()) continue;
+      const size_t first = 6 + 5 * part;
+      const Matrix matrix =
+          load_matrix(node, op.range, op.width, first, static_cast<int>(first + 3));
+      if (!matrix.panels || node.errors().any()) continue;
       const int at = op.num_parts++;
-      op.parts[at] = matrices[part].view();
-      op.width = op.parts[at].depth;
+      op.parts[at] = matrix;
       Heads& heads = op.heads[at];
       heads.count = node.integer(counts[part], 0);
       heads.size = node.integer("head_size", 0);
       node.errors().require(
-          heads.count >= 0 && heads.size >= 0 && heads.count * heads.size <= op.parts[at].columns,
+          heads.count >= 0 && heads.size >= 0 && heads.count * heads.size <= matrix.columns,
           "edgerank.kernels: a projection has fewer columns than heads");
-      head_gains[part].load(node, first + 3, "a head norm's gain", heads.size);
-      if (head_gains[part].data()) {
-        heads.norm = {NormKind::rms, head_gains[part].data(), nullptr,
-                      node.number("head_epsilon", 1e-5f)};
+      if (const float* gain = load_vector(node, first + 4, "a head norm's gain", heads.size)) {
+        heads.norm = {NormKind::rms, gain, nullptr, node.number("head_epsilon", 1e-5f)};
       }
     }
     node.errors().require(op.num_parts > 0, "edgerank.kernels: a projection lacks its weights");
-    node.errors().require(op.num_parts < 2 || op.parts[0].depth == op.parts[1].depth,
-                          "edgerank.kernels: a projection's weights do not fit each other");
-    norm.load(node, 2, op.width);
-    op.norm = norm.view;
   }
 
   void compute(const Call& call) const {
@@ -79,7 +74,7 @@ struct ProjectionKernel {
     call.errors().require(
         !cosines || (sines && cosines.size() == rows * half && sines.size() == rows * half),
         "edgerank.kernels: angles are not [1, T, head size / 2]");
-    const RefinedRows refined = refined_rows(call, 14, rows);
+    const RefinedRows refined = refined_rows(call, 16, rows);
     if (call.errors().any()) return;
     float* outputs[2] = {};
     for (int part = 0; part < op.num_parts; ++part) {
@@ -107,35 +102,31 @@ struct ProjectionKernel {
 struct LinearKernel {
   static constexpr const char* NAME = "Linear";
   static constexpr ONNXTensorElementDataType INPUTS[] = {
-      ONNX_FLOAT,              // x [..., K]
-      ONNX_UINT8,              // zero point
-      ONNX_INT8,  ONNX_FLOAT,  // weight, scales
-      ONNX_FLOAT,              // bias
-      ONNX_FLOAT, ONNX_FLOAT,  // residual [..., N], its scales [N]
-      ONNX_INT64,              // refined rows [R]
+      ONNX_FLOAT,                          // x [..., K]
+      ONNX_UINT8,                          // zero point
+      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // weight, scales, sums
+      ONNX_FLOAT,                          // bias
+      ONNX_FLOAT, ONNX_FLOAT,              // residual [..., N], its scales [N]
+      ONNX_INT64,                          // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 8, NUM_REQUIRED = 4, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 9, NUM_REQUIRED = 5, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
   int threads = 1;
-  PackedMatrix matrix;
-  Vector residual_scales;
   Linear op;
 
   void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
     threads = num_threads;
     op.range = row_range(node, 1, "floor");
-    matrix.load(node, chosen, op.range, 2, 3, 4);
-    node.errors().require(bool(matrix), "edgerank.kernels: a linear layer lacks its weight");
-    op.matrix = matrix.view();
-    residual_scales.load(node, 6, "a residual's scales", op.matrix.columns);
-    op.residual_scales = residual_scales.data();
+    op.matrix = load_matrix(node, op.range, row_width(node), 2, 5);
+    node.errors().require(op.matrix.panels, "edgerank.kernels: a linear layer lacks its weight");
+    op.residual_scales = load_vector(node, 7, "a residual's scales", op.matrix.columns);
   }
 
   void compute(const Call& call) const {
-    const Tensor x = call.input(0), residual = call.input(5);
+    const Tensor x = call.input(0), residual = call.input(6);
     const int64_t depth = op.matrix.depth, columns = op.matrix.columns;
     call.errors().require(
         x.rank >= 1 && x.last() == depth,
@@ -144,7 +135,7 @@ struct LinearKernel {
     const int64_t rows = x.size() / depth;
     call.errors().require(!residual || residual.size() == rows * columns,
                           "edgerank.kernels: a residual is not of the shape that it is added to");
-    const RefinedRows refined = refined_rows(call, 7, rows);
+    const RefinedRows refined = refined_rows(call, 8, rows);
     int64_t shape[8];
     std::memcpy(shape, x.shape, sizeof(shape));
     shape[x.rank - 1] = columns;
@@ -170,21 +161,20 @@ struct FeedForwardKernel {
       ONNX_FLOAT,                          // x [T, K]
       ONNX_UINT8, ONNX_UINT8,              // zero points of x and of what lies between the matrices
       ONNX_FLOAT, ONNX_FLOAT,              // norm: gain, bias
-      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT,  // up: weight, scales, bias
-      ONNX_INT8,  ONNX_FLOAT,              // gate: weight, scales
-      ONNX_INT8,  ONNX_FLOAT, ONNX_FLOAT,  // down: weight, scales, bias
+      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // up: weight, scales, sums,
+      ONNX_FLOAT,                          // bias
+      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // gate: weight, scales, sums
+      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // down: weight, scales, sums,
+      ONNX_FLOAT,                          // bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
       ONNX_FLOAT,                          // Hadamard matrix, for stock operators
       ONNX_INT64,                          // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 17, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 20, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
   int threads = 1;
-  NormParameters norm;
-  PackedMatrix up, gate, down;
-  Vector residual_scales;
   FeedForward op;
 
   void load(const Node& node, const Kernels& chosen, int num_threads) {
@@ -192,19 +182,17 @@ struct FeedForwardKernel {
     threads = num_threads;
     op.range = row_range(node, 1, "floor");
     op.inner_range = row_range(node, 2, "inner_floor");
-    up.load(node, chosen, op.range, 5, 6, 7);
-    gate.load(node, chosen, op.range, 8, 9, -1);
-    down.load(node, chosen, op.inner_range, 10, 11, 12);
-    node.errors().require(up && down, "edgerank.kernels: a feed-forward part lacks its weights");
-    op.up = up.view();
-    op.gate = gate.view();
-    op.down = down.view();
-    op.is_gated = bool(gate);
+    const int64_t width = row_width(node);
+    op.norm = load_norm(node, 3, width);
+    op.up = load_matrix(node, op.range, width, 5, 8);
+    op.gate = load_matrix(node, op.range, width, 9, -1);
+    op.down = load_matrix(node, op.inner_range, op.up.columns, 12, 15);
+    op.is_gated = op.gate.panels != nullptr;
+    node.errors().require(op.up.panels && op.down.panels,
+                          "edgerank.kernels: a feed-forward part lacks its weights");
     op.activation = static_cast<Activation>(node.integer("activation", 0));
-    node.errors().require(
-        op.up.columns == op.down.depth &&
-            (!op.is_gated || (op.gate.depth == op.up.depth && op.gate.columns == op.up.columns)),
-        "edgerank.kernels: a feed-forward part's matrices do not fit each other");
+    node.errors().require(!op.is_gated || op.gate.columns == op.up.columns,
+                          "edgerank.kernels: a feed-forward part's matrices do not fit each other");
     // its floor is one of numbers with their step, which gated ones lack
     node.errors().require(!op.is_gated || op.inner_range.is_symmetric(),
                           "edgerank.kernels: a gated feed-forward part needs a symmetric range"
@@ -219,21 +207,18 @@ struct FeedForwardKernel {
     node.errors().require(op.mixed_block == 0 || op.inner_range.is_symmetric(),
                           "edgerank.kernels: mixed channels need a symmetric range"
                           " (zero point 128)");
-    norm.load(node, 3, op.up.depth);
-    op.norm = norm.view;
-    residual_scales.load(node, 14, "a residual's scales", op.down.columns);
-    op.residual_scales = residual_scales.data();
+    op.residual_scales = load_vector(node, 17, "a residual's scales", op.down.columns);
   }
 
   void compute(const Call& call) const {
-    const Tensor x = call.input(0), residual = call.input(13);
+    const Tensor x = call.input(0), residual = call.input(16);
     const int64_t rows = x.rank == 2 ? x.shape[0] : 0, columns = op.down.columns;
     call.errors().require(
         x.rank == 2 && x.shape[1] == op.up.depth,
         "edgerank.kernels: a feed-forward part's rows have another width than its weight");
     call.errors().require(residual ? residual.size() == rows * columns : columns == op.up.depth,
                           "edgerank.kernels: a residual is not of the shape that it is added to");
-    const RefinedRows refined = refined_rows(call, 16, rows);
+    const RefinedRows refined = refined_rows(call, 19, rows);
     const int64_t shape[2] = {rows, columns};
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;

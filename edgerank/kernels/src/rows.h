@@ -1,5 +1,5 @@
 // What is done to whole rows of floats: norms, rounding to integers, rotation of heads, and the
-// activation functions. Included after a simd_*.h.
+// activation functions. Included after a simd_*.h and a tile_*.h.
 #pragma once
 
 #include <cmath>
@@ -75,16 +75,19 @@ inline float peak_of(const RowRange& range, const float* x, int64_t width) {
   return largest_of(most);
 }
 
-// Rounds a row to integers as RowRange says and returns its step. Integers are written up to the
-// next whole vector.
+// Rounds a row to integers as RowRange says, less INTEGER_OFFSET, and returns its step. Integers
+// are written up to the next whole vector.
 inline float quantize(const RowRange& range, const float* x, int64_t width, uint8_t* integers) {
   const float peak = peak_of(range, x, width), levels = range.levels();
   const Floats inverse = splat(levels / peak);
   for_each_vector(
       width,
-      [&](int64_t k) { store_integers(integers + k, load(x + k) * inverse, range.zero_point); },
+      [&](int64_t k) {
+        store_integers<INTEGER_OFFSET>(integers + k, load(x + k) * inverse, range.zero_point);
+      },
       [&](int64_t k, int64_t count) {
-        store_integers(integers + k, load_first(x + k, count) * inverse, range.zero_point);
+        store_integers<INTEGER_OFFSET>(integers + k, load_first(x + k, count) * inverse,
+                                       range.zero_point);
       });
   return peak * (1.0f / levels);
 }
@@ -98,9 +101,12 @@ inline void quantize_rests(const RowRange& range, const float* x, int64_t width,
     return (scaled - rounded(scaled)) * units;
   };
   for_each_vector(
-      width, [&](int64_t k) { store_integers(rests + k, rest(load(x + k)), range.zero_point); },
+      width,
+      [&](int64_t k) {
+        store_integers<INTEGER_OFFSET>(rests + k, rest(load(x + k)), range.zero_point);
+      },
       [&](int64_t k, int64_t count) {
-        store_integers(rests + k, rest(load_first(x + k, count)), range.zero_point);
+        store_integers<INTEGER_OFFSET>(rests + k, rest(load_first(x + k, count)), range.zero_point);
       });
 }
 

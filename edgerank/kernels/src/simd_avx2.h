@@ -103,12 +103,16 @@ inline void transpose(const float* const* rows, int64_t offset, Floats factor, f
   }
 }
 
-// Stores clamp(round(x) + zero_point, 0, 255) of 8 floats.
+// Stores clamp(round(x) + zero_point, 0, 255) - Offset of 8 floats; the offset is 0, or
+// 128 for signed integers.
+template <int Offset>
 inline void store_integers(uint8_t* to, Floats x, int zero_point) {
   const __m256i integers = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(zero_point));
   const __m128i words =
       _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+  __m128i bytes = _mm_packus_epi16(words, words);
+  if (Offset) bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes);
 }
 
 }  // namespace

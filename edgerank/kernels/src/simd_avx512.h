@@ -103,11 +103,15 @@ inline void transpose(const float* const* rows, int64_t offset, Floats factor, f
   }
 }
 
-// Stores clamp(round(x) + zero_point, 0, 255) of 16 floats.
+// Stores clamp(round(x) + zero_point, 0, 255) - Offset of 16 floats; the offset is 0, or
+// 128 for signed integers.
+template <int Offset>
 inline void store_integers(uint8_t* to, Floats x, int zero_point) {
   __m512i integers = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(zero_point));
   integers = _mm512_max_epi32(integers, _mm512_setzero_si512());
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(integers));
+  __m128i bytes = _mm512_cvtusepi32_epi8(integers);
+  if (Offset) bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
 }
 
 }  // namespace

@@ -85,11 +85,14 @@ inline void transpose(const float* const* rows, int64_t offset, Floats factor, f
   }
 }
 
-// Stores clamp(round(x) + zero_point, 0, 255) of 4 floats.
+// Stores clamp(round(x) + zero_point, 0, 255) - Offset of 4 floats; the offset is 0, or
+// 128 for signed integers.
+template <int Offset>
 inline void store_integers(uint8_t* to, Floats x, int zero_point) {
   const int32x4_t integers = vqaddq_s32(vcvtnq_s32_f32(x), vdupq_n_s32(zero_point));
   const uint16x4_t words = vqmovun_s32(integers);
-  const uint8x8_t bytes = vqmovn_u16(vcombine_u16(words, words));
+  uint8x8_t bytes = vqmovn_u16(vcombine_u16(words, words));
+  if (Offset) bytes = veor_u8(bytes, vdup_n_u8(128));
   vst1_lane_u32(reinterpret_cast<uint32_t*>(to), vreinterpret_u32_u8(bytes), 0);
 }
 

@@ -125,7 +125,7 @@ inline void change_tile(float* y, int64_t stride, int64_t rows, int64_t columns,
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < columns; j += WIDTH) {
       float* at = y + i * stride + j;
-      put(at, change(get(at, columns - j), i * PANEL_COLUMNS + j), columns - j);
+      put(at, change(get(at, columns - j), i * TILE_COLUMNS + j), columns - j);
     }
   }
 }
@@ -137,20 +137,20 @@ inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_r
   const Target target{inner, op.up.columns, nullptr, nullptr};
   IntegerRows without_steps = rows;
   without_steps.steps = nullptr;
-  for (int64_t panel = 0; panel < num_panels(op.up); ++panel) {
-    const int64_t columns = columns_of_panel(op.up, panel);
+  for (int64_t strip = 0; strip < num_strips(op.up); ++strip) {
+    const int64_t columns = columns_of_strip(op.up, strip);
     for_each_tile(num_rows, [&](int64_t row, int64_t count) {
-      const Target part = part_of(target, row, panel);
-      refined_tile(rows, row, count, op.up, panel, part);
+      const Target part = part_of(target, row, strip);
+      refined_tile(rows, row, count, op.up, strip, part);
       change_tile(part.y, part.stride, count, columns,
                   [](Floats x, int64_t) { return activated<activation>(x); });
     });
     if (!op.is_gated) continue;
     for_each_tile(num_rows, [&](int64_t row, int64_t count) {
-      alignas(64) float factors[MOST_ROWS * PANEL_COLUMNS];
-      refined_tile(without_steps, row, count, op.gate, panel,
-                   {factors, PANEL_COLUMNS, nullptr, nullptr});
-      const Target part = part_of(target, row, panel);
+      alignas(64) float factors[MOST_ROWS * TILE_COLUMNS];
+      refined_tile(without_steps, row, count, op.gate, strip,
+                   {factors, TILE_COLUMNS, nullptr, nullptr});
+      const Target part = part_of(target, row, strip);
       change_tile(part.y, part.stride, count, columns,
                   [&](Floats x, int64_t place) { return x * load(factors + place); });
     });

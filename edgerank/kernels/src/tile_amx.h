@@ -1,10 +1,7 @@
-// Blocks of 32 rows by 64 columns of sums, by AMX, whose eight tiles are 16 rows of 64 bytes. Few
-// rows are left to the vectors of tile_avx512.h, with the same panels: 64 bytes of a panel, 16
-// columns by four rows of the matrix, are a row of a tile, and the tile's next one lies 256 bytes
-// behind. Whole tiles are read, so panels are filled up to 64 rows of the matrix.
+// Blocks of 32 rows by 64 columns of sums, by AMX, whose eight tiles are 16 rows of 64 bytes: 64
+// rows of a panel are one. Few rows are left to the vectors of tile_avx512.h.
 #pragma once
 
-#define PANEL_DEPTH 64
 #define BLOCK_ROWS 32
 
 #include "tile_avx512.h"
@@ -33,21 +30,22 @@ struct BlockSetup {
 };
 
 // 16 rows by 64 columns: sums in tiles 0 to 3.
-inline void upper_block(const uint8_t* rows, int64_t stride, const int8_t* panel, int64_t steps,
+inline void upper_block(const uint8_t* rows, int64_t stride, const int8_t* panels, int64_t depth,
                         int32_t* sums) {
+  const int64_t panel_bytes = depth * PANEL_COLUMNS;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t step = 0; step < steps; ++step, panel += 4096, rows += 64) {
+  for (int64_t k = 0; k < depth; k += 64, panels += 1024, rows += 64) {
     _tile_loadd(4, rows, stride);
-    _tile_loadd(5, panel, 256);
+    _tile_loadd(5, panels, 64);
     _tile_dpbusd(0, 4, 5);
-    _tile_loadd(6, panel + 64, 256);
+    _tile_loadd(6, panels + panel_bytes, 64);
     _tile_dpbusd(1, 4, 6);
-    _tile_loadd(7, panel + 128, 256);
+    _tile_loadd(7, panels + 2 * panel_bytes, 64);
     _tile_dpbusd(2, 4, 7);
-    _tile_loadd(5, panel + 192, 256);
+    _tile_loadd(5, panels + 3 * panel_bytes, 64);
     _tile_dpbusd(3, 4, 5);
   }
   _tile_stored(0, sums, 256);
@@ -57,18 +55,19 @@ inline void upper_block(const uint8_t* rows, int64_t stride, const int8_t* panel
 }
 
 // 32 rows by 32 columns: sums in tiles 0 to 3, for which as many tiles are read as multiplied.
-inline void half_block(const uint8_t* rows, int64_t stride, const int8_t* panel, int64_t steps,
+inline void half_block(const uint8_t* rows, int64_t stride, const int8_t* panels, int64_t depth,
                        int32_t* sums) {
+  const int64_t panel_bytes = depth * PANEL_COLUMNS;
   const uint8_t* lower = rows + 16 * stride;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t step = 0; step < steps; ++step, panel += 4096, rows += 64, lower += 64) {
+  for (int64_t k = 0; k < depth; k += 64, panels += 1024, rows += 64, lower += 64) {
     _tile_loadd(4, rows, stride);
-    _tile_loadd(6, panel, 256);
+    _tile_loadd(6, panels, 64);
     _tile_dpbusd(0, 4, 6);
-    _tile_loadd(7, panel + 64, 256);
+    _tile_loadd(7, panels + panel_bytes, 64);
     _tile_dpbusd(1, 4, 7);
     _tile_loadd(5, lower, stride);
     _tile_dpbusd(2, 5, 6);
@@ -81,15 +80,15 @@ inline void half_block(const uint8_t* rows, int64_t stride, const int8_t* panel,
 }
 
 // sums [num_rows][64], written for 16 or 32 rows; as many rows of integers are read.
-inline void block(const uint8_t* rows, int64_t stride, const int8_t* panel, int64_t steps,
+inline void block(const uint8_t* rows, int64_t stride, const int8_t* panels, int64_t depth,
                   int64_t num_rows, int32_t* sums) {
   // gcc does not know that loading a tile reads memory
   __asm__ volatile("" ::: "memory");
   if (num_rows <= 16) {
-    upper_block(rows, stride, panel, steps, sums);
+    upper_block(rows, stride, panels, depth, sums);
   } else {
-    half_block(rows, stride, panel, steps, sums);
-    half_block(rows, stride, panel + 128, steps, sums + 32);
+    half_block(rows, stride, panels, depth, sums);
+    half_block(rows, stride, panels + 2 * depth * PANEL_COLUMNS, depth, sums + 32);
   }
 }
 
