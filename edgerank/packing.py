@@ -80,6 +80,7 @@ class Batch:
     slots: Ids  # int64 [T]
     visible: Ids  # int64 [B, L]
     scored_rows: Ids  # int64 [B], each segment's last row, or its first for encoders
+    refined_rows: Ids  # int64 [R], those of them whose scores are read
     cache_rows: Ids  # int64 [C], rows whose keys and values later micro-batches need
     past_length: int  # leading rows of the cache that this micro-batch sees
     score_ids: Ids  # int64 [B], UNSCORED for prefixes and unfinished chunks
@@ -219,6 +220,8 @@ def _build(segments: list[Segment], past_length: int, num_cached: int, causal: b
     lead_lengths = np.array([segment.lead_length for segment in segments], np.int64)
     lead_starts = np.array([segment.lead_start for segment in segments], np.int64)
     starts = np.cumsum(lengths) - lengths
+    score_ids = np.array([segment.score_id for segment in segments], np.int64)
+    scored_rows = starts + lengths - 1 if causal else starts
     query_rows, key_rows, visible, slots, positions = attention_grid(
         lengths, lead_starts, lead_lengths, past_length, causal
     )
@@ -233,10 +236,11 @@ def _build(segments: list[Segment], past_length: int, num_cached: int, causal: b
         key_rows=key_rows,
         slots=slots,
         visible=visible,
-        scored_rows=starts + lengths - 1 if causal else starts,
+        scored_rows=scored_rows,
+        refined_rows=scored_rows[score_ids != UNSCORED],
         cache_rows=np.arange(num_cached, dtype=np.int64),
         past_length=past_length,
-        score_ids=np.array([segment.score_id for segment in segments], np.int64),
+        score_ids=score_ids,
     )
 
 

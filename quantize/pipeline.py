@@ -39,7 +39,7 @@ from quantize.measure.calibration import Calibration, read_calibration
 from quantize.measure.preparation import PackedCalibration, pack_calibration
 from quantize.measure.report import Report, ScoredPair, check_report, write_report
 from quantize.optimum.writer import OptimumWriter
-from quantize.recipe import STEPS, Recipe, RecipeStep, check_precisions, check_steps
+from quantize.recipe import STEPS, Recipe, RecipeStep, check_precisions, check_steps, steps_of
 from quantize.rounding.sensitivity import KeepFp32
 from quantize.variants import GraphWriter, Measurement, make_variant
 from quantize.writer import LayeredWriter
@@ -168,9 +168,12 @@ def _recipes(
                 f"{directory}: steps of the recipe: not for an architecture that is exported by"
                 " optimum"
             )
-        return [Recipe(precision, chosen) for precision in precisions]
+        return [Recipe(precision, steps_of(precision, chosen)) for precision in precisions]
     every = () if isinstance(model, OptimumModel) else tuple(STEPS)
-    return [Recipe(precision, () if precision == "fp32" else every) for precision in precisions]
+    return [
+        Recipe(precision, () if precision == "fp32" else steps_of(precision, every))
+        for precision in precisions
+    ]
 
 
 def _num_passes(recipes: Sequence[Recipe], has_kept: bool) -> int:

@@ -11,13 +11,16 @@ from edgerank.manifest import PrecisionName
 from quantize.graph.precision import Float32, Int4, Int8, Precision
 from quantize.rounding.rounding import Floats
 
-RecipeStep = Literal["rotate", "smooth", "gptq"]
+RecipeStep = Literal["rotate", "mix", "smooth", "gptq", "refine"]
 
 STEPS: Mapping[RecipeStep, str] = {
     "rotate": "rotated",
+    "mix": "gated products mixed in blocks of channels",
     "smooth": "channels smoothed",
     "gptq": "rounding errors compensated",
+    "refine": "a decoder's scored rows rounded in two terms",
 }
+STEPS_OF_INT8 = ("mix", "refine")  # in other precisions, rows are not rounded by the graph
 PRECISIONS: Mapping[PrecisionName, str] = {
     "int8": "int8 weights per output channel; uint8 activations per token; int8 embedding per"
     " block of a row",
@@ -46,10 +49,17 @@ class Recipe:
         """
         if not self.is_rounded:
             return Float32()
-        return ROUNDED[self.precision](rows, keep)
+        return ROUNDED[self.precision](
+            rows, keep, mixes="mix" in self.steps, refines="refine" in self.steps
+        )
 
     def __str__(self) -> str:
         return "; ".join([PRECISIONS[self.precision], *(STEPS[step] for step in self.steps)])
+
+
+def steps_of(precision: PrecisionName, steps: Sequence[RecipeStep]) -> tuple[RecipeStep, ...]:
+    """Return those of the steps that change a graph in a precision."""
+    return tuple(step for step in steps if precision == "int8" or step not in STEPS_OF_INT8)
 
 
 def check_precisions(precision: str | Sequence[str]) -> list[PrecisionName]:

@@ -96,6 +96,6 @@ class LayeredWriter:
         for run in runner.run_layers(self._text.calibration.batches, observe=True):
             layer, rows = run.layer, run.rows
             if "smooth" in recipe.steps:
-                layer, rows = layer.smoothed(rows)
+                layer, rows = layer.smoothed(rows, recipe.graph_precision({}, ()))
             yield layer, rows if "gptq" in recipe.steps else {}
             del run, layer, rows  # before the next layer's take their place

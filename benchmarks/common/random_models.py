@@ -17,10 +17,8 @@ from edgerank.bundle import Bundle
 from quantize import quantize
 from quantize.recipe import RecipeStep
 
-STEPS: tuple[RecipeStep, ...] = (
-    "rotate",
-    "smooth",
-)  # of the recipe: what is rounded with feedback is as fast to run
+# of the recipe: what is rounded with feedback is as fast to run
+STEPS: tuple[RecipeStep, ...] = ("rotate", "mix", "smooth", "refine")
 TEXT = [
     {"query": query, "document": document, "id": document}
     for query in ("bread", "rain")

@@ -24,14 +24,16 @@ from benchmarks.quality.dynamic import write_dynamic
 from edgerank import Reranker
 from quantize import quantize
 from quantize.measure.calibration import read_calibration
-from quantize.recipe import RecipeStep
+from quantize.recipe import STEPS, RecipeStep
 
 RECIPES: dict[str, tuple[RecipeStep, ...]] = {
     "int8 per token": (),
     "+ rotation": ("rotate",),
-    "+ smoothing": ("rotate", "smooth"),
-    "+ GPTQ, the full recipe": ("rotate", "smooth", "gptq"),
-    "full recipe without rotation": ("smooth", "gptq"),
+    "+ mixing": ("rotate", "mix"),
+    "+ smoothing": ("rotate", "mix", "smooth"),
+    "+ GPTQ": ("rotate", "mix", "smooth", "gptq"),
+    "+ a second term, the full recipe": tuple(STEPS),
+    "full recipe without rotation": ("mix", "smooth", "gptq", "refine"),
 }
 KEPT = 4
 OUTLIER = 100  # times the other channels

@@ -94,7 +94,9 @@ class BertLayer:
         value, output = rotate_heads(head, self.value, self.output.weight, self.config.head_size)
         return replace(self, value=value, output=replace(self.output, weight=output))
 
-    def smoothed(self, rows: Mapping[str, Floats]) -> tuple[BertLayer, Mapping[str, Floats]]:
+    def smoothed(
+        self, rows: Mapping[str, Floats], precision: Precision
+    ) -> tuple[BertLayer, Mapping[str, Floats]]:
         """Divide the norms' outputs, which the residual multiplies back, and the values.
 
         Without a first norm, what it would give out stays as it is.

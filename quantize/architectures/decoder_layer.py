@@ -97,7 +97,9 @@ class DecoderLayer:
             down=write(self.down),
         )
 
-    def smoothed(self, rows: Mapping[str, Floats]) -> tuple[DecoderLayer, Mapping[str, Floats]]:
+    def smoothed(
+        self, rows: Mapping[str, Floats], precision: Precision
+    ) -> tuple[DecoderLayer, Mapping[str, Floats]]:
         """Divide what each matrix reads; norms, v and up give out as much less."""
         spec = self.spec
         kv_channels = np.arange(spec.kv_width).reshape(spec.num_kv_heads, 1, -1)
@@ -108,7 +110,8 @@ class DecoderLayer:
         normed = channel_scales(rows[sites[0]], qkv)
         values = channel_scales(rows[sites[1]], self.output, owners)
         raised = channel_scales(rows[sites[2]], np.concatenate([self.gate, self.up]))
-        inner = channel_scales(rows[sites[3]], self.down)
+        block = precision.mixed_block(self.down.shape[1])
+        inner = channel_scales(rows[sites[3]], self.down, block=block)
         smoothed = replace(
             self,
             attention_norm=self.attention_norm.divided(normed),
@@ -133,6 +136,7 @@ class DecoderLayer:
             span = inputs.window
         # the mean of a model that is not causal needs all rows
         is_last = spec.is_causal and self.index == spec.num_layers - 1
+        refined = shared.refined_rows
         g.scope = f"layers.{self.index}"
         queries = self._heads("query", "q", self.query)
         projected = projection(
@@ -145,6 +149,7 @@ class DecoderLayer:
             keys_values=self._heads("key", "kv", self._keys_values()),
             angles=span.angles,
             keeps_normed=is_last,
+            refined=refined,
         )
         past = self._cached(g, inputs, projected.keys_values) if spec.is_causal else ""
         query, grid = projected.queries, span.grid
@@ -152,9 +157,15 @@ class DecoderLayer:
             grid, scored = span.scored_grid, shared.scored_rows
             rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
             cosines, sines = (g.op("Gather", part, scored, axis=1) for part in span.angles)
-            site = self._site("qkv")
+            refined = grid.slots  # all of the rows that are left
             query = projection(
-                g, precision, site, rows, queries=queries, angles=(cosines, sines)
+                g,
+                precision,
+                self._site("qkv"),
+                rows,
+                queries=queries,
+                angles=(cosines, sines),
+                refined=refined,
             ).queries
         attended = attention(
             g,
@@ -168,9 +179,9 @@ class DecoderLayer:
         output, site = Matrix(self._name("self_attn.o"), self.output), self._site("o")
         norms = self.post_norms
         if norms is None:
-            x = linear(g, precision, site, attended, output, residual=x)
+            x = linear(g, precision, site, attended, output, residual=x, refined=refined)
         else:
-            added = linear(g, precision, site, attended, output)
+            added = linear(g, precision, site, attended, output, refined=refined)
             x = g.op("Add", x, norms[0].write(g, added))
         part = FeedForward(
             site=self._site("gate_up"),
@@ -182,7 +193,7 @@ class DecoderLayer:
             down=Matrix(self._name("mlp.down"), self.down),
             adds="row" if norms is None else "nothing",
         )
-        y = feed_forward(g, precision, x, part)
+        y = feed_forward(g, precision, x, part, refined)
         return y if norms is None else g.op("Add", x, norms[1].write(g, y))
 
     def _cached(self, g: Graph, inputs: DecoderInputs, keys_values: str) -> str:

@@ -30,11 +30,12 @@ class ModelLayer(Protocol[I_contra]):
     """The weights of one layer."""
 
     def smoothed(
-        self, rows: Mapping[str, Floats]
+        self, rows: Mapping[str, Floats], precision: Precision
     ) -> tuple[ModelLayer[I_contra], Mapping[str, Floats]]:
         """Move range between rows and matrices; an exact change.
 
         :param rows: float32 [T, K] by site: what the layer's matrices read of calibration text
+        :param precision: in which the layer will be written
         :return: the changed layer, and the rows that its matrices read instead
         """
 

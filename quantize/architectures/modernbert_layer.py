@@ -109,14 +109,17 @@ class ModernBertLayer:
         value, output = rotate_heads(head, self.value, self.output, self.config.head_size)
         return replace(self, value=value, output=output)
 
-    def smoothed(self, rows: Mapping[str, Floats]) -> tuple[ModernBertLayer, Mapping[str, Floats]]:
+    def smoothed(
+        self, rows: Mapping[str, Floats], precision: Precision
+    ) -> tuple[ModernBertLayer, Mapping[str, Floats]]:
         """Divide what each matrix reads; norms, v and gate give out as much less."""
         sites = [self._site(readers) for readers in ("qkv", "output", "input_gate", "down")]
         qkv = np.concatenate([self.query, self.key, self.value])
         normed = channel_scales(rows[sites[0]], qkv)
         values = channel_scales(rows[sites[1]], self.output)
         raised = channel_scales(rows[sites[2]], np.concatenate([self.input, self.gate]))
-        inner = channel_scales(rows[sites[3]], self.down)
+        block = precision.mixed_block(self.down.shape[1])
+        inner = channel_scales(rows[sites[3]], self.down, block=block)
         smoothed = replace(
             self,
             attention_norm=self.attention_norm.divided(normed),

@@ -43,17 +43,20 @@ class GraphInputs:
     token_ids: str  # int64 [T]
     positions: str  # int64 [T]
     scored_rows: str  # int64 [R], the flat rows whose final state is read, one a sequence
+    refined_rows: str  # int64 [R], those of them that are rounded in two terms; "" for none
     grid: Grid
     scored_grid: Grid  # that of the scored rows alone, with L = 1
 
 
-def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
+def declare_inputs(g: Graph, *, with_past: bool, refines: bool = False) -> GraphInputs:
     """Declare the inputs that all architectures share.
 
     ``visible`` int64 [B, L] says how many of a sequence's leading keys each query slot sees. That
     one number covers causal and two-sided attention, a shared prefix and a chunk's past.
 
     Without a past, keys are the sequence's own tokens and share the query slots.
+
+    :param refines: whether the rows whose scores are read are rounded in two terms
     """
     token_ids = g.input("token_ids", TensorProto.INT64, ["tokens"])
     positions = g.input("positions", TensorProto.INT64, ["tokens"])
@@ -64,6 +67,7 @@ def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
     slots = g.input("slots", TensorProto.INT64, ["tokens"])
     visible = g.input("visible", TensorProto.INT64, ["sequences", "length"])
     scored_rows = g.input("scored_rows", TensorProto.INT64, ["scored"])
+    refined_rows = g.input("refined_rows", TensorProto.INT64, ["refined"]) if refines else ""
 
     g.scope = "grid"
     grid = with_mask(g, Grid(query_rows, key_rows, slots, visible, mask=""))
@@ -85,7 +89,9 @@ def declare_inputs(g: Graph, *, with_past: bool) -> GraphInputs:
         visible=g.op("Unsqueeze", scored_visible, g.constant([1])),
         mask="",
     )
-    return GraphInputs(token_ids, positions, scored_rows, grid, with_mask(g, scored_grid))
+    return GraphInputs(
+        token_ids, positions, scored_rows, refined_rows, grid, with_mask(g, scored_grid)
+    )
 
 
 def with_mask(g: Graph, grid: Grid) -> Grid:

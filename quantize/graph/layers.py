@@ -17,6 +17,7 @@ from quantize.graph.precision import (
     MatmulInput,
     Precision,
     Rows,
+    add_rests,
     row_range,
     scaled,
 )
@@ -76,12 +77,15 @@ class Matrix:
     weight: Floats  # [N, K]
     bias: Floats | None = None  # [N]
 
-    def write(self, g: Graph, precision: Precision, rows: Rows) -> str:
-        """Compute rows · weightᵀ + bias: float32 [T, N]."""
-        product = scaled(g, precision.matmul(g, rows, self.name, self.weight))
-        if self.bias is None:
-            return product
-        return g.op("Add", product, g.weight(f"{self.name}.bias", self.bias))
+    def write(self, g: Graph, precision: Precision, rows: Rows, added: str = "") -> str:
+        """Compute rows · weightᵀ + bias + ``added``: float32 [T, N]."""
+        product = precision.matmul(g, rows, self.name, self.weight)
+        y = scaled(g, product)
+        if self.bias is not None:
+            y = g.op("Add", y, g.weight(f"{self.name}.bias", self.bias))
+        if added:
+            y = g.op("Add", y, added)
+        return add_rests(g, product, y)
 
     @property
     def weights(self) -> list[str]:
@@ -143,16 +147,18 @@ def projection(
     keys_values: Heads | None = None,
     angles: Angles | None = None,
     keeps_normed: bool = False,
+    refined: str = "",
 ) -> Projected:
     """Normalise rows and multiply them to queries, and to keys and values.
 
     :param x: float32 [T, K]
     :param angles: by which queries and keys are rotated
     :param keeps_normed: whether something else reads the normalised rows
+    :param refined: int64 [R], ascending, the rows that are rounded in two terms; "" for none
     """
     start = g.num_nodes
     normed = x if norm is None else norm.write(g, x)
-    rows = precision.rows(g, MatmulInput(site, normed))
+    rows = precision.rows(g, MatmulInput(site, normed, refined=refined))
     parts = [part for part in (queries, keys_values) if part is not None]
     products = [part.write(g, precision, rows, angles) for part in parts]
     if precision.has_kernels([part.matrix.name for part in parts]):
@@ -160,6 +166,7 @@ def projection(
         inputs = [x, rows.zero_point, *(norm.weights if norm else ("", "")), *(angles or ("", ""))]
         for part in (queries, keys_values):
             inputs += [""] * 5 if part is None else part.weights
+        inputs.append(rows.refined)
         head_norm = next((part.norm for part in parts if part.norm), None)
         g.outline(
             "Projection",
@@ -188,6 +195,7 @@ def linear(
     least: float | None = None,
     residual: str = "",
     residual_scales: str = "",
+    refined: str = "",
 ) -> str:
     """Compute x · weightᵀ + bias + residual * residual_scales: float32 [..., N].
 
@@ -195,14 +203,14 @@ def linear(
     :param least: a small negative number that no element of ``x`` is below
     :param residual: float32 [..., N], "" for none
     :param residual_scales: float32 [N], "" for ones
+    :param refined: int64 [R], ascending, the rows of an ``x`` [T, K] that are rounded in two terms
     """
     start = g.num_nodes
-    rows = precision.rows(g, MatmulInput(site, x, least=least))
-    y = matrix.write(g, precision, rows)
-    if residual:
-        y = g.op("Add", y, _scaled_residual(g, residual, residual_scales))
+    rows = precision.rows(g, MatmulInput(site, x, least=least, refined=refined))
+    added = _scaled_residual(g, residual, residual_scales) if residual else ""
+    y = matrix.write(g, precision, rows, added)
     if precision.has_kernels([matrix.name]):
-        inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales]
+        inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales, rows.refined]
         width, floor = matrix.weight.shape[1], row_range(least).floor
         g.outline("Linear", start, inputs, [y], width=width, floor=floor)
     return y
@@ -226,16 +234,20 @@ class FeedForward:
     residual_scales: str = ""  # of the normalised row, float32 [H]; "" for ones
 
 
-def feed_forward(g: Graph, precision: Precision, x: str, part: FeedForward) -> str:
+def feed_forward(
+    g: Graph, precision: Precision, x: str, part: FeedForward, refined: str = ""
+) -> str:
     """Write a feed-forward part, with its residual if it has one: float32 [T, H] to [T, H].
 
     What lies between the matrices is the widest tensor, which several stock operators go over. A
     slice of its channels after the other stays in the cache meanwhile, and has steps of its own.
+
+    :param refined: int64 [R], ascending, the rows that are rounded in two terms; "" for none
     """
     part.norm.declare(g)
     total = x if part.adds == "row" else ""
     for channels in precision.slices(part.down.weight.shape[1]):
-        total = _slice(g, precision, x, part, channels, total)
+        total = _slice(g, precision, x, part, channels, total, refined)
     return total
 
 
@@ -246,6 +258,7 @@ def _slice(
     part: FeedForward,
     channels: ChannelSlice,
     residual: str,
+    refined: str,
 ) -> str:
     """Write a slice of the inner channels, added to ``residual``.
 
@@ -261,26 +274,30 @@ def _slice(
         part.down.bias if is_first else None,
     )
     normed = part.norm.apply(g, x)  # ONNX Runtime computes what slices share once
-    rows = precision.rows(g, MatmulInput(part.site, normed))
+    rows = precision.rows(g, MatmulInput(part.site, normed, refined=refined))
     inner = _activate(g, part.activation, activated.write(g, precision, rows))
     carried = None
     if multiplied:
         # a row's step does not change how the row rounds, so that it can wait for down's rows
         product = precision.matmul(g, rows, multiplied.name, multiplied.weight)
-        inner, carried = g.op("Mul", inner, product.values), product.step
+        factors = add_rests(g, replace(product, step=None), product.values)
+        inner, carried = g.op("Mul", inner, factors), product.step
     least = LEAST_GELU if multiplied is None and part.activation == "gelu" else None
-    operand = MatmulInput(part.inner_site, inner, carried, least, channels)
+    # products of two numbers stand out most; all slices are mixed alike
+    block = precision.mixed_block(part.down.weight.shape[1]) if multiplied else 0
+    operand = MatmulInput(part.inner_site, inner, carried, least, channels, block, refined)
     inner_rows = precision.rows(g, operand)
-    y = down.write(g, precision, inner_rows)
     scales = part.residual_scales if not residual else ""
+    added = ""
     if residual or part.adds == "normed":
-        y = g.op("Add", y, _scaled_residual(g, residual or normed, scales))
+        added = _scaled_residual(g, residual or normed, scales)
+    y = down.write(g, precision, inner_rows, added)
     matrices = [activated, *([multiplied] if multiplied else []), down]
     if precision.has_kernels([matrix.name for matrix in matrices]):
         inputs = [x, rows.zero_point, inner_rows.zero_point, *part.norm.weights]
         inputs += activated.weights
         inputs += multiplied.weights[:3] if multiplied else ["", "", ""]
-        inputs += [*down.weights, residual, scales]
+        inputs += [*down.weights, residual, scales, inner_rows.mixing, rows.refined]
         g.outline(
             "FeedForward",
             start,
@@ -292,6 +309,7 @@ def _slice(
             activation=ACTIVATIONS[part.activation],
             inner_floor=row_range(least).floor,
             adds_normed=0 if part.adds == "nothing" else None,
+            mixed_block=block or None,
         )
     return y
 

@@ -16,6 +16,7 @@ import numpy as np
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
 from quantize.graph.panels import STOCK_ZERO_POINT, in_panels, out_of_panels
+from quantize.rounding.mixing import LARGEST_BLOCK, hadamard, mixed, mixed_block
 from quantize.rounding.rounding import (
     INT8_MAX,
     Floats,
@@ -31,7 +32,7 @@ ONE_SIDED_ZERO_POINT = 16  # of rows that hardly go below zero: 239 levels above
 OBSERVED = "rows/"  # before a site, the name of the output with its rows
 SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
 FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/model/slices.py)
-SLICE_MULTIPLE = 64  # channels, so that slices are whole vectors and blocks
+SLICE_MULTIPLE = LARGEST_BLOCK  # channels, so that slices are whole vectors and blocks
 INT4_BLOCK = 32  # weights that share a scale
 
 
@@ -63,6 +64,8 @@ class MatmulInput:
     carried: str | None = None  # float32 [T, 1], a factor that ``x`` still lacks
     least: float | None = None  # a small negative number that no element of ``x`` is below
     part: ChannelSlice = ALL  # of the site's channels
+    mixed_block: int = 0  # channels that are mixed before they are rounded; 0: none
+    refined: str = ""  # int64 [R], ascending, the rows that get a second term; "" for none
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class RowRange:
     zero_point: int
     levels: int  # above zero
     floor: float | None  # the least peak of a one-sided range, None for a symmetric one
+
+    @property
+    def units(self) -> int:
+        """How finely rests are rounded, in a step."""
+        return 2 * self.zero_point
 
 
 SYMMETRIC = RowRange(ZERO_POINT, INT8_MAX, None)
@@ -98,14 +106,21 @@ class Rows:
     step: str = ""  # float32 [T, 1]
     zero_point: str = ""  # uint8
     part: ChannelSlice = ALL  # of the site's channels
+    mixed_block: int = 0  # channels of the integers that are mixed; 0: none
+    mixing: str = ""  # the matrix that mixes them, float32
+    refined: str = ""  # int64 [R], the rows that have rests; "" for none
+    rests: str = ""  # uint8 [R, K], what rounding took from them
+    units: int = 1  # of the rests, in a step
 
 
 @dataclass(frozen=True)
 class Product:
-    """Rows times a matrix: the real product is ``values * step``."""
+    """Rows times a matrix: the real product is ``values * step``, and what refines it."""
 
     values: str  # float32 [T, N]
     step: str | None  # float32 [T, 1], None for 1
+    refined: str = ""  # int64 [R], the rows that are refined; "" for none
+    rests: str = ""  # float32 [R, N], to be added to their values
 
 
 class Precision(Protocol):
@@ -116,6 +131,9 @@ class Precision(Protocol):
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         """Look up rows of ``table`` [V, H] for ``ids`` int64 [T]: float32 [T, H]."""
+
+    def mixed_block(self, width: int) -> int:
+        """How many of ``width`` channels are mixed together before they are rounded; 0: none."""
 
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         """Prepare rows to be multiplied."""
@@ -135,6 +153,9 @@ class Float32:
 
     def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
         return g.op("Gather", g.weight(name, table), ids)
+
+    def mixed_block(self, width: int) -> int:
+        return 0
 
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         x, carried = operand.x, operand.carried
@@ -179,14 +200,26 @@ class Int8:
 
     A row of zeros has a peak and a step of 0: whatever its integers, its product is 0.
 
+    Blocks of a row may be mixed by a Hadamard matrix before they are rounded, and the matrix's rows
+    likewise: what stands out of a block is spread over all of it (QuaRot, arXiv 2404.00456).
+
     Rows that hardly go below zero are given nearly all of the range for what is above: their peak
     is Max(ReduceMax(x), floor), the zero point 16, the levels 239.
+
+    Refined rows have a second term, for what rounding took from them, at most half a step:
+
+    Mul(127 / peak) ── Gather(refined) ─┬─ Sub ─ Mul(256) ── QuantizeLinear(1, 128) ── rests
+                                        └─ Round ┘
+
+    rests ─ MatMulIntegerToFloat(W, channel scales / 256) ─ Mul(step) ─ added to the product's rows
 
     The compiled kernels do the same operation by operation (edgerank/kernels/src/kernels.h).
     """
 
     inputs: Mapping[str, Floats] = field(default_factory=dict)  # calibration rows [T, K] by site
     keep: Sequence[str] = ()  # patterns of matrices that stay in float32
+    mixes: bool = True  # channels
+    refines: bool = True  # rows
     _ldl_factors: dict[str, Floats] = field(default_factory=dict)  # by site and part, once needed
 
     def slices(self, width: int) -> Sequence[ChannelSlice]:
@@ -218,26 +251,45 @@ class Int8:
             bits=8,
         )
 
+    def mixed_block(self, width: int) -> int:
+        return mixed_block(width) if self.mixes else 0
+
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         x, carried = operand.x, operand.carried
-        range_ = row_range(operand.least)
+        range_, mixing = row_range(operand.least), ""
+        if operand.mixed_block:
+            mixing = _mixing(g, operand.mixed_block)
+            blocks = g.op("Reshape", x, g.constant([0, -1, operand.mixed_block]))
+            x = g.op("Reshape", g.op("MatMul", blocks, mixing), g.constant([0, -1]))
         top = x if range_.floor is not None else g.op("Abs", x)
         peak = g.op("ReduceMax", top, g.constant([-1]), keepdims=1)
         if range_.floor is not None:
             peak = g.op("Max", peak, g.constant(range_.floor))
         step = g.op("Mul", peak, g.constant(1 / range_.levels))
         zero_point = g.constant(np.uint8(range_.zero_point))
-        integers = g.op(
-            "QuantizeLinear",
-            g.op("Mul", x, g.op("Div", g.constant(float(range_.levels)), peak)),
-            g.constant(1.0),
-            zero_point,
-            domain=CONTRIB,  # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
-        )
-        real = x
+        scaled_x = g.op("Mul", x, g.op("Div", g.constant(float(range_.levels)), peak))
+        refined = operand.refined if self.refines else ""
+        rests = ""
+        if refined:
+            some = g.op("Gather", scaled_x, refined)
+            lost = g.op("Sub", some, g.op("Round", some))
+            rests = _quantize(g, g.op("Mul", lost, g.constant(float(range_.units))), zero_point)
+        real = operand.x
         if carried is not None:
-            step, real = g.op("Mul", step, carried), g.op("Mul", x, carried)
-        return Rows(operand.site, real, integers, step, zero_point, operand.part)
+            step, real = g.op("Mul", step, carried), g.op("Mul", real, carried)
+        return Rows(
+            operand.site,
+            real,
+            _quantize(g, scaled_x, zero_point),
+            step,
+            zero_point,
+            operand.part,
+            operand.mixed_block,
+            mixing,
+            refined,
+            rests,
+            range_.units,
+        )
 
     def matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         if self._is_kept(name):
@@ -245,19 +297,27 @@ class Int8:
         return self._rounded_matmul(g, rows, name, weight)
 
     def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
+        if rows.mixed_block:
+            weight = mixed(weight, rows.mixed_block) / np.float32(rows.mixed_block)
         values, scales = quantize_channels(weight, self._ldl_at(rows))
+        matrix = out_of_panels(g, g.weight(name, in_panels(values)), *weight.shape)
+        channel_scales = g.weight(f"{name}.scales", scales)
         g.weight(f"{name}.sums", values.sum(axis=1, dtype=np.int32))  # for compiled operators
-        product = g.op(
-            "MatMulIntegerToFloat",
-            rows.integers,
-            out_of_panels(g, g.weight(name, in_panels(values)), *weight.shape),
-            g.constant(1.0),
-            g.weight(f"{name}.scales", scales),
-            rows.zero_point,
-            g.constant(np.uint8(STOCK_ZERO_POINT)),
-            domain=CONTRIB,
-        )
-        return Product(product, rows.step)
+
+        def multiply(integers: str, unit: float) -> str:
+            return g.op(
+                "MatMulIntegerToFloat",
+                integers,
+                matrix,
+                g.constant(unit),
+                channel_scales,
+                rows.zero_point,
+                g.constant(np.uint8(STOCK_ZERO_POINT)),
+                domain=CONTRIB,
+            )
+
+        rests = multiply(rows.rests, 1 / rows.units) if rows.rests else ""
+        return Product(multiply(rows.integers, 1.0), rows.step, rows.refined, rests)
 
     def has_kernels(self, names: Collection[str]) -> bool:
         return not any(map(self._is_kept, names))
@@ -268,7 +328,8 @@ class Int8:
     def _ldl_at(self, rows: Rows) -> Floats | None:
         key = rows.part.name(rows.site)
         if rows.site in self.inputs and key not in self._ldl_factors:
-            self._ldl_factors[key] = ldl_factor(self.inputs[rows.site][:, rows.part.channels])
+            inputs = self.inputs[rows.site][:, rows.part.channels]
+            self._ldl_factors[key] = ldl_factor(mixed(inputs, rows.mixed_block))
         return self._ldl_factors.get(key)
 
 
@@ -278,6 +339,9 @@ class Int4(Int8):
 
     The embedding stays int8: it is memory-mapped, and only the rows in use cost memory.
     """
+
+    def mixed_block(self, width: int) -> int:
+        return 0  # the operator rounds rows by itself
 
     def _rounded_matmul(self, g: Graph, rows: Rows, name: str, weight: Floats) -> Product:
         num_channels, depth = weight.shape
@@ -305,6 +369,29 @@ class Int4(Int8):
 def scaled(g: Graph, product: Product) -> str:
     """Return the real product, float32 [T, N]."""
     return product.values if product.step is None else g.op("Mul", product.values, product.step)
+
+
+def add_rests(g: Graph, product: Product, y: str) -> str:
+    """Add to ``y``, float32 [T, N], which the product is part of, what refines some of its rows."""
+    if not product.rests:
+        return y
+    rests = product.rests
+    if product.step is not None:
+        rests = g.op("Mul", rests, g.op("Gather", product.step, product.refined))
+    places = g.op("Unsqueeze", product.refined, g.constant([1]))
+    return g.op("ScatterND", y, places, rests, reduction="add")
+
+
+def _quantize(g: Graph, x: str, zero_point: str) -> str:
+    """Round to uint8 around a zero point."""
+    # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
+    return g.op("QuantizeLinear", x, g.constant(1.0), zero_point, domain=CONTRIB)
+
+
+def _mixing(g: Graph, block: int) -> str:
+    """Return the matrix that mixes channels, one for all that read it."""
+    name = f"hadamard.{block}"
+    return name if name in g.weights else g.weight(name, hadamard(block))
 
 
 def matrix_of(weight: str) -> str:

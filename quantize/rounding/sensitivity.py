@@ -31,7 +31,7 @@ def measure_sensitivities(
     """Round one matrix at a time; the largest error first."""
     found = []
     for run in runner.run_layers(batches, observe=True):
-        layer, _ = run.layer.smoothed(run.rows)
+        layer, _ = run.layer.smoothed(run.rows, precision())
         power = sum(np.square(after, dtype=np.float64).sum() for after in run.after)
         for matrix in run.matrices:
             others = [other for other in run.matrices if other != matrix]

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from quantize.rounding.mixing import mixed
 from quantize.rounding.rounding import INT8_MAX, Floats, quantize_channels
 
 LARGEST_BLOCK = 64  # of a rotation that is no power of two
@@ -165,7 +166,9 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % k for k in range(2, int(number**0.5) + 1))
 
 
-def channel_scales(rows: Floats, weight: Floats, owners: NDArray[np.intp] | None = None) -> Floats:
+def channel_scales(
+    rows: Floats, weight: Floats, owners: NDArray[np.intp] | None = None, block: int = 0
+) -> Floats:
     """Choose by what to divide each channel of the rows, and multiply it in the weight.
 
     Each candidate is tried on the rows, rounded as the int8 graph rounds; the least error wins.
@@ -174,6 +177,7 @@ def channel_scales(rows: Floats, weight: Floats, owners: NDArray[np.intp] | None
     :param weight: [N, K], all the matrices that read the rows, one on the other
     :param owners: [K], for each channel the one before the attention that it comes from, where
         several come from one; its own index by default
+    :param block: channels that are mixed before they are rounded; 0: none
     :return: float32 [number of owners], geometric mean 1; all 1 if nothing does better
     """
     owners = np.arange(rows.shape[1]) if owners is None else owners
@@ -187,18 +191,19 @@ def channel_scales(rows: Floats, weight: Floats, owners: NDArray[np.intp] | None
     weight = weight[:: max(1, len(weight) // SAMPLE_CHANNELS)]
     exact = rows @ weight.T
     best = np.ones(size, np.float32)
-    least = _rounding_error(rows, weight, exact)
+    least = _rounding_error(rows, weight, exact, block)
     for migration in MIGRATIONS:
         ratio = ranges[0] ** migration / ranges[1] ** (1 - migration)
         scales = np.asarray(ratio / np.exp(np.log(ratio).mean()), np.float32)
         spread = scales[owners]
-        error = _rounding_error(rows / spread, weight * spread, exact)
+        error = _rounding_error(rows / spread, weight * spread, exact, block)
         if error < least:
             best, least = scales, error
     return best
 
 
-def _rounding_error(rows: Floats, weight: Floats, exact: Floats) -> float:
+def _rounding_error(rows: Floats, weight: Floats, exact: Floats, block: int) -> float:
+    rows, weight = mixed(rows, block), mixed(weight, block) / np.float32(block or 1)
     values, scales = quantize_channels(weight)
     peak = np.abs(rows).max(axis=1, keepdims=True) / INT8_MAX
     integers = np.rint(np.divide(rows, peak, out=np.zeros_like(rows), where=peak > 0))

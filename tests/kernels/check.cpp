@@ -109,6 +109,18 @@ NormOf::NormOf(Random& random, NormKind kind, int64_t width, bool has_bias)
   view = {kind, gain.data(), bias.data(), 1e-5f};
 }
 
+Refined::Refined(Random& random, int64_t num_rows) {
+  const int64_t first = random.below(100), kind = random.below(3);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    if (kind == 2 || (kind == 1 && random.below(4) == 0)) numbers.push_back(first + row);
+  }
+  rows = {numbers.data(), static_cast<int64_t>(numbers.size()), first};
+}
+
+bool Refined::has(int64_t row) const {
+  return std::count(numbers.begin(), numbers.end(), rows.first + row) > 0;
+}
+
 Guarded make_rows(Random& random, int64_t rows, int64_t width, float most) {
   Guarded x(rows * width);
   const int64_t first = random.below(NUM_ROW_KINDS);

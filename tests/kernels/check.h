@@ -60,6 +60,15 @@ class Random {
   uint64_t state_;
 };
 
+// Which of a task's rows are refined: none, some or all.
+struct Refined {
+  std::vector<int64_t> numbers;  // in the whole, of which the task has rows from some number on
+  RefinedRows rows;
+
+  Refined(Random& random, int64_t num_rows);
+  bool has(int64_t row) const;
+};
+
 // A matrix by itself, and as it lies in a file.
 struct Weights {
   int64_t depth, columns;

@@ -50,7 +50,7 @@ Row normalize(const Norm& norm, const Row& x) {
   return y;
 }
 
-IntegerRow round_row(const RowRange& range, const Row& x) {
+IntegerRow round_row(const RowRange& range, const Row& x, bool is_refined) {
   const bool is_symmetric = range.zero_point == 128;
   const float levels = is_symmetric ? 127.0f : 255.0f - float(range.zero_point);
   float peak = is_symmetric ? 0.0f : range.floor;
@@ -61,7 +61,8 @@ IntegerRow round_row(const RowRange& range, const Row& x) {
     peak_error = std::max(peak_error, each.error);
   }
   IntegerRow row;
-  row.zero_point = range.zero_point;
+  row.zero_point = is_refined ? 0 : range.zero_point;
+  row.units = is_refined ? 2 * range.zero_point : 1;
   row.integers.resize(x.size());
   row.slack.resize(x.size());
   const float inverse = levels / peak;
@@ -70,17 +71,23 @@ IntegerRow round_row(const RowRange& range, const Row& x) {
     row.step.value = (double(peak) + peak_error) / double(levels);
     return row;
   }
-  row.step.value = double(peak * (1.0f / levels));
-  row.step.error = peak_error / double(levels);
+  row.step.value = double(peak * (1.0f / levels)) / row.units;
+  row.step.error = peak_error / double(levels) / row.units;
+  const double zero = double(range.zero_point);
+  const auto rounded = [&](double place) {
+    const int first = clamped(std::rint(place) + zero);
+    if (!is_refined) return first;
+    const int rest = clamped(std::rint((place - std::rint(place)) * row.units) + zero);
+    return (first - range.zero_point) * row.units + rest - range.zero_point;
+  };
   for (size_t k = 0; k < x.size(); ++k) {
     const float place = float(x[k].value) * inverse;
-    const double zero = double(range.zero_point);
-    row.integers[k] = clamped(double(std::rint(place)) + zero);
+    row.integers[k] = rounded(double(place));
     if (peak_error > 0) {
       const double error = x[k].error * double(inverse) +
                            std::fabs(double(place)) * (peak_error / double(peak) + 2 * FLOAT);
-      row.slack[k] = std::max(clamped(std::rint(double(place) + error) + zero) - row.integers[k],
-                              row.integers[k] - clamped(std::rint(double(place) - error) + zero));
+      row.slack[k] = std::max(rounded(double(place) + error) - row.integers[k],
+                              row.integers[k] - rounded(double(place) - error));
     }
   }
   return row;
@@ -89,16 +96,20 @@ IntegerRow round_row(const RowRange& range, const Row& x) {
 Row multiply(const IntegerRow& row, const Number& step, const Weights& weights) {
   Row y(static_cast<size_t>(weights.columns));
   for (int64_t n = 0; n < weights.columns; ++n) {
-    int64_t sum = 0, slack = 0;
+    int64_t sum = 0, slack = 0, weights_size = 0;
     for (int64_t k = 0; k < weights.depth; ++k) {
       const size_t at = static_cast<size_t>(k);
       const int weight = weights.values[static_cast<size_t>(k * weights.columns + n)];
       const int size = weight < 0 ? -weight : weight;
       if (row.is_known) sum += (row.integers[at] - row.zero_point) * weight;
-      slack += (row.is_known ? row.slack[at] : 255) * size;
+      slack += (row.is_known ? row.slack[at] : 256) * size;
+      weights_size += size;
     }
     Number& each = y[static_cast<size_t>(n)];
-    const double scale = double(weights.scales[n]), size = std::fabs(double(sum));
+    const double scale = double(weights.scales[n]);
+    double size = std::fabs(double(sum));
+    // each term may be so much larger than both together
+    if (row.units > 1) size += double(row.units) * double(weights_size);
     each.value = double(sum) * scale * step.value;
     each.error = double(slack) * scale * (step.value + step.error) +
                  size * scale * (step.error + 2 * FLOAT * step.value);

@@ -20,12 +20,14 @@ struct IntegerRow {
   std::vector<int> integers;
   std::vector<int> slack;  // how far each may be off
   int zero_point = 0;
+  int units = 1;  // of the integers, in a step of the first term
   Number step;
 };
 
 Row exact(const float* x, int64_t width);
 Row normalize(const Norm& norm, const Row& x);
-IntegerRow round_row(const RowRange& range, const Row& x);
+// Refined rows have both terms in their integers, which then count units of the second.
+IntegerRow round_row(const RowRange& range, const Row& x, bool is_refined = false);
 // Products of the row, times the scales of the columns and `step`.
 Row multiply(const IntegerRow& row, const Number& step, const Weights& weights);
 Row activate(Activation activation, const Row& x);

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "reference.h"
 
 namespace {
@@ -13,7 +15,26 @@ struct Options {
 
 struct Shape {
   int64_t rows, width, inner_width;
+  int64_t mixed_block = 0;
 };
+
+// A row times a Hadamard matrix in blocks: the sign is the parity of what row and column share.
+Row mix(const Row& x, int64_t block) {
+  if (!block) return x;
+  Row y;
+  for (int64_t k = 0; k < static_cast<int64_t>(x.size()); ++k) {
+    const int64_t start = k / block * block;
+    Number sum;
+    for (int64_t i = 0; i < block; ++i) {
+      const Number& term = x[static_cast<size_t>(start + i)];
+      sum.value +=
+          __builtin_parityll(static_cast<uint64_t>(i & (k - start))) ? -term.value : term.value;
+      sum.error += term.error + 8 * 6e-8 * std::fabs(term.value);  // of eight additions
+    }
+    y.push_back(sum);
+  }
+  return y;
+}
 
 void test_one(const Kernels& kernels, const Shape& shape, const Options& options, Random& random,
               Comparison& comparison) {
@@ -21,7 +42,8 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
   FeedForward op;
   if (random.below(4) == 0) op.range = {16, 0.25f};
   // the floor of a one-sided range is one of numbers with their step, which gated ones lack
-  if (!options.is_gated && random.coin()) op.inner_range = {16, 0.5f};
+  op.mixed_block = shape.mixed_block;
+  if (!options.is_gated && !op.mixed_block && random.coin()) op.inner_range = {16, 0.5f};
   op.activation = options.activation;
   op.is_gated = options.is_gated;
   const NormOf norm(random, options.norm, width, random.coin());
@@ -42,23 +64,28 @@ void test_one(const Kernels& kernels, const Shape& shape, const Options& options
   const bool multiplies = options.is_gated || options.norm != NormKind::none;
   const Guarded x = make_rows(random, rows, width, multiplies ? 1e12f : 1e25f);
   Guarded y(rows * columns, -1);
-  kernels.feed_forward(op, x.data(), rows, residual.data(), y.data());
+  const Refined refined(random, rows);
+  kernels.feed_forward(op, x.data(), rows, refined.rows, residual.data(), y.data());
 
   std::vector<Row> expected;
   for (int64_t row = 0; row < rows; ++row) {
     Row source = exact(x.data() + row * width, width);
     if (options.norm != NormKind::none) source = normalize(op.norm, source);
-    const IntegerRow integers = round_row(op.range, source);
+    const IntegerRow integers = round_row(op.range, source, refined.has(row));
     Row inner = multiply(integers, integers.step, up);
     add(inner, up.bias.data());
     inner = activate(options.activation, inner);
     if (options.is_gated) {
-      const Row gates = multiply(integers, {1, 0}, gate);
+      const Row gates = multiply(integers, {1.0 / integers.units, 0}, gate);
       for (size_t k = 0; k < inner.size(); ++k) inner[k] = product(inner[k], gates[k]);
     }
-    const IntegerRow inner_integers = round_row(op.inner_range, inner);
+    const IntegerRow inner_integers =
+        round_row(op.inner_range, mix(inner, op.mixed_block), refined.has(row));
     Number step = inner_integers.step;
-    if (options.is_gated) step = product(step, integers.step);
+    if (options.is_gated) {
+      step = product(step,
+                     {integers.step.value * integers.units, integers.step.error * integers.units});
+    }
     Row z = multiply(inner_integers, step, down);
     add(z, down.bias.data());
     if (is_given) add(z, residual.data() + row * columns, residual_scales.data());
@@ -83,6 +110,9 @@ void test_feed_forward(const Kernels& kernels) {
           test_one(kernels, shape, options, random, comparison);
           test_one(kernels, {1 + random.below(8), 64, 128}, options, random, comparison);
           test_one(kernels, {1, 1, 1}, options, random, comparison);
+          const int64_t block = 16 << random.below(5);
+          test_one(kernels, {1 + random.below(4), 24, block * (1 + random.below(3)), block},
+                   options, random, comparison);
         }
       }
     }

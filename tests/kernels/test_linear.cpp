@@ -16,12 +16,13 @@ void test_one(const Kernels& kernels, const Shape& shape, Random& random, Compar
   const Guarded residual_scales = random.normals(random.coin() ? shape.columns : 0);
   op.residual_scales = residual_scales.data();
   Guarded y(shape.rows * shape.columns, -1);
-  kernels.linear(op, x.data(), shape.rows, residual.data(), y.data());
+  const Refined refined(random, shape.rows);
+  kernels.linear(op, x.data(), shape.rows, refined.rows, residual.data(), y.data());
 
   std::vector<Row> expected;
   for (int64_t row = 0; row < shape.rows; ++row) {
     const IntegerRow integers =
-        round_row(op.range, exact(x.data() + row * shape.depth, shape.depth));
+        round_row(op.range, exact(x.data() + row * shape.depth, shape.depth), refined.has(row));
     expected.push_back(multiply(integers, integers.step, weights));
     add(expected.back(), weights.bias.data());
     if (residual.data()) {

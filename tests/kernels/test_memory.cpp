@@ -34,7 +34,10 @@ void test_memory(const Kernels& kernels) {
 
   Linear linear;
   linear.matrix = up.view(range);
-  test_one("linear", y, [&] { return kernels.linear(linear, x.data(), ROWS, nullptr, y.data()); });
+  const int64_t numbers[] = {0, 8};
+  const RefinedRows refined{numbers, 2, 0};
+  test_one("linear", y,
+           [&] { return kernels.linear(linear, x.data(), ROWS, refined, nullptr, y.data()); });
 
   Projection projection;
   projection.width = WIDTH;
@@ -43,15 +46,16 @@ void test_memory(const Kernels& kernels) {
   Guarded projected(ROWS * INNER, -1);
   float* const outputs[2] = {projected.data(), nullptr};
   test_one("projection", projected, [&] {
-    return kernels.project(projection, x.data(), ROWS, nullptr, nullptr, outputs, nullptr);
+    return kernels.project(projection, x.data(), ROWS, nullptr, nullptr, refined, outputs, nullptr);
   });
 
   FeedForward feed_forward;
   feed_forward.up = linear.matrix;
   feed_forward.down = down.view(range);
   Guarded z(ROWS * WIDTH, -1);
-  test_one("feed-forward", z,
-           [&] { return kernels.feed_forward(feed_forward, x.data(), ROWS, nullptr, z.data()); });
+  test_one("feed-forward", z, [&] {
+    return kernels.feed_forward(feed_forward, x.data(), ROWS, refined, nullptr, z.data());
+  });
 
   const Guarded keys = random.normals(ROWS * 2 * WIDTH);
   const int32_t first_seen[ROWS] = {};

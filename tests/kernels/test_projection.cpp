@@ -44,7 +44,9 @@ void test_one(const Kernels& kernels, int64_t rows, int64_t width, const std::ve
   const Guarded x =
       make_rows(random, rows, width, has_norm || options.has_head_norms ? 1e12f : 1e30f);
   Guarded normed(has_norm && random.coin() ? rows * width : 0, -1);
-  kernels.project(op, x.data(), rows, cosines.data(), sines.data(), to, normed.data());
+  const Refined refined(random, rows);
+  kernels.project(op, x.data(), rows, cosines.data(), sines.data(), refined.rows, to,
+                  normed.data());
 
   std::vector<Row> sources;
   for (int64_t row = 0; row < rows; ++row) {
@@ -55,7 +57,8 @@ void test_one(const Kernels& kernels, int64_t rows, int64_t width, const std::ve
   for (size_t i = 0; i < parts.size(); ++i) {
     std::vector<Row> expected;
     for (int64_t row = 0; row < rows; ++row) {
-      const IntegerRow integers = round_row(op.range, sources[static_cast<size_t>(row)]);
+      const IntegerRow integers =
+          round_row(op.range, sources[static_cast<size_t>(row)], refined.has(row));
       expected.push_back(multiply(integers, integers.step, *weights[i]));
       add(expected.back(), weights[i]->bias.data());
       const int64_t at = options.is_rotated ? row * half : 0;

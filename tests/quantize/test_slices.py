@@ -35,9 +35,14 @@ def weights_of(bundle: Path) -> list[str]:
     return [tensor.name for tensor in graph.initializer]
 
 
+def cut_into_slices_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "SLICE_CHANNELS", 32)
+    monkeypatch.setattr(precision, "SLICE_MULTIPLE", 64)
+
+
 def test_slices_in_float32_give_the_scores_of_the_whole(checkpoint, tmp_path, monkeypatch):
     quantize(checkpoint, tmp_path / "whole", precision="fp32")
-    monkeypatch.setattr(precision, "SLICE_CHANNELS", 32)  # of 96 or 160: the last slice is shorter
+    cut_into_slices_of_64(monkeypatch)  # of 96 or 160: the last slice is shorter
     quantize(checkpoint, tmp_path / "sliced", keep_fp32=["*"])
     assert any("/64" in name for name in weights_of(tmp_path / "sliced"))
     whole, sliced = (
@@ -48,7 +53,7 @@ def test_slices_in_float32_give_the_scores_of_the_whole(checkpoint, tmp_path, mo
 
 
 def test_a_matrix_is_kept_with_all_its_slices(cross_encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "SLICE_CHANNELS", 32)
+    cut_into_slices_of_64(monkeypatch)
     quantize(cross_encoder, tmp_path / "bundle", keep_fp32=["layers.0.dense", "*.intermediate"])
     names = weights_of(tmp_path / "bundle")
     rounded = {name.removesuffix(".scales") for name in names if name.endswith(".scales")}

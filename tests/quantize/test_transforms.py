@@ -14,10 +14,11 @@ from transformers import Qwen2ForCausalLM
 from benchmarks.common.planted.decoder import OUTLIER_CHANNELS, write_planted
 from edgerank import Reranker
 from quantize import quantize
+from quantize.rounding.mixing import mixed, mixed_block
 from quantize.rounding.transforms import Rotation, channel_scales, outlier_channels
 from tests.support.bundles import only_variant
 
-STEPS = ("rotate", "smooth", "gptq")
+STEPS = ("rotate", "smooth", "gptq")  # that change weights alone
 DOCUMENTS = [
     "Frank Herbert wrote dune in 1965",
     "Paris",
@@ -70,6 +71,34 @@ def test_each_step_leaves_the_scores_alone(request, tmp_path, checkpoint, steps)
     assert (tmp_path / "equalised/model.fp32.onnx.data").read_bytes() != (
         tmp_path / "plain/model.fp32.onnx.data"
     ).read_bytes()
+
+
+@given(
+    seed=st.integers(0, 99),
+    rows=st.integers(1, 5),
+    block=st.sampled_from([16, 32, 64, 128, 256]),
+    count=st.integers(1, 3),
+)
+def test_mixed_rows_times_a_mixed_matrix_are_the_product(seed, rows, block, count):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, block * count))
+    weight = rng.standard_normal((7, block * count))
+    product = mixed(x, block) @ mixed(weight, block).T / block
+    np.testing.assert_allclose(product, x @ weight.T, rtol=0, atol=1e-10)
+
+
+def test_mixing_spreads_a_channel_evenly_over_its_block_and_no_farther():
+    x = np.zeros((1, 96), np.float32)
+    x[0, 40] = 3
+    np.testing.assert_array_equal(np.abs(mixed(x, 32))[0], np.repeat([0, 3, 0], 32))
+
+
+@pytest.mark.parametrize(
+    ("width", "block"),
+    [(8960, 256), (8192, 256), (1152, 128), (96, 32), (48, 16), (24, 0), (1000, 0), (7, 0)],
+)
+def test_channels_are_mixed_in_the_largest_blocks_that_divide_them(width, block):
+    assert mixed_block(width) == block
 
 
 def test_scales_take_the_range_of_an_outlier_channel_to_the_weight():

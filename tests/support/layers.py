@@ -5,6 +5,8 @@ Rounding is done in float32 as ``edgerank/kernels/src/kernels.h`` has it, all el
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import erf, expit
 
@@ -29,11 +31,42 @@ def integer_rows(x: np.ndarray, range_: RowRange) -> tuple[np.ndarray, np.ndarra
     return integers.astype(np.int64), peak * np.float32(1 / range_.levels)
 
 
-def product(x: np.ndarray, matrix: Matrix, range_: RowRange) -> np.ndarray:
-    """Multiply float32 rows by a matrix, both rounded; float64, without the bias."""
+def rests_of_rows(x: np.ndarray, range_: RowRange) -> np.ndarray:
+    """Round what ``integer_rows`` takes from rows; int64, in units of ``2 * zero_point`` a step."""
+    levels = np.float32(range_.levels)
+    if range_.floor is None:
+        peak = np.abs(x).max(axis=-1, keepdims=True)
+    else:
+        peak = np.maximum(x.max(axis=-1, keepdims=True), np.float32(range_.floor))
+    with np.errstate(all="ignore"):
+        scaled = np.nan_to_num(x * (levels / peak), nan=0.0)
+    rests = np.rint((scaled - np.rint(scaled)) * np.float32(2 * range_.zero_point))
+    return (np.clip(rests + range_.zero_point, 0, 255) - range_.zero_point).astype(np.int64)
+
+
+def product(
+    x: np.ndarray, matrix: Matrix, range_: RowRange, refined: Sequence[int] = ()
+) -> np.ndarray:
+    """Multiply float32 rows by a matrix, both rounded; float64, without the bias.
+
+    :param refined: rows that are rounded in two terms
+    """
     integers, steps = integer_rows(x, range_)
     values, scales = quantize_channels(matrix.weight)
-    return (integers @ values.T.astype(np.int64)) * np.float64(scales) * np.float64(steps)
+    sums = np.float64(integers @ values.T.astype(np.int64))
+    for row in refined:
+        rests = rests_of_rows(x[row], range_)
+        sums[row] += rests @ values.T.astype(np.int64) / (2 * range_.zero_point)
+    return sums * np.float64(scales) * np.float64(steps)
+
+
+def mixed(x: np.ndarray, block: int) -> np.ndarray:
+    """Multiply blocks of the last axis by a Hadamard matrix, whose signs are parities; float64."""
+    if block == 0:
+        return np.float64(x)
+    places = np.arange(block)
+    parity = np.array([[(i & j).bit_count() % 2 for j in places.tolist()] for i in places.tolist()])
+    return (np.float64(x).reshape(-1, block) @ (1.0 - 2 * parity)).reshape(x.shape)
 
 
 def distance_from_ties(x: np.ndarray, range_: RowRange) -> np.ndarray:

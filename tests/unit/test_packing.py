@@ -48,6 +48,9 @@ def replay(batches: list[Batch]) -> dict[int, list[int]]:
             if score_id != UNSCORED:
                 assert score_id not in seen
                 seen[int(score_id)] = [rows[key] for key in visible]
+        scored = batch.scored_rows[batch.score_ids != UNSCORED]
+        np.testing.assert_array_equal(batch.refined_rows, scored)
+        assert (np.diff(batch.refined_rows) > 0).all()  # as compiled operators read them
         assert batch.token_types.tolist() == [token % 2 for token in batch.token_ids]
         new = [int(batch.token_ids[row]) for row in batch.cache_rows]
         cache = cache[: batch.past_length] + new

@@ -18,12 +18,39 @@
 //
 // A zero point of 128 means the symmetric range of 127 levels to each side; any other leaves
 // 255 - zero_point levels above zero.
+//
+// Refined rows have a second term, for what rounding took from them, which is at most half a step:
+//
+//   scaled   = x * (levels / peak)
+//   rests    = clamp(round((scaled - round(scaled)) * units) + zero_point, 0, 255)
+//   y       += float(sum of (rests - zero_point) * weights) * scales * step / units
+//
+// with 2 * zero_point units in a step, a power of two in both ranges in use: dividing is exact.
 struct RowRange {
   int zero_point = 128;
   float floor = 0;  // the least peak of a one-sided range
 
   bool is_symmetric() const { return zero_point == 128; }
   float levels() const { return is_symmetric() ? 127.0f : 255.0f - float(zero_point); }
+  float units() const { return 2.0f * float(zero_point); }
+};
+
+// Which rows are refined, of those of a task or of all.
+struct RefinedRows {
+  const int64_t* numbers = nullptr;  // ascending
+  int64_t count = 0;
+  int64_t first = 0;  // the number of row 0
+
+  int64_t row(int64_t place) const { return numbers[place] - first; }
+  // Those among `num_rows` rows from `row` on, counted from there.
+  RefinedRows among(int64_t row, int64_t num_rows) const {
+    RefinedRows part{numbers, 0, first + row};
+    int64_t place = 0;
+    while (place < count && numbers[place] < part.first) ++place;
+    part.numbers += place;
+    while (place < count && numbers[place++] < part.first + num_rows) ++part.count;
+    return part;
+  }
 };
 
 // How int8 matrices [depth, columns] lie in the file of the weights, where all instruction sets
@@ -86,7 +113,10 @@ struct Projection {
 // y = (activation(n · up + bias) * (n · gate)) · down + bias + residual * residual_scales
 //
 // where n = norm(x); without a gate its factor is 1. The residual is rows that are given, or n, or
-// there is none.
+// there is none. Blocks of what `down` reads are multiplied by a Hadamard matrix (of ones and minus
+// ones) first.
+constexpr int64_t LEAST_MIXED_BLOCK = 16;  // a vector of any instruction set
+
 struct FeedForward {
   Norm norm;
   RowRange range;
@@ -94,6 +124,7 @@ struct FeedForward {
   Activation activation = Activation::none;
   bool is_gated = false;
   bool adds_normed = true;  // n, where no residual is given
+  int64_t mixed_block = 0;  // channels, a power of two that divides their number; 0: none
   Matrix up, gate, down;
   const float* residual_scales = nullptr;
 };
@@ -143,9 +174,10 @@ struct Kernels {
   //
   // rows of x from the first on; `normed` may be null
   bool (*project)(const Projection&, const float* x, int64_t rows, const float* cosines,
-                  const float* sines, float* const outputs[2], float* normed);
-  bool (*linear)(const Linear&, const float* x, int64_t rows, const float* residual, float* y);
-  bool (*feed_forward)(const FeedForward&, const float* x, int64_t rows, const float* residual,
-                       float* y);
+                  const float* sines, const RefinedRows&, float* const outputs[2], float* normed);
+  bool (*linear)(const Linear&, const float* x, int64_t rows, const RefinedRows&,
+                 const float* residual, float* y);
+  bool (*feed_forward)(const FeedForward&, const float* x, int64_t rows, const RefinedRows&,
+                       const float* residual, float* y);
   bool (*attend)(const AttentionTask&);
 };

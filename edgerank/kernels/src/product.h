@@ -41,7 +41,10 @@ inline int64_t padded_depth(int64_t depth) { return rounded_up(depth, MATRIX_STE
 struct IntegerRows {
   const uint8_t* integers;
   int64_t stride;
-  const float* steps;  // of the rows
+  const float* steps;   // of the rows
+  RefinedRows refined;  // and the rests of these, in their order
+  const uint8_t* rests = nullptr;
+  float units = 1;  // of the rests, in a step
 };
 
 // Where a product goes, and what is added to it: y = product + residual * residual_scales.
@@ -226,6 +229,39 @@ inline void product_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
   }
 }
 
+// Adds the second terms of a tile's refined rows, which are counted from its first.
+__attribute__((noinline)) inline void add_rests(const IntegerRows& rows, const float* steps,
+                                                const RefinedRows& refined, const Matrix& matrix,
+                                                int64_t strip, const Target& target) {
+  alignas(64) float terms[MOST_ROWS * TILE_COLUMNS];
+  Matrix unbiased = matrix;
+  unbiased.bias = nullptr;
+  const IntegerRows rests{rows.rests, rows.stride, nullptr, {}};
+  const int64_t place = refined.numbers - rows.refined.numbers;
+  product_tile(rests, place, refined.count, unbiased, strip,
+               {terms, TILE_COLUMNS, nullptr, nullptr});
+  const int64_t columns = columns_of_strip(matrix, strip);
+  for (int64_t i = 0; i < refined.count; ++i) {
+    const int64_t row = refined.row(i);
+    const Floats factor = splat((steps ? steps[row] : 1.0f) / rows.units);
+    for (int64_t j = 0; j < columns; j += WIDTH) {
+      float* y = target.y + row * target.stride + j;
+      const Floats term = get(terms + i * TILE_COLUMNS + j, columns - j) * factor;
+      put(y, get(y, columns - j) + term, columns - j);
+    }
+  }
+}
+
+// As product_tile, with the second terms of those rows that are refined.
+inline void refined_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
+                         const Matrix& matrix, int64_t strip, const Target& target) {
+  product_tile(rows, row, num_rows, matrix, strip, target);
+  if (rows.refined.count == 0) return;
+  const RefinedRows refined = rows.refined.among(row, num_rows);
+  if (refined.count == 0) return;
+  add_rests(rows, rows.steps ? rows.steps + row : nullptr, refined, matrix, strip, target);
+}
+
 // Calls visit(row, count) for the tiles of rows.
 template <typename Visit>
 inline void for_each_tile(int64_t num_rows, const Visit& visit) {
@@ -246,7 +282,7 @@ inline void product(const IntegerRows& rows, int64_t num_rows, const Matrix& mat
                     const Target& target) {
   for (int64_t strip = 0; strip < num_strips(matrix); ++strip) {
     for_each_tile(num_rows, [&](int64_t row, int64_t count) {
-      product_tile(rows, row, count, matrix, strip, part_of(target, row, strip));
+      refined_tile(rows, row, count, matrix, strip, part_of(target, row, strip));
     });
   }
 }

@@ -5,6 +5,19 @@
 
 namespace {
 
+// The input with the numbers of those of `rows` rows that are refined.
+RefinedRows refined_rows(const Call& call, size_t index, int64_t rows) {
+  const Tensor numbers = call.input(index);
+  if (!numbers) return {};
+  const RefinedRows refined{numbers.integers(), numbers.size()};
+  for (int64_t i = 0; i < refined.count; ++i) {
+    const int64_t least = i ? refined.numbers[i - 1] + 1 : 0;
+    call.errors().require(refined.numbers[i] >= least && refined.numbers[i] < rows,
+                          "edgerank.kernels: refined rows must be numbers of rows, ascending");
+  }
+  return refined;
+}
+
 struct ProjectionKernel {
   static constexpr const char* NAME = "Projection";
   static constexpr ONNXTensorElementDataType INPUTS[] = {
@@ -16,8 +29,9 @@ struct ProjectionKernel {
       ONNX_FLOAT, ONNX_FLOAT,              // bias, head norm
       ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // keys and values, likewise
       ONNX_FLOAT, ONNX_FLOAT,
+      ONNX_INT64,  // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 16, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
+  static constexpr size_t NUM_INPUTS = 17, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -60,6 +74,7 @@ struct ProjectionKernel {
     call.errors().require(
         !cosines || (sines && cosines.size() == rows * half && sines.size() == rows * half),
         "edgerank.kernels: angles are not [1, T, head size / 2]");
+    const RefinedRows refined = refined_rows(call, 16, rows);
     if (call.errors().any()) return;
     float* outputs[2] = {};
     for (int part = 0; part < op.num_parts; ++part) {
@@ -76,10 +91,10 @@ struct ProjectionKernel {
     call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
       float* const parts[2] = {outputs[0] + row * op.parts[0].columns,
                                outputs[1] ? outputs[1] + row * op.parts[1].columns : nullptr};
-      return kernels->project(op, x.floats() + row * op.width, count,
-                              cosines ? cosines.floats() + row * half : nullptr,
-                              cosines ? sines.floats() + row * half : nullptr, parts,
-                              normed ? normed + row * op.width : nullptr);
+      return kernels->project(
+          op, x.floats() + row * op.width, count, cosines ? cosines.floats() + row * half : nullptr,
+          cosines ? sines.floats() + row * half : nullptr, refined.among(row, count), parts,
+          normed ? normed + row * op.width : nullptr);
     });
   }
 };
@@ -92,8 +107,9 @@ struct LinearKernel {
       ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // weight, scales, sums
       ONNX_FLOAT,                          // bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [..., N], its scales [N]
+      ONNX_INT64,                          // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 8, NUM_REQUIRED = 5, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 9, NUM_REQUIRED = 5, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -119,6 +135,7 @@ struct LinearKernel {
     const int64_t rows = x.size() / depth;
     call.errors().require(!residual || residual.size() == rows * columns,
                           "edgerank.kernels: a residual is not of the shape that it is added to");
+    const RefinedRows refined = refined_rows(call, 8, rows);
     int64_t shape[8];
     std::memcpy(shape, x.shape, sizeof(shape));
     shape[x.rank - 1] = columns;
@@ -126,12 +143,17 @@ struct LinearKernel {
     if (call.errors().any()) return;
     const int64_t step = rows_of_a_task(*kernels, rows, threads, depth + 4 * columns);
     call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
-      return kernels->linear(op, x.floats() + row * depth, count,
+      return kernels->linear(op, x.floats() + row * depth, count, refined.among(row, count),
                              residual ? residual.floats() + row * columns : nullptr,
                              y + row * columns);
     });
   }
 };
+
+// Whether channels can be mixed in blocks of a size, or are not, for 0.
+bool is_block(int64_t size) {
+  return size == 0 || (size >= LEAST_MIXED_BLOCK && (size & (size - 1)) == 0);
+}
 
 struct FeedForwardKernel {
   static constexpr const char* NAME = "FeedForward";
@@ -145,8 +167,10 @@ struct FeedForwardKernel {
       ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // down: weight, scales, sums,
       ONNX_FLOAT,                          // bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
+      ONNX_FLOAT,                          // Hadamard matrix, for stock operators
+      ONNX_INT64,                          // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 18, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 20, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -176,6 +200,14 @@ struct FeedForwardKernel {
                           " (zero point 128) between its matrices");
     node.errors().require(op.activation >= Activation::none && op.activation <= Activation::silu,
                           "edgerank.kernels: a feed-forward part has an unknown activation");
+    op.mixed_block = node.integer("mixed_block", 0);
+    node.errors().require(
+        is_block(op.mixed_block) && (op.mixed_block == 0 || op.down.depth % op.mixed_block == 0),
+        "edgerank.kernels: channels of a feed-forward part cannot be mixed in"
+        " blocks of this size");
+    node.errors().require(op.mixed_block == 0 || op.inner_range.is_symmetric(),
+                          "edgerank.kernels: mixed channels need a symmetric range"
+                          " (zero point 128)");
     op.residual_scales = load_vector(node, 17, "a residual's scales", op.down.columns);
   }
 
@@ -188,14 +220,15 @@ struct FeedForwardKernel {
     call.errors().require(
         residual ? residual.size() == rows * columns : columns == op.up.depth || !op.adds_normed,
         "edgerank.kernels: a residual is not of the shape that it is added to");
+    const RefinedRows refined = refined_rows(call, 19, rows);
     const int64_t shape[2] = {rows, columns};
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;
     const int64_t step = rows_of_a_task(*kernels, rows, threads, 5 * (op.up.columns + op.up.depth));
     call.parallel_rows(rows, step, [&](int64_t row, int64_t count) {
-      return kernels->feed_forward(op, x.floats() + row * op.up.depth, count,
-                                   residual ? residual.floats() + row * columns : nullptr,
-                                   y + row * columns);
+      return kernels->feed_forward(
+          op, x.floats() + row * op.up.depth, count, refined.among(row, count),
+          residual ? residual.floats() + row * columns : nullptr, y + row * columns);
     });
   }
 };

@@ -58,9 +58,7 @@ inline void normalize(const Norm& norm, const float* x, int64_t width, float* y)
       });
 }
 
-// Rounds a row to integers as RowRange says, less INTEGER_OFFSET, and returns its step. Integers
-// are written up to the next whole vector.
-inline float quantize(const RowRange& range, const float* x, int64_t width, uint8_t* integers) {
+inline float peak_of(const RowRange& range, const float* x, int64_t width) {
   Floats most = splat(0);
   if (range.is_symmetric()) {
     for_each_vector(
@@ -74,7 +72,13 @@ inline float quantize(const RowRange& range, const float* x, int64_t width, uint
         width, [&](int64_t k) { most = larger(most, load(x + k)); },
         [&](int64_t k, int64_t count) { most = larger(most, load_first(x + k, count)); });
   }
-  const float peak = largest_of(most), levels = range.levels();
+  return largest_of(most);
+}
+
+// Rounds a row to integers as RowRange says, less INTEGER_OFFSET, and returns its step. Integers
+// are written up to the next whole vector.
+inline float quantize(const RowRange& range, const float* x, int64_t width, uint8_t* integers) {
+  const float peak = peak_of(range, x, width), levels = range.levels();
   const Floats inverse = splat(levels / peak);
   for_each_vector(
       width,
@@ -86,6 +90,24 @@ inline float quantize(const RowRange& range, const float* x, int64_t width, uint
                                        range.zero_point);
       });
   return peak * (1.0f / levels);
+}
+
+// Rounds what rounding took from a row.
+inline void quantize_rests(const RowRange& range, const float* x, int64_t width, uint8_t* rests) {
+  const Floats inverse = splat(range.levels() / peak_of(range, x, width));
+  const Floats units = splat(range.units());
+  const auto rest = [&](Floats numbers) {
+    const Floats scaled = numbers * inverse;
+    return (scaled - rounded(scaled)) * units;
+  };
+  for_each_vector(
+      width,
+      [&](int64_t k) {
+        store_integers<INTEGER_OFFSET>(rests + k, rest(load(x + k)), range.zero_point);
+      },
+      [&](int64_t k, int64_t count) {
+        store_integers<INTEGER_OFFSET>(rests + k, rest(load_first(x + k, count)), range.zero_point);
+      });
 }
 
 // e^x within two units in the last place: the polynomial of Cephes' expf.

@@ -62,6 +62,14 @@ inline Floats times_power_of_two(Floats x, Floats n) {
 
 inline Floats quotient(Floats a, Floats b) { return a / b; }
 
+// The lanes i and i ^ distance in each other's place, for a distance of 1, 2 or 4.
+template <int distance>
+inline Floats swapped(Floats x) {
+  if constexpr (distance == 1) return _mm256_permute_ps(x, 0xB1);
+  if constexpr (distance == 2) return _mm256_permute_ps(x, 0x4E);
+  if constexpr (distance == 4) return _mm256_permute2f128_ps(x, x, 1);
+}
+
 // x where first <= place < end, else otherwise
 inline Floats within(Floats first_place, Floats place, Floats end, Floats x, Floats otherwise) {
   const Floats is_seen = _mm256_and_ps(_mm256_cmp_ps(place, first_place, _CMP_GE_OQ),

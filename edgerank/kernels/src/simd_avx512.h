@@ -50,6 +50,15 @@ inline Floats quotient(Floats a, Floats b) {
   return a * inverse;
 }
 
+// The lanes i and i ^ distance in each other's place, for a distance of 1, 2, 4 or 8.
+template <int distance>
+inline Floats swapped(Floats x) {
+  if constexpr (distance == 1) return _mm512_permute_ps(x, 0xB1);
+  if constexpr (distance == 2) return _mm512_permute_ps(x, 0x4E);
+  if constexpr (distance == 4) return _mm512_shuffle_f32x4(x, x, 0xB1);
+  if constexpr (distance == 8) return _mm512_shuffle_f32x4(x, x, 0x4E);
+}
+
 // x where first <= place < end, else otherwise
 inline Floats within(Floats first_place, Floats place, Floats end, Floats x, Floats otherwise) {
   const __mmask16 is_after = _mm512_cmp_ps_mask(place, first_place, _CMP_GE_OQ);

@@ -57,6 +57,13 @@ inline Floats times_power_of_two(Floats x, Floats n) {
 
 inline Floats quotient(Floats a, Floats b) { return a / b; }
 
+// The lanes i and i ^ distance in each other's place, for a distance of 1 or 2.
+template <int distance>
+inline Floats swapped(Floats x) {
+  if constexpr (distance == 1) return vrev64q_f32(x);
+  if constexpr (distance == 2) return vextq_f32(x, x, 2);
+}
+
 // x where first <= place < end, else otherwise
 inline Floats within(Floats first_place, Floats place, Floats end, Floats x, Floats otherwise) {
   const uint32x4_t is_seen = vandq_u32(vcgeq_f32(place, first_place), vcltq_f32(place, end));

@@ -3,40 +3,57 @@
 #pragma once
 
 #include "kernels.h"
+#include "mixing.h"
 #include "product.h"
 #include "rows.h"
 #include "workspace.h"
 
 namespace {
 
-// Room for rows as integers, and their steps.
+// Room for rows as integers, their steps, and the rests of those that are refined.
 struct IntegerBuffer {
-  int64_t stride;
-  uint8_t* integers;
+  RowRange range;
+  int64_t width, stride;
+  RefinedRows refined;
+  uint8_t *integers, *rests;
   float* steps;
 
-  static int64_t size(int64_t rows, int64_t width) {
-    return Workspace::size<uint8_t>(rounded_up(rows, BLOCK_STEP) * rounded_up(width, 64)) +
-           Workspace::size<float>(rows);
+  static int64_t integers_size(int64_t rows, int64_t width) {
+    return Workspace::size<uint8_t>(rounded_up(rows, BLOCK_STEP) * rounded_up(width, 64));
+  }
+  // a tile's refined rows begin anywhere, and are read in multiples of BLOCK_STEP too
+  static int64_t rests_size(const RefinedRows& refined, int64_t width) {
+    return refined.count ? integers_size(refined.count + BLOCK_STEP - 1, width) : 0;
+  }
+  static int64_t size(int64_t rows, const RefinedRows& refined, int64_t width) {
+    return integers_size(rows, width) + rests_size(refined, width) + Workspace::size<float>(rows);
   }
 
-  IntegerBuffer(Workspace& space, int64_t rows, int64_t width)
-      : stride(rounded_up(width, 64)),
-        integers(space.take<uint8_t>(rounded_up(rows, BLOCK_STEP) * stride)),
+  IntegerBuffer(Workspace& space, const RowRange& row_range, int64_t rows,
+                const RefinedRows& refined_rows, int64_t row_width)
+      : range(row_range),
+        width(row_width),
+        stride(rounded_up(width, 64)),
+        refined(refined_rows),
+        integers(space.take<uint8_t>(integers_size(rows, width))),
+        rests(space.take<uint8_t>(rests_size(refined, width))),
         steps(space.take<float>(rows)) {}
 
-  void set(int64_t row, const RowRange& range, const float* x, int64_t width) {
+  void set(int64_t row, const float* x) {
     steps[row] = quantize(range, x, width, integers + row * stride);
+    const RefinedRows one = refined.among(row, 1);
+    if (!one.count) return;
+    quantize_rests(range, x, width, rests + (one.numbers - refined.numbers) * stride);
   }
 
-  IntegerRows rows() const { return {integers, stride, steps}; }
+  IntegerRows rows() const { return {integers, stride, steps, refined, rests, range.units()}; }
 };
 
 // Rounds rows after their norm, if there is one. Normalised rows lie normed_stride apart, so that
 // with 0 each takes the place of the one before.
-inline void round_rows(IntegerBuffer& buffer, const Norm& norm, const RowRange& range,
-                       const float* x, int64_t num_rows, int64_t width, float* normed,
-                       int64_t normed_stride) {
+inline void round_rows(IntegerBuffer& buffer, const Norm& norm, const float* x, int64_t num_rows,
+                       float* normed, int64_t normed_stride) {
+  const int64_t width = buffer.width;
   for (int64_t row = 0; row < num_rows; ++row) {
     const float* source = x + row * width;
     if (norm.kind != NormKind::none) {
@@ -44,18 +61,18 @@ inline void round_rows(IntegerBuffer& buffer, const Norm& norm, const RowRange& 
       normalize(norm, source, width, to);
       source = to;
     }
-    buffer.set(row, range, source, width);
+    buffer.set(row, source);
   }
 }
 
-inline bool linear(const Linear& op, const float* x, int64_t num_rows, const float* residual,
-                   float* y) {
+inline bool linear(const Linear& op, const float* x, int64_t num_rows, const RefinedRows& refined,
+                   const float* residual, float* y) {
   const Matrix& matrix = op.matrix;
-  Workspace space(IntegerBuffer::size(num_rows, matrix.depth));
+  Workspace space(IntegerBuffer::size(num_rows, refined, matrix.depth));
   if (!space) return false;
   const BlockSetup setup;
-  IntegerBuffer buffer(space, num_rows, matrix.depth);
-  round_rows(buffer, Norm{}, op.range, x, num_rows, matrix.depth, nullptr, 0);
+  IntegerBuffer buffer(space, op.range, num_rows, refined, matrix.depth);
+  round_rows(buffer, Norm{}, x, num_rows, nullptr, 0);
   product(buffer.rows(), num_rows, matrix, {y, matrix.columns, residual, op.residual_scales});
   return true;
 }
@@ -70,15 +87,15 @@ inline void place_heads(const Heads& heads, float* row, const float* cosines, co
 }
 
 inline bool project(const Projection& op, const float* x, int64_t num_rows, const float* cosines,
-                    const float* sines, float* const outputs[2], float* normed) {
+                    const float* sines, const RefinedRows& refined, float* const outputs[2],
+                    float* normed) {
   const int64_t width = op.width;
-  Workspace space(IntegerBuffer::size(num_rows, width) + Workspace::size<float>(width));
+  Workspace space(IntegerBuffer::size(num_rows, refined, width) + Workspace::size<float>(width));
   if (!space) return false;
   const BlockSetup setup;
-  IntegerBuffer buffer(space, num_rows, width);
+  IntegerBuffer buffer(space, op.range, num_rows, refined, width);
   float* one_row = space.take<float>(width);
-  round_rows(buffer, op.norm, op.range, x, num_rows, width, normed ? normed : one_row,
-             normed ? width : 0);
+  round_rows(buffer, op.norm, x, num_rows, normed ? normed : one_row, normed ? width : 0);
   for (int part = 0; part < op.num_parts; ++part) {
     const Matrix& matrix = op.parts[part];
     float* y = outputs[part];
@@ -118,19 +135,20 @@ inline void change_tile(float* y, int64_t stride, int64_t rows, int64_t columns,
 template <Activation activation>
 inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_rows, float* inner) {
   const Target target{inner, op.up.columns, nullptr, nullptr};
-  const IntegerRows without_steps{rows.integers, rows.stride, nullptr};
+  IntegerRows without_steps = rows;
+  without_steps.steps = nullptr;
   for (int64_t strip = 0; strip < num_strips(op.up); ++strip) {
     const int64_t columns = columns_of_strip(op.up, strip);
     for_each_tile(num_rows, [&](int64_t row, int64_t count) {
       const Target part = part_of(target, row, strip);
-      product_tile(rows, row, count, op.up, strip, part);
+      refined_tile(rows, row, count, op.up, strip, part);
       change_tile(part.y, part.stride, count, columns,
                   [](Floats x, int64_t) { return activated<activation>(x); });
     });
     if (!op.is_gated) continue;
     for_each_tile(num_rows, [&](int64_t row, int64_t count) {
       alignas(64) float factors[MOST_ROWS * TILE_COLUMNS];
-      product_tile(without_steps, row, count, op.gate, strip,
+      refined_tile(without_steps, row, count, op.gate, strip,
                    {factors, TILE_COLUMNS, nullptr, nullptr});
       const Target part = part_of(target, row, strip);
       change_tile(part.y, part.stride, count, columns,
@@ -140,20 +158,20 @@ inline void expand(const FeedForward& op, const IntegerRows& rows, int64_t num_r
 }
 
 inline bool feed_forward(const FeedForward& op, const float* x, int64_t num_rows,
-                         const float* residual, float* y) {
+                         const RefinedRows& refined, const float* residual, float* y) {
   const int64_t width = op.up.depth, inner_width = op.up.columns;
   const bool keeps_normed = !residual && op.adds_normed;
-  Workspace space(IntegerBuffer::size(num_rows, width) +
-                  IntegerBuffer::size(num_rows, inner_width) +
+  Workspace space(IntegerBuffer::size(num_rows, refined, width) +
+                  IntegerBuffer::size(num_rows, refined, inner_width) +
                   Workspace::size<float>(keeps_normed ? num_rows * width : width) +
                   Workspace::size<float>(num_rows * inner_width));
   if (!space) return false;
   const BlockSetup setup;
-  IntegerBuffer outer(space, num_rows, width);
-  IntegerBuffer inner(space, num_rows, inner_width);
+  IntegerBuffer outer(space, op.range, num_rows, refined, width);
+  IntegerBuffer inner(space, op.inner_range, num_rows, refined, inner_width);
   float* normed = space.take<float>(keeps_normed ? num_rows * width : width);
   float* between = space.take<float>(num_rows * inner_width);
-  round_rows(outer, op.norm, op.range, x, num_rows, width, normed, keeps_normed ? width : 0);
+  round_rows(outer, op.norm, x, num_rows, normed, keeps_normed ? width : 0);
   switch (op.activation) {
     case Activation::none:
       expand<Activation::none>(op, outer.rows(), num_rows, between);
@@ -169,7 +187,8 @@ inline bool feed_forward(const FeedForward& op, const float* x, int64_t num_rows
       break;
   }
   for (int64_t row = 0; row < num_rows; ++row) {
-    inner.set(row, op.inner_range, between + row * inner_width, inner_width);
+    if (op.mixed_block) mix_blocks(between + row * inner_width, inner_width, op.mixed_block);
+    inner.set(row, between + row * inner_width);
     if (op.is_gated) inner.steps[row] *= outer.steps[row];
   }
   const float* added = residual;
