@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,6 +100,25 @@ def test_mixing_spreads_a_channel_evenly_over_its_block_and_no_farther():
 )
 def test_channels_are_mixed_in_the_largest_blocks_that_divide_them(width, block):
     assert mixed_block(width) == block
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "precision", "is_refined", "is_mixed"),
+    [
+        ("qwen2", "int8", True, True),
+        ("qwen2", "int4", False, False),
+        ("cross_encoder", "int8", False, False),
+    ],
+)
+def test_rows_are_mixed_and_refined_where_they_are_said_to_be(
+    request, tmp_path, checkpoint, precision, is_refined, is_mixed
+):
+    quantize(request.getfixturevalue(checkpoint), tmp_path / "bundle", precision=precision)
+    graph = onnx.load(tmp_path / f"bundle/model.{precision}.onnx", load_external_data=False).graph
+    assert ("refined_rows" in {value.name for value in graph.input}) is is_refined
+    assert any("hadamard" in tensor.name for tensor in graph.initializer) is is_mixed
+    recipe = only_variant(tmp_path / "bundle").recipe
+    assert ("mixed" in recipe and "two terms" in recipe) is (precision == "int8")
 
 
 def test_scales_take_the_range_of_an_outlier_channel_to_the_weight():
