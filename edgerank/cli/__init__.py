@@ -14,6 +14,7 @@ from edgerank.cli.doctor import doctor
 from edgerank.cli.eval import eval_command
 from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
+from edgerank.cli.keys import keygen, sign
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
 from edgerank.cli.serve import serve
@@ -29,7 +30,19 @@ def cli() -> None:
     """Rank documents by relevance to a query, on plain CPUs and without a network."""
 
 
-COMMANDS = (quantize, families, rerank, eval_command, inspect, verify, doctor, serve, client)
+COMMANDS = (
+    quantize,
+    families,
+    rerank,
+    eval_command,
+    inspect,
+    verify,
+    doctor,
+    serve,
+    client,
+    keygen,
+    sign,
+)
 for command in COMMANDS:
     cli.add_command(command)
 

@@ -132,6 +132,7 @@ def _server_settings(values: Values) -> ServerSettings:
             max_length=values[table.MAX_LENGTH],
             max_batch_tokens=values[table.MAX_BATCH_TOKENS],
             warmup=values[table.WARMUP],
+            trust=values[table.TRUST],
         ),
     )
 

@@ -20,6 +20,7 @@ OPTIONS = (  # parameters in Python that are options of a command, by the same n
     "threads",
     "timeout",
     "top_k",
+    "trust",
 )
 
 
