@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgerank.errors import EdgerankError, InputError
 from edgerank.files import write_atomically
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 SUFFIX = ".minisig"
 MAX_BYTES = 4096  # of a signature or a key, which take a tenth of this
+
+
+class Readable(Protocol):
+    """What is read in pieces, such as a file."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class SignatureError(ValueError):
@@ -81,7 +87,7 @@ def open_trusted(path: str | os.PathLike[str]) -> PublicKey:
         raise InputError("trust", f"{path} is not a public key: {error}") from error
 
 
-def sign(content: bytes | IO[bytes], key: SecretKey, comment: str) -> bytes:
+def sign(content: bytes | Readable, key: SecretKey, comment: str) -> bytes:
     """Return the signature of content. It has no date: the same content has the same signature.
 
     :param comment: what is signed, which the signature covers too
@@ -92,7 +98,7 @@ def sign(content: bytes | IO[bytes], key: SecretKey, comment: str) -> bytes:
     return bytes(signature) + b"\n"
 
 
-def check_signature(content: bytes | IO[bytes], signature: bytes, trusted: PublicKey) -> None:
+def check_signature(content: bytes | Readable, signature: bytes, trusted: PublicKey) -> None:
     """Check that a trusted key has signed content.
 
     :raises SignatureError: it has not

@@ -15,6 +15,7 @@ from edgerank.cli.eval import eval_command
 from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
 from edgerank.cli.keys import keygen, sign
+from edgerank.cli.pack import pack, unpack
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
 from edgerank.cli.serve import serve
@@ -42,6 +43,8 @@ COMMANDS = (
     client,
     keygen,
     sign,
+    pack,
+    unpack,
 )
 for command in COMMANDS:
     cli.add_command(command)

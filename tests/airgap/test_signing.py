@@ -19,25 +19,12 @@ WEIGHTS = "model.int8.onnx.data"
 SIGNATURE = "edgerank.json.minisig"
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory) -> tuple[Path, Path]:
-    key = tmp_path_factory.mktemp("keys") / "site.key"
-    succeed("keygen", key)
-    return key, key.with_name("site.key.pub")
-
-
 @pytest.fixture
 def bundle(tmp_path, keys) -> Path:
     """A bundle that is signed."""
     copy = shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
     assert succeed("sign", copy, "--key", keys[0]) == f"signed  {copy / SIGNATURE}\n"
     return copy
-
-
-def other_key(tmp_path: Path) -> tuple[Path, Path]:
-    key = tmp_path / "other.key"
-    succeed("keygen", key)
-    return key, tmp_path / "other.key.pub"
 
 
 def edit_manifest(bundle: Path) -> None:
@@ -51,8 +38,9 @@ def flip_last_byte(path: Path) -> None:
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
-def test_a_secret_key_is_for_its_owner_only_and_is_never_replaced(keys):
-    key, public = keys
+def test_a_secret_key_is_for_its_owner_only_and_is_never_replaced(tmp_path):
+    key, public = tmp_path / "site.key", tmp_path / "site.key.pub"
+    succeed("keygen", key)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     before = key.read_bytes(), public.read_bytes()
     assert fail("keygen", key) == f"{key}: it exists; a key is not replaced"
@@ -85,8 +73,8 @@ def test_an_unsigned_or_altered_bundle_is_refused(bundle, keys, harm, reason):
         Reranker(bundle, trust=keys[1], threads=1)
 
 
-def test_the_signature_of_another_key_is_refused(bundle, keys, tmp_path):
-    key, public = other_key(tmp_path)
+def test_the_signature_of_another_key_is_refused(bundle, keys, other_keys):
+    key, public = other_keys
     with pytest.raises(BundleError, match="signed by another key"):
         Reranker(bundle, trust=public)
     succeed("sign", bundle, "--key", key)  # replaces the signature
