@@ -23,6 +23,7 @@ from edgerank.cli.wording import WORDING
 from edgerank.errors import EdgerankError, InputError
 
 BAD_INPUT = 2
+NO_TELEMETRY = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY")  # of libraries; "0" allows it
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,6 +53,8 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line; bad input is one line on stderr and exit status 2."""
+    for variable in NO_TELEMETRY:
+        os.environ.setdefault(variable, "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without all of Unicode
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from importlib.metadata import requires
 
 import pytest
 
 import edgerank
+from tests.support import ROOT
 from tests.support.imports import importers_of, imports_of, loaded_by, packages, run, within
 
 TRANSPORTS = {
@@ -145,6 +147,15 @@ def test_ranking_loads_nothing_heavy_and_opens_no_socket():
     loaded = packages(loaded_by(NO_SOCKETS + RANK))
     assert "onnxruntime" in loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where it writes is known for Linux")
+def test_ranking_leaves_no_telemetry_of_onnx_runtime_behind(tmp_path):
+    environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PATH": ""}
+    code = "import sys; sys.path.insert(0, sys.argv[1])\n" + RANK
+    command = [sys.executable, "-c", code, str(ROOT)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_ban_on_sockets_would_be_noticed():
