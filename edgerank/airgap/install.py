@@ -21,6 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 OFFLINE = {  # each only where nothing else is set
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime; edgerank sets it too
     "HF_HUB_OFFLINE": "1",  # huggingface_hub opens no connection
     "TRANSFORMERS_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
