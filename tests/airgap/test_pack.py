@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 import tarfile
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ from edgerank.airgap.contents import PackError
 from edgerank.airgap.wheels import parse_platforms
 from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, sha256_of
 from tests.airgap.stubs import ARM, KERNELS, X86, make_pack, write_wheel
+from tests.support import ROOT
 from tests.support.cli import fail, succeed
 
 
@@ -203,3 +206,23 @@ def test_an_altered_bundle_is_not_packed(stubs, tmp_path):
     with pytest.raises(BundleError, match="altered"):
         pack(tmp_path / "pack", {"m": bundle}, [X86], Sources(("sign",), (stubs,)))
     assert not (tmp_path / "pack").exists()
+
+
+def test_minisign_checks_a_pack_as_the_documentation_says(stubs, keys, tmp_path):
+    if shutil.which("minisign") is None:
+        pytest.skip("minisign is not installed")
+    page = (ROOT / "docs/air-gapped.md").read_text()
+    [recipe] = re.findall(r"(?:^    .*\n)+", page[page.index("A machine without") :], re.M)[:1]
+    make_pack(tmp_path / "site.pack", stubs, key=keys[0])
+    shutil.copy(keys[1], tmp_path / "site.key.pub")
+    run = ["sh", "-ec", recipe]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Trusted comment: edgerank pack" in done.stdout
+    assert (tmp_path / "site/install.py").exists()
+    shutil.rmtree(tmp_path / "site")
+    content = bytearray((tmp_path / "site.pack").read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "site.pack").write_bytes(content)
+    assert subprocess.run(run, cwd=tmp_path, capture_output=True).returncode != 0
+    assert not (tmp_path / "site").exists()
