@@ -70,7 +70,7 @@ def install(directory: Path, *, compile_now: bool) -> None:
     try:
         environment = directory / "venv"
         run([sys.executable, "-m", "venv", "--without-pip", str(environment)])
-        [pip] = (HERE / "wheels").glob("pip-*.whl")
+        pip = find_pip(requirements)
         python = environment / "bin" / "python"
         command = [str(python), f"{pip}/pip", "--isolated", "--disable-pip-version-check"]
         command += ["install", "--quiet", "--no-input", "--no-cache-dir", "--no-index", "--no-deps"]
@@ -131,6 +131,16 @@ def choose_target(manifest: dict[str, Any]) -> dict[str, Any]:
         f"this is Python {version} on {machine}, {library or 'no glibc'} {glibc}; the pack is for"
         f" {has}"
     )
+
+
+def find_pip(requirements: Path) -> Path:
+    """Return the wheel of pip that the requirements name."""
+    for line in requirements.read_text().splitlines():
+        name, _, rest = line.partition("==")
+        if name == "pip":
+            [wheel] = (HERE / "wheels").glob(f"pip-{rest.split()[0]}-*.whl")
+            return wheel
+    raise Refused(f"{requirements.name} names no pip")
 
 
 def write_command(directory: Path, name: str) -> None:

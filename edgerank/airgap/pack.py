@@ -25,7 +25,7 @@ from edgerank.airgap.contents import (
     Target,
 )
 from edgerank.airgap.sbom import bill_of_materials
-from edgerank.airgap.wheelhouse import Sources, collect, requirements_text
+from edgerank.airgap.wheelhouse import OWN_NAME, Sources, collect, requirements_text
 from edgerank.airgap.wheels import Platform, Wheel
 from edgerank.bundle import (
     SIGNATURE_NAME,
@@ -104,12 +104,18 @@ def write_attributions(
     root: Path, wheels: Iterable[Wheel], bundles: Iterable[PackedBundle]
 ) -> None:
     """Collect the licence texts of all wheels, and say of each package and model what it has."""
+    wheels = list(wheels)
+    own = [wheel for wheel in wheels if wheel.name == OWN_NAME]
+    apache = dict(_texts(own[0])).get("LICENSE")  # edgerank's own
     lines = ["What this pack holds of others, and under which licence.\n"]
     for wheel in wheels:
         directory = f"licenses/{wheel.name}-{wheel.version}"
         names = []
-        for name, text in wheel.license_files():
-            place = root / directory / name.replace("/", "_")
+        texts = _texts(wheel)
+        if not texts and apache is not None and "apache" in (wheel.license or "").lower():
+            texts = [("LICENSE", apache)]  # this licence asks for a copy of it
+        for name, text in texts:
+            place = root / directory / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(text)
             names.append(f"{directory}/{place.name}")
@@ -120,6 +126,11 @@ def write_attributions(
         for bundle in bundles
     ]
     _write(root / ATTRIBUTIONS, "\n".join(dict.fromkeys(lines)) + "\n")
+
+
+def _texts(wheel: Wheel) -> list[tuple[str, bytes]]:
+    """Return a wheel's licence texts by names without directories."""
+    return [(name.replace("/", "_"), text) for name, text in wheel.license_files()]
 
 
 def _add_bundle(root: Path, name: str, bundle: Bundle, key: SecretKey | None) -> PackedBundle:

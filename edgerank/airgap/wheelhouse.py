@@ -152,6 +152,7 @@ def _pip_download(options: Sequence[str], directory: Path, target: Platform) -> 
     )
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        errors = [line for line in errors if "ResolutionImpossible" not in line]  # says not what
         reason = (errors or done.stderr.splitlines() or ["it says nothing"])[-1]
         raise PackError(
             f"pip found no wheels for Python {target.python}, {target.name}:"

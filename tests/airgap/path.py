@@ -52,6 +52,7 @@ def main() -> None:
         assert run(*edgerank, "verify", current / "models/default", "--trust", public)
         packages = installed(current)
         assert packages == of_the_bill(current), packages ^ of_the_bill(current)
+        assert packages == of_the_notice(current)
     with step("rank"):
         model = ["--model", current / "models/default", "--trust", public]
         assert best(run(*edgerank, "rerank", QUERY, documents, *model, "--json")) == DOCUMENTS[1]
@@ -166,6 +167,18 @@ def of_the_bill(release: Path) -> set[tuple[str, str]]:
     bill = json.loads((release / "sbom.cdx.json").read_text())
     libraries = [each for each in bill["components"] if each["type"] == "library"]
     return {(canonical(each["name"]), each["version"]) for each in libraries}
+
+
+def of_the_notice(release: Path) -> set[tuple[str, str]]:
+    """Return the packages that the attributions name, each of which must have a licence text."""
+    found = set()
+    for line in (release / "licenses/NOTICE.txt").read_text().splitlines():
+        package = re.fullmatch(r"(\S+) (\d\S*): (.+); (licenses/.+)", line)
+        if package:
+            texts = package[4].split(", ")
+            assert all((release / text).stat().st_size for text in texts), line
+            found.add((package[1], package[2]))
+    return found
 
 
 def canonical(name: str) -> str:

@@ -25,6 +25,7 @@ def write_wheel(
     tag: str = "py3-none-any",
     headers: Sequence[str] = (),
     files: Sequence[str] = (),
+    has_text: bool = True,
 ) -> Path:
     """Write a wheel with nothing but metadata, a licence and some files."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -36,7 +37,7 @@ def write_wheel(
             f"{info}/METADATA": "\n".join(lines) + "\n",
             f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
             f"{info}/RECORD": "",
-            f"{info}/licenses/LICENSE": f"the licence of {name}",
+            **({f"{info}/licenses/LICENSE": f"the licence of {name}"} if has_text else {}),
             **dict.fromkeys(files, "content"),
         }.items():
             file.writestr(zipfile.ZipInfo(entry), text)
@@ -56,7 +57,7 @@ def write_wheelhouse(directory: Path) -> Path:
     ]
     for tag in ("cp311-cp311-manylinux_2_17_x86_64", "cp312-abi3-manylinux_2_28_aarch64"):
         write_wheel(directory, "numbers_lib", "2.0", tag, ["License: BSD licence of numbers"])
-    write_wheel(directory, "old_library", headers=["License: MIT"])
+    write_wheel(directory, "old_library", headers=["License: Apache 2.0"], has_text=False)
     write_wheel(directory, "signer", headers=["Classifier: License :: OSI Approved :: ISC License"])
     write_wheel(directory, "pip", "26.0", headers=["License-Expression: MIT"])
     own = directory / "own"

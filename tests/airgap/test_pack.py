@@ -33,11 +33,11 @@ def unpacked(stubs, keys, tmp_path_factory) -> Path:
 
 
 def test_the_same_inputs_give_the_same_bytes(stubs, keys, tmp_path):
-    first = make_pack(tmp_path / "first", stubs, X86, ARM, key=keys[0])
+    first = make_pack(tmp_path / "first", stubs, key=keys[0])
     before = os.umask(0o077)
     try:
         (tmp_path / "elsewhere").mkdir()
-        second = make_pack(tmp_path / "elsewhere" / "second", stubs, X86, ARM, key=keys[0])
+        second = make_pack(tmp_path / "elsewhere" / "second", stubs, key=keys[0])
     finally:
         os.umask(before)
     assert first.read_bytes() == second.read_bytes()
@@ -100,6 +100,8 @@ def test_licences_are_collected(unpacked):
     assert (unpacked / "licenses/signer-1.0/LICENSE").read_text() == "the licence of signer"
     attributions = (unpacked / "licenses/NOTICE.txt").read_text()
     assert "signer 1.0: ISC License; licenses/signer-1.0/LICENSE\n" in attributions
+    assert "old-library 1.0: Apache 2.0; licenses/old-library-1.0/LICENSE\n" in attributions
+    assert (unpacked / "licenses/old-library-1.0/LICENSE").read_text() == "the licence of edgerank"
     assert "model default: apache-2.0; made from edgerank-default\n" in attributions
 
 
