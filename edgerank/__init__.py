@@ -3,6 +3,7 @@
 from edgerank import Reranker
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from edgerank.reranker import Reranker as Reranker
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reports to its makers, on Linux too from 1.29 on, unless it is told before it loads
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # loaded when they are asked for: a client needs no onnxruntime, and a reranker no gRPC
 _MODULES = {

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,7 +15,11 @@ from edgerank.errors import BundleError
 from edgerank.files import write_atomically
 from edgerank.manifest import FORMAT_VERSION, MANIFEST_NAME, File, Manifest, Positive, Variant
 
+if TYPE_CHECKING:
+    from minisign import SecretKey
+
 READ_BYTES = 1 << 20
+SIGNATURE_NAME = f"{MANIFEST_NAME}.minisig"
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"  # comes with the package
 
 
@@ -40,10 +45,15 @@ class Bundle:
         return sum(file.size for file in self.manifest.files.values())
 
 
-def read_bundle(directory: str | os.PathLike[str]) -> Bundle:
+def read_bundle(
+    directory: str | os.PathLike[str], trust: str | os.PathLike[str] | None = None
+) -> Bundle:
     """Read a bundle's manifest and check that every file is there at its full size.
 
-    :raises BundleError: the bundle is missing, incomplete, malformed or of another format
+    :param trust: file of a public key, which must have signed the manifest; None checks nothing
+    :raises BundleError: the bundle is missing, incomplete, malformed, of another format, or not
+        signed by the trusted key
+    :raises InputError: the public key cannot be read
     """
     directory = Path(directory)
     path = directory / MANIFEST_NAME
@@ -54,6 +64,8 @@ def read_bundle(directory: str | os.PathLike[str]) -> Bundle:
             f"{path}: {error.strerror or error}; a bundle is a directory that `edgerank quantize`"
             " made"
         ) from error
+    if trust is not None:
+        _check_signature(path, content, trust)
     manifest = _decode(path, content)
     for name, file in manifest.files.items():
         _check_size(directory, name, file.size)
@@ -78,6 +90,25 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
         yield name
 
 
+def sign_bundle(bundle: Bundle, key: SecretKey) -> Path:
+    """Sign a bundle's manifest, which holds the hashes of all other files, once they are intact.
+
+    :return: the file of the signature
+    :raises BundleError: a file was altered, or cannot be read
+    :raises OSError: the signature cannot be written
+    """
+    from edgerank.signing import sign
+
+    for _ in verify_bundle(bundle):
+        pass
+    content = (bundle.directory / MANIFEST_NAME).read_bytes()
+    if hashlib.sha256(content).hexdigest() != bundle.digest:
+        raise BundleError(f"{bundle.directory}: its manifest changed meanwhile; sign it again")
+    path = bundle.directory / SIGNATURE_NAME
+    write_atomically(path, sign(content, key, "edgerank bundle"))
+    return path
+
+
 def describe_files(directory: Path) -> dict[str, File]:
     """Return size and sha256 of every file in a directory, by name."""
     return {
@@ -99,6 +130,25 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(READ_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_signature(path: Path, content: bytes, trust: str | os.PathLike[str]) -> None:
+    """Check that a trusted key has signed the manifest, before anything in it is read."""
+    from edgerank.signing import SignatureError, check_signature, open_trusted
+
+    trusted = open_trusted(trust)
+    try:
+        signature = path.with_name(SIGNATURE_NAME).read_bytes()
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path.parent}: not signed: {SIGNATURE_NAME} is missing; `edgerank sign` makes it"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{path.parent}: {error.strerror or error}") from error
+    try:
+        check_signature(content, signature, trusted)
+    except SignatureError as error:
+        raise BundleError(f"{path}: {error}") from error
 
 
 class _Versioned(msgspec.Struct):

@@ -61,6 +61,7 @@ class Reranker:
         max_length: int | None = None,
         max_batch_tokens: int | None = None,
         verify: bool = False,
+        trust: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open a bundle directory.
 
@@ -77,13 +78,15 @@ class Reranker:
         :param max_batch_tokens: tokens of one micro-batch; more take more memory. 1,024 with
             compiled kernels and 512 with ONNX Runtime's operators by default
         :param verify: compare every file with its sha256 first
-        :raises BundleError: the bundle is missing, altered, incomplete or of another format
+        :param trust: file of the public key that must have signed the bundle; implies ``verify``
+        :raises BundleError: the bundle is missing, altered, incomplete, of another format, or not
+            signed by the trusted key
         :raises ProviderError: this machine lacks what the variant needs, or the library of kernels
             does not fit the installed ONNX Runtime
         :raises InputError: an option is out of range
         """
-        self.bundle = read_bundle(bundle)
-        if verify:
+        self.bundle = read_bundle(bundle, trust)
+        if verify or trust is not None:
             for _ in verify_bundle(self.bundle):
                 pass
         self.max_length = self.bundle.manifest.length(max_length)

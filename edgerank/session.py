@@ -18,6 +18,8 @@ from edgerank.kernels import STOCK, Kernels, choose_kernels, register
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
 
+ort.disable_telemetry_events()  # for Windows, and for programs that loaded it before edgerank
+
 WARNINGS, ERRORS = 2, 3  # severities of ONNX Runtime's log
 INLINE_BYTES = 4096  # smaller initializers of a saved graph lie inside of it
 

@@ -14,6 +14,8 @@ from edgerank.cli.doctor import doctor
 from edgerank.cli.eval import eval_command
 from edgerank.cli.families import families
 from edgerank.cli.inspect import inspect, verify
+from edgerank.cli.keys import keygen, sign
+from edgerank.cli.pack import pack, unpack
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
 from edgerank.cli.serve import serve
@@ -21,6 +23,7 @@ from edgerank.cli.wording import WORDING
 from edgerank.errors import EdgerankError, InputError
 
 BAD_INPUT = 2
+NO_TELEMETRY = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY")  # of libraries; "0" allows it
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,13 +32,29 @@ def cli() -> None:
     """Rank documents by relevance to a query, on plain CPUs and without a network."""
 
 
-COMMANDS = (quantize, families, rerank, eval_command, inspect, verify, doctor, serve, client)
+COMMANDS = (
+    quantize,
+    families,
+    rerank,
+    eval_command,
+    inspect,
+    verify,
+    doctor,
+    serve,
+    client,
+    keygen,
+    sign,
+    pack,
+    unpack,
+)
 for command in COMMANDS:
     cli.add_command(command)
 
 
 def main() -> None:
     """Run the command line; bad input is one line on stderr and exit status 2."""
+    for variable in NO_TELEMETRY:
+        os.environ.setdefault(variable, "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without all of Unicode
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
+from edgerank.cli.options import trust_option
 from edgerank.manifest import MANIFEST_NAME, Variant
 
 BUNDLE = click.argument(
@@ -105,10 +106,14 @@ def fidelity_lines(variant: Variant) -> list[str]:
 
 @click.command()
 @BUNDLE
-def verify(directory: Path) -> None:
+@trust_option
+def verify(directory: Path, trust: Path | None) -> None:
     """Compare every file of a bundle with its sha256.
 
     The default is the bundle in the package.
     """
-    for name in verify_bundle(read_bundle(directory)):
+    bundle = read_bundle(directory, trust)
+    if trust is not None:
+        click.echo(f"signed  {MANIFEST_NAME}")
+    for name in verify_bundle(bundle):
         click.echo(f"intact  {name}")

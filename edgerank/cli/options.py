@@ -18,6 +18,12 @@ bundle_option = click.option(
     type=click.Path(path_type=Path),
     help="The bundle to rank with. The default is the one in the package.",
 )
+trust_option = click.option(
+    "--trust",
+    metavar="PUB",
+    type=click.Path(path_type=Path),
+    help="Refuse a bundle that this public key has not signed, or that was altered since.",
+)
 kernels_option = click.option(
     "--kernels",
     help="Compute with these kernels: auto, stock or an instruction set that `edgerank doctor`"

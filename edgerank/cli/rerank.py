@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgerank.cli.options import bundle_option, kernels_option
+from edgerank.cli.options import bundle_option, kernels_option, trust_option
 from edgerank.cli.ranking import named_documents, ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
 
@@ -16,6 +16,7 @@ from edgerank.documents import LongDocuments
 @click.argument("query")
 @click.argument("documents", default="-")
 @bundle_option
+@trust_option
 @ranking_options
 @click.option(
     "--max-length",
@@ -33,6 +34,7 @@ def rerank(
     query: str,
     documents: str,
     model: Path,
+    trust: Path | None,
     top_k: int | None,
     instruction: str | None,
     normalize: bool,
@@ -50,7 +52,7 @@ def rerank(
     from edgerank.reranker import Reranker  # onnxruntime takes a while to load
 
     lines = list(read_documents(documents))
-    reranker = Reranker(model, max_length=max_length, threads=threads, kernels=kernels)
+    reranker = Reranker(model, max_length=max_length, threads=threads, kernels=kernels, trust=trust)
     with named_documents(lines):
         hits = reranker.rank(
             query,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from edgerank.cli.extras import needs_extra
+from edgerank.cli.models import named_bundles
 from edgerank.cli.settings import read_settings
 from edgerank.errors import InputError
 from edgerank.serving import settings as table
@@ -107,7 +108,7 @@ def _server_settings(values: Values) -> ServerSettings:
     from edgerank.serving.models import ModelSettings
 
     return ServerSettings(
-        models=_named(values[table.MODEL]),
+        models=named_bundles(values[table.MODEL]),
         listen=values[table.LISTEN] if values[table.GRPC] else (),
         http=values[table.HTTP],
         tls=_certificate_files(values),
@@ -132,25 +133,9 @@ def _server_settings(values: Values) -> ServerSettings:
             max_length=values[table.MAX_LENGTH],
             max_batch_tokens=values[table.MAX_BATCH_TOKENS],
             warmup=values[table.WARMUP],
+            trust=values[table.TRUST],
         ),
     )
-
-
-def _named(models: tuple[str, ...]) -> dict[str, Path]:
-    """Tell names from bundles: the name ends at the first "=".
-
-    :raises InputError: two models have one name
-    """
-    named: dict[str, Path] = {}
-    for model in models:
-        name, separator, path = model.partition("=")
-        bundle = Path(path if separator else model)
-        name = name if separator else bundle.resolve().name
-        if not name or name in named:
-            reason = f"the name {name!r} is empty or given twice; use NAME=BUNDLE"
-            raise InputError("model", reason)
-        named[name] = bundle
-    return named
 
 
 def _certificate_files(values: Values) -> CertificateFiles | None:

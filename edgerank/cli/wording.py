@@ -6,6 +6,7 @@ from edgerank.errors import Remedy
 from edgerank.wording import Wording
 
 OPTIONS = (  # parameters in Python that are options of a command, by the same name
+    "extra",
     "family",
     "instruction",
     "keep_fp32",
@@ -15,11 +16,15 @@ OPTIONS = (  # parameters in Python that are options of a command, by the same n
     "max_length",
     "metrics",
     "model",
+    "platform",
     "precision",
+    "python",
     "template",
     "threads",
     "timeout",
     "top_k",
+    "trust",
+    "wheel",
 )
 
 

@@ -18,6 +18,7 @@ from edgerank.serving.settings import (
     MAX_LENGTH,
     PROVIDERS,
     THREADS,
+    TRUST,
     WARMUP,
 )
 
@@ -36,6 +37,7 @@ class ModelSettings:
     max_length: int | None = MAX_LENGTH.default
     max_batch_tokens: int | None = MAX_BATCH_TOKENS.default
     warmup: bool = WARMUP.default
+    trust: Path | None = TRUST.default
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def open_model(name: str, path: Path, settings: ModelSettings) -> LoadedModel:
         kernels=settings.kernels,
         max_length=settings.max_length,
         max_batch_tokens=settings.max_batch_tokens,
+        trust=settings.trust,
     )
     if settings.warmup:
         reranker.score("who wrote dune?", WARMUP_DOCUMENTS)

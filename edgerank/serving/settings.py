@@ -155,6 +155,13 @@ OTLP_ENDPOINT = SettingSpec[str | None](
     " OTEL_ variables set the rest.",
     value="URL",
 )
+TRUST = SettingSpec[Path | None](
+    "trust",
+    "file",
+    None,
+    "Serve only bundles that this public key has signed, and check every file of theirs first"
+    " (needs edgerank[sign]).",
+)
 THREADS = SettingSpec[int | None](
     "threads",
     "integer",
@@ -273,6 +280,7 @@ SETTINGS: tuple[SettingSpec[object], ...] = (  # in the order of the help and of
     INSECURE,
     METRICS,
     OTLP_ENDPOINT,
+    TRUST,
     THREADS,
     PROVIDERS,
     KERNELS,

@@ -71,6 +71,7 @@ def test_a_file_sets_what_nothing_else_does(settings):
 
 def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
     values = {
+        "trust": "key.pub",
         "tls-cert": "a.crt",
         "tls-key": "a.key",
         "tls-client-ca": "ca.crt",
@@ -105,6 +106,7 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
         max_length=99,
         max_batch_tokens=1024,
         warmup=False,
+        trust=Path("key.pub"),
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from importlib.metadata import requires
 
 import pytest
 
 import edgerank
+from tests.support import ROOT
 from tests.support.imports import importers_of, imports_of, loaded_by, packages, run, within
 
 TRANSPORTS = {
@@ -33,6 +35,10 @@ HEAVY = FRAMEWORKS | {
     "grpc",
     "prometheus_client",
     "huggingface_hub",
+    "minisign",
+    "cryptography",
+    "cyclonedx",
+    "packaging",
     "bm25s",
     "ir_measures",
     "pytrec_eval",
@@ -59,7 +65,9 @@ sys.addaudithook(forbid)
 # Rules of the source
 
 
-@pytest.mark.parametrize("package", ["serving", "client", "cli", "evaluation", "integrations"])
+@pytest.mark.parametrize(
+    "package", ["airgap", "serving", "client", "cli", "evaluation", "integrations"]
+)
 def test_the_runtime_imports_nothing_that_is_built_on_it(package):
     importers = importers_of(f"edgerank.{package}", "edgerank/*.py")
     assert importers <= {"edgerank/__init__.py", "edgerank/__main__.py"}
@@ -72,7 +80,11 @@ def test_only_two_commands_import_quantize():
 
 @pytest.mark.parametrize(
     ("package", "command"),
-    [("evaluation", "edgerank/cli/eval.py"), ("serving", "edgerank/cli/serve.py")],
+    [
+        ("airgap", "edgerank/cli/pack.py"),
+        ("evaluation", "edgerank/cli/eval.py"),
+        ("serving", "edgerank/cli/serve.py"),
+    ],
 )
 def test_only_its_own_command_imports(package, command):
     importers = importers_of(f"edgerank.{package}", "edgerank/**/*.py")
@@ -135,6 +147,15 @@ def test_ranking_loads_nothing_heavy_and_opens_no_socket():
     loaded = packages(loaded_by(NO_SOCKETS + RANK))
     assert "onnxruntime" in loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where it writes is known for Linux")
+def test_ranking_leaves_no_telemetry_of_onnx_runtime_behind(tmp_path):
+    environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PATH": ""}
+    code = "import sys; sys.path.insert(0, sys.argv[1])\n" + RANK
+    command = [sys.executable, "-c", code, str(ROOT)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_ban_on_sockets_would_be_noticed():

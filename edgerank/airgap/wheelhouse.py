@@ -1,0 +1,174 @@
+"""The wheelhouse: wheels of exact versions for each target, fetched by pip."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+import edgerank
+from edgerank.airgap.contents import PackError
+from edgerank.airgap.wheels import Platform, Wheel, check_complete
+from edgerank.errors import InputError
+
+OWN_NAME = "edgerank"
+INSTALLS = "pip"  # the installer runs it from its wheel
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where wheels come from."""
+
+    extras: Sequence[str]
+    wheels: Sequence[Path] = ()  # edgerank's own, for each platform; pip fetches it where none fits
+    lock: Path | None = None  # exact versions with hashes; None lets pip choose
+    constraint: Path | None = None  # bounds pip's choice
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The wheels of a target, in the order of names, and which of their files need which."""
+
+    wheels: Sequence[Wheel]
+    needs: Mapping[str, set[str]]
+
+
+def collect(target: Platform, sources: Sources, directory: Path) -> Collected:
+    """Put into a directory what a target needs.
+
+    :raises InputError: a file that the sources name cannot be used
+    :raises PackError: pip does not get all that is needed
+    """
+    own = own_wheel(sources.wheels, target)
+    options = _target_options(target)
+    with tempfile.TemporaryDirectory() as work:
+        fetched = Path(work, "wheels")
+        if own is not None:
+            fetched.mkdir()
+            shutil.copy(own.path, fetched)
+        if sources.lock is not None:
+            locked = Path(work, "lock.txt")
+            locked.write_text(lock_for(target, sources.lock.read_text("utf-8"), sources.lock))
+            options += ["--require-hashes", "--no-deps", "--requirement", str(locked)]
+        else:
+            wanted = f"{OWN_NAME}[{','.join(sources.extras)}]"
+            wanted += f"=={edgerank.__version__}" if own is None else f" @ {own.path.as_uri()}"
+            options += [wanted, INSTALLS]
+        if sources.constraint is not None:
+            options += ["--constraint", str(sources.constraint)]
+        _pip_download(options, fetched, target)
+        wheels = {wheel.name: wheel for wheel in map(Wheel, sorted(fetched.glob("*.whl")))}
+        for name in (OWN_NAME, INSTALLS):
+            if name not in wheels:
+                raise PackError(f"{sources.lock}: it names no version of {name}")
+        _check_extras(wheels[OWN_NAME], sources.extras)
+        needs = check_complete(wheels[OWN_NAME], sources.extras, wheels, target)
+        # pip has compared markers with the Python that runs it: what only that one needs stays out
+        used = {wheels[name].path.name for name in (OWN_NAME, INSTALLS)}.union(*needs.values())
+        kept = [wheel for _, wheel in sorted(wheels.items()) if wheel.path.name in used]
+        return Collected([_keep(wheel, directory) for wheel in kept], needs)
+
+
+def own_wheel(paths: Iterable[Path], target: Platform) -> Wheel | None:
+    """Return the first of edgerank's wheels that runs on a target; None if none is given.
+
+    :raises InputError: wheels are given, and none of them runs there
+    """
+    paths = list(paths)
+    for path in paths:
+        if not path.is_file() or path.suffix != ".whl":
+            raise InputError("wheel", f"{path} is not a wheel")
+        wheel = Wheel(path.absolute())
+        if wheel.name != OWN_NAME or wheel.version != edgerank.__version__:
+            raise InputError(
+                "wheel", f"{path} is not of {OWN_NAME} {edgerank.__version__}, which packs"
+            )
+        if wheel.tags & target.tags:
+            return wheel
+    if paths:
+        raise InputError("wheel", f"none runs on Python {target.python}, {target.name}")
+    return None
+
+
+def lock_for(target: Platform, text: str, path: Path) -> str:
+    """Return the lines of a lock that hold on a target, without their markers.
+
+    pip compares markers with the Python that runs it, which need not be the target's.
+
+    :raises InputError: a line is no exact version with hashes
+    """
+    lines: list[str] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        line = line.split(" #")[0].strip()
+        if not line or line.startswith("#"):
+            continue
+        said, *hashes = line.split(" --hash=")
+        try:
+            requirement = Requirement(said.strip())
+        except InvalidRequirement as error:
+            raise InputError(str(path), f"{line!r} is not an exact version with hashes") from error
+        pins = [pin for pin in requirement.specifier if pin.operator == "=="]
+        if not pins or not hashes:
+            raise InputError(str(path), f"{line!r} is not an exact version with hashes")
+        marker = requirement.marker
+        if marker is None or marker.evaluate(target.environment):
+            joined = " ".join(f"--hash={each.strip()}" for each in hashes)
+            lines.append(f"{requirement.name}=={pins[0].version} {joined}\n")
+    return "".join(lines)
+
+
+def requirements_text(wheels: Iterable[Wheel]) -> str:
+    """Return exact versions and hashes as pip reads them; also a lock for another pack."""
+    return "".join(
+        f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels
+    )
+
+
+def _check_extras(own: Wheel, extras: Iterable[str]) -> None:
+    known = own.metadata.get("provides_extra", [])
+    for extra in extras:
+        if extra not in known:
+            raise InputError("extra", f"{extra!r} is unknown; there are {', '.join(known)}")
+
+
+def _target_options(target: Platform) -> list[str]:
+    options = ["--python-version", target.python, "--implementation", "cp"]
+    for name in target.pip_platforms:
+        options += ["--platform", name]
+    return options
+
+
+def _pip_download(options: Sequence[str], directory: Path, target: Platform) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    command += ["--no-input", "--only-binary=:all:", "--find-links", str(directory)]
+    done = subprocess.run(
+        [*command, "--dest", str(directory), *options], capture_output=True, text=True
+    )
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        errors = [line for line in errors if "ResolutionImpossible" not in line]  # says not what
+        reason = (errors or done.stderr.splitlines() or ["it says nothing"])[-1]
+        raise PackError(
+            f"pip found no wheels for Python {target.python}, {target.name}:"
+            f" {reason.removeprefix('ERROR: ')}"
+        )
+
+
+def _keep(wheel: Wheel, directory: Path) -> Wheel:
+    """Move a wheel to a directory that targets share.
+
+    :raises PackError: another target has other content under the same name
+    """
+    place = directory / wheel.path.name
+    if place.exists():
+        if Wheel(place).sha256 != wheel.sha256:
+            raise PackError(f"{wheel.path.name}: two files of that name differ")
+    else:
+        shutil.move(wheel.path, place)
+    return Wheel(place)

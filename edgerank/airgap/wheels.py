@@ -1,0 +1,210 @@
+"""Wheels: what they are called, what they need, under which licence, and on what they run."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from packaging.metadata import RawMetadata, parse_email
+from packaging.requirements import Requirement
+from packaging.tags import Tag, compatible_tags, cpython_tags, sys_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from edgerank.airgap.contents import PackError
+from edgerank.bundle import sha256_of
+from edgerank.errors import InputError
+
+MANYLINUX = re.compile(r"manylinux_2_(\d+)_(x86_64|aarch64)")
+OLD_NAMES = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
+LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice|authors|thirdparty)[^/]*$", re.IGNORECASE)
+CODE = (".py", ".pyc", ".pyi", ".so", "/")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A Python and a Linux that wheels are chosen for."""
+
+    python: str  # "3.11"
+    glibc: int  # the minor version of glibc 2
+    machine: str
+
+    @property
+    def name(self) -> str:
+        return f"manylinux_2_{self.glibc}_{self.machine}"
+
+    @property
+    def pip_platforms(self) -> list[str]:
+        """Every tag of a platform that runs there, the newest first."""
+        tags = [f"manylinux_2_{minor}_{self.machine}" for minor in range(self.glibc, 4, -1)]
+        olds = [f"{old}_{self.machine}" for old, minor in OLD_NAMES.items() if minor <= self.glibc]
+        return [*tags, *olds, f"linux_{self.machine}"]  # the last: built by the user
+
+    @property
+    def tags(self) -> set[Tag]:
+        version = tuple(map(int, self.python.split(".")))
+        interpreter = f"cp{''.join(self.python.split('.'))}"
+        platforms = self.pip_platforms
+        return {
+            *cpython_tags(version, platforms=platforms),
+            *compatible_tags(version, interpreter, platforms),
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What markers of requirements are compared with."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": f"{self.python}.0",
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": f"{self.python}.0",
+            "python_version": self.python,
+            "sys_platform": "linux",
+        }
+
+
+def parse_platforms(pythons: Sequence[str], names: Sequence[str]) -> list[Platform]:
+    """Return each combination of a Python and a platform; this process's where none is named.
+
+    :raises InputError: a version or a platform is not one that edgerank can be packed for
+    """
+    pythons = pythons or [f"{sys.version_info.major}.{sys.version_info.minor}"]
+    for python in pythons:
+        if not re.fullmatch(r"3\.\d+", python) or int(python[2:]) < 10:
+            raise InputError("python", f"{python!r} is not a version such as 3.11, from 3.10 on")
+    return [
+        Platform(python, *_parse_platform(name))
+        for python in pythons
+        for name in names or [_this_platform()]
+    ]
+
+
+def _parse_platform(name: str) -> tuple[int, str]:
+    old, _, machine = name.partition("_")
+    if old in OLD_NAMES:
+        name = f"manylinux_2_{OLD_NAMES[old]}_{machine}"
+    found = MANYLINUX.fullmatch(name)
+    if found is None:
+        raise InputError(
+            "platform",
+            f"{name!r} is not a platform such as manylinux_2_28_x86_64 or manylinux_2_28_aarch64",
+        )
+    return int(found[1]), found[2]
+
+
+def _this_platform() -> str:
+    for tag in sys_tags():
+        if MANYLINUX.fullmatch(tag.platform):
+            return tag.platform
+    raise InputError("platform", f"this machine, {platform.platform()}, is none; name a platform")
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name of the package, in the form that compares."""
+        return str(self._parsed[0])
+
+    @property
+    def version(self) -> str:
+        return self._parsed[1]
+
+    @property
+    def tags(self) -> frozenset[Tag]:
+        return self._parsed[2]
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256_of(self.path)
+
+    @cached_property
+    def metadata(self) -> RawMetadata:
+        """What the wheel says of itself.
+
+        :raises PackError: it has no metadata
+        """
+        with zipfile.ZipFile(self.path) as file:
+            for entry in file.namelist():
+                if re.fullmatch(r"[^/]+\.dist-info/METADATA", entry):
+                    return parse_email(file.read(entry))[0]
+        raise PackError(f"{self.path.name}: a wheel without metadata")
+
+    @property
+    def license(self) -> str | None:
+        """Its licence: an SPDX expression where it says one, or the words that it has."""
+        said = self.metadata.get("license_expression") or self.metadata.get("license", "")
+        if said and len(said) < 80 and "\n" not in said.strip():
+            return said.strip()
+        for classifier in self.metadata.get("classifiers", []):
+            if classifier.startswith("License :: ") and classifier.count("::") > 1:
+                return classifier.rpartition(" :: ")[2]
+        return None
+
+    def license_files(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the licence texts in it, by the last part of their names."""
+        with zipfile.ZipFile(self.path) as file:
+            for entry in sorted(file.namelist()):
+                directory, _, rest = entry.partition("/")
+                listed = directory.endswith(".dist-info") and rest.startswith("licenses/")
+                if not entry.endswith(CODE) and (listed or LICENCE_FILE.match(rest)):
+                    yield rest.removeprefix("licenses/"), file.read(entry)
+
+    @cached_property
+    def _parsed(self) -> tuple[str, str, frozenset[Tag]]:
+        name, version, _, tags = parse_wheel_filename(self.path.name)
+        return name, str(version), tags
+
+
+def requirements_of(wheel: Wheel, extras: Iterable[str], target: Platform) -> Iterator[Requirement]:
+    """Yield what a wheel needs on a platform."""
+    environments = [{**target.environment, "extra": extra} for extra in ("", *extras)]
+    for line in wheel.metadata.get("requires_dist", []):
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate(each) for each in environments):
+            yield requirement
+
+
+def check_complete(
+    root: Wheel, extras: Iterable[str], wheels: Mapping[str, Wheel], target: Platform
+) -> dict[str, set[str]]:
+    """Follow the requirements of a wheel: each must be among the wheels, in a version that does.
+
+    :return: the files that each wheel's file needs
+    :raises PackError: one is not, so that an installation without a network would fail
+    """
+    waiting = [(root, frozenset(extras))]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    needs: dict[str, set[str]] = {}
+    while waiting:
+        wheel, wanted = waiting.pop()
+        if (wheel.name, wanted) in seen:
+            continue
+        seen.add((wheel.name, wanted))
+        for requirement in requirements_of(wheel, wanted, target):
+            found = wheels.get(canonicalize_name(requirement.name))
+            if found is None or not requirement.specifier.contains(found.version, True):
+                has = "missing" if found is None else f"there as {found.version}"
+                raise PackError(
+                    f"{wheel.name} {wheel.version} needs {requirement.name}"
+                    f"{requirement.specifier} on Python {target.python}, {target.name}, which is"
+                    f" {has}; name exact versions with --lock"
+                )
+            waiting.append((found, frozenset(requirement.extras)))
+            needs.setdefault(wheel.path.name, set()).add(found.path.name)
+    return needs

@@ -1,0 +1,140 @@
+"""``edgerank pack`` and ``edgerank unpack``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgerank.bundle import DEFAULT_BUNDLE, sha256_of
+from edgerank.cli.extras import needs_extra
+from edgerank.cli.keys import ask_password
+from edgerank.cli.models import named_bundles
+
+
+@click.command()
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    metavar="[NAME=]BUNDLE",
+    multiple=True,
+    default=[f"default={DEFAULT_BUNDLE}"],
+    help="A bundle to pack, under its directory's name unless another is given. May be given"
+    " several times. The default is the model in the package.",
+)
+@click.option(
+    "--extra",
+    "extras",
+    multiple=True,
+    help="Install this extra of edgerank too, such as server or http. May be given several times.",
+)
+@click.option(
+    "--python",
+    "pythons",
+    metavar="3.N",
+    multiple=True,
+    help="The Python of the machines to install on. May be given several times. The default is"
+    " this one.",
+)
+@click.option(
+    "--platform",
+    "platforms",
+    metavar="PLATFORM",
+    multiple=True,
+    help="Their platform, such as manylinux_2_28_x86_64 or manylinux_2_28_aarch64: a Linux with"
+    " glibc 2.28 or newer. May be given several times. The default is this one.",
+)
+@click.option(
+    "--wheel",
+    "wheels",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="edgerank's own wheel; one for each platform. pip fetches it by default.",
+)
+@click.option(
+    "--lock",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take exactly the versions and hashes in this file of requirements.",
+)
+@click.option(
+    "--constraint",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Bound the versions that pip chooses by this file.",
+)
+@click.option(
+    "--sign",
+    "key",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign the pack and the bundles in it with this secret key, of `edgerank keygen`.",
+)
+def pack(
+    output: Path,
+    models: tuple[str, ...],
+    extras: tuple[str, ...],
+    pythons: tuple[str, ...],
+    platforms: tuple[str, ...],
+    wheels: tuple[Path, ...],
+    lock: Path | None,
+    constraint: Path | None,
+    key: Path | None,
+) -> None:
+    """Pack all that a site without a network needs into one file.
+
+    It holds bundles, wheels of edgerank and what it needs, a bill of materials, licence texts and
+    an installer. pip fetches the wheels from where it is configured to.
+    """
+    with needs_extra("packing", "pack"):
+        from edgerank.airgap.pack import pack as run
+        from edgerank.airgap.wheelhouse import Sources
+        from edgerank.airgap.wheels import parse_platforms
+    from edgerank.signing import open_key
+
+    targets = parse_platforms(pythons, platforms)
+    secret = None if key is None else open_key(key, ask_password)
+    wanted = tuple(dict.fromkeys((*extras, "sign")))  # signatures of bundles are checked there
+    sources = Sources(wanted, wheels, lock, constraint)
+    made = run(output, named_bundles(models), targets, sources, secret)
+    signed = "signed" if secret is not None else "not signed: `edgerank unpack` will refuse it"
+    click.echo(f"{output}: {output.stat().st_size / 1e6:,.1f} MB, {signed}")
+    click.echo(f"sha256 {sha256_of(output)}")
+    for bundle in made.bundles:
+        click.echo(f"model  {bundle.name}, digest {bundle.digest}")
+    for target in made.targets:
+        click.echo(f"target Python {target.python}, {target.platform}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--trust",
+    metavar="PUB",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The public key that must have signed the pack.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The directory to make.",
+)
+def unpack(file: Path, trust: Path, output: Path) -> None:
+    """Check a pack and unpack it.
+
+    The signature is checked before anything is read, and nothing is written of a pack that was
+    altered or holds what it must not.
+    """
+    with needs_extra("unpacking", "sign"):
+        from edgerank.airgap.archive import unpack as run
+
+    manifest = run(file, trust, output)
+    click.echo(f"{output}: edgerank {manifest.edgerank}, {len(manifest.files)} files, intact")
+    for bundle in manifest.bundles:
+        click.echo(f"model  {bundle.name}, {bundle.license or 'unknown licence'}, {bundle.model}")
+    for target in manifest.targets:
+        click.echo(f"target Python {target.python}, {target.platform}")
+    click.echo(f"next   python3 {output / 'install.py'} DIRECTORY")

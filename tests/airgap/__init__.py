@@ -1,0 +1,1 @@
+"""Sites without a network: signatures, packs, and the whole path from one file."""
