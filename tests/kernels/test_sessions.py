@@ -408,8 +408,10 @@ def test_a_run_without_enough_memory_is_an_error_and_the_next_one_may_have_it(tm
 
 def test_sessions_of_several_instruction_sets_and_threads_run_at_once():
     op_type, constants, _, inputs, attributes = LINEAR
-    x = floats(64, WIDTH)
-    fed = {"x": x, "residual": floats(64, COLUMNS)}
+    weight = weights(COLUMNS, WIDTH)
+    matrix = {"weight": in_panels(weight), "sums": weight.sum(axis=1, dtype=np.int32)}
+    constants = {**constants, **matrix}
+    fed = {"x": floats(64, WIDTH), "residual": floats(64, COLUMNS)}
     names = INSTRUCTION_SETS * 4
     with ThreadPoolExecutor(len(names)) as pool:
         sessions = list(

@@ -186,7 +186,7 @@ struct FeedForwardKernel {
     op.norm = load_norm(node, 3, width);
     op.up = load_matrix(node, op.range, width, 5, 8);
     op.gate = load_matrix(node, op.range, width, 9, -1);
-    op.down = load_matrix(node, op.inner_range, op.up.columns, 12, 15);
+    if (op.up.panels) op.down = load_matrix(node, op.inner_range, op.up.columns, 12, 15);
     op.is_gated = op.gate.panels != nullptr;
     node.errors().require(op.up.panels && op.down.panels,
                           "edgerank.kernels: a feed-forward part lacks its weights");
