@@ -67,13 +67,14 @@ def open_node(
 
 # An operator that fits: its inputs in order, those that are constant, those that are fed.
 
+LINEAR_WEIGHT = weights(COLUMNS, WIDTH)
 LINEAR = (
     "Linear",
     {
         "zero_point": np.uint8(128),
-        "weight": panels(COLUMNS, WIDTH),
+        "weight": in_panels(LINEAR_WEIGHT),
         "scales": floats(COLUMNS),
-        "sums": sums(COLUMNS),
+        "sums": LINEAR_WEIGHT.sum(axis=1, dtype=np.int32),
         "bias": floats(COLUMNS),
         "residual_scales": floats(COLUMNS),
     },

@@ -148,7 +148,7 @@ def test_a_checkpoint_is_no_bundle(tmp_path):
         b"\0" * 64,
         "{}".encode("utf-16"),
         b'{"format_version": 1} trailing',
-        b'{"format_version": 2, "family": "\xff"}',
+        b'{"format_version": 3, "family": "\xff"}',
         b'{"format_version": 1, "family": "\\ud800"}',
         b'{"format_version": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
@@ -205,7 +205,7 @@ def test_a_manifest_with_an_impossible_value_is_refused_and_the_field_named(bund
     assert_refused(bundle, rf"edgerank\.json: .*{field}")
 
 
-@pytest.mark.parametrize("version", [3, 4, 10**30])
+@pytest.mark.parametrize("version", [4, 5, 10**30])
 def test_a_newer_format_asks_for_an_upgrade_whatever_else_it_holds(bundle, version):
     newer = {"format_version": version, "layout": ["nothing", "known"], "files": 5}
     (bundle / "edgerank.json").write_text(json.dumps(newer))
