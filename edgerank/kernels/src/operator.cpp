@@ -164,8 +164,9 @@ RowRange row_range(const Node& node, size_t zero_point, const char* floor) {
   RowRange range;
   const Tensor tensor = node.constant(zero_point, "a zero point");
   if (tensor && tensor.size() == 1) range.zero_point = *static_cast<const uint8_t*>(tensor.data);
-  node.errors().require(tensor && tensor.size() == 1 && range.zero_point > 0 && range.zero_point < 255,
-                        "edgerank.kernels: a zero point must be one number from 1 to 254");
+  node.errors().require(
+      tensor && tensor.size() == 1 && range.zero_point > 0 && range.zero_point < 255,
+      "edgerank.kernels: a zero point must be one number from 1 to 254");
   range.floor = node.number(floor, 0);
   return range;
 }
