@@ -107,9 +107,11 @@ class DecoderLayer:
         owners = kv_channels.repeat(sharing, axis=1).reshape(-1)
         sites = [self._site(readers) for readers in ("qkv", "o", "gate_up", "down")]
         qkv = np.concatenate([self.query.weight, self.key.weight, self.value.weight])
-        normed = channel_scales(rows[sites[0]], qkv)
+        block = precision.mixed_block(spec.hidden_size) if self._mixes else 0
+        normed = channel_scales(rows[sites[0]], qkv, block=block)
         values = channel_scales(rows[sites[1]], self.output, owners)
-        raised = channel_scales(rows[sites[2]], np.concatenate([self.gate, self.up]))
+        readers = np.concatenate([self.gate, self.up])
+        raised = channel_scales(rows[sites[2]], readers, block=block)
         block = precision.mixed_block(self.down.shape[1])
         inner = channel_scales(rows[sites[3]], self.down, block=block)
         smoothed = replace(
@@ -149,6 +151,7 @@ class DecoderLayer:
             keys_values=self._heads("key", "kv", self._keys_values()),
             angles=span.angles,
             keeps_normed=is_last,
+            mixes=self._mixes,
             refined=refined,
         )
         past = self._cached(g, inputs, projected.keys_values) if spec.is_causal else ""
@@ -165,6 +168,7 @@ class DecoderLayer:
                 rows,
                 queries=queries,
                 angles=(cosines, sines),
+                mixes=self._mixes,
                 refined=refined,
             ).queries
         attended = attention(
@@ -192,9 +196,15 @@ class DecoderLayer:
             multiplied=Matrix(self._name("mlp.up"), self.up),
             down=Matrix(self._name("mlp.down"), self.down),
             adds="row" if norms is None else "nothing",
+            mixes=self._mixes,
         )
         y = feed_forward(g, precision, x, part, refined)
         return y if norms is None else g.op("Add", x, norms[1].write(g, y))
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether norms' rows are mixed when the model runs, for the stream cannot be rotated."""
+        return self.post_norms is not None
 
     def _cached(self, g: Graph, inputs: DecoderInputs, keys_values: str) -> str:
         """Put out keys and values for later micro-batches, and return those of earlier ones."""

@@ -147,6 +147,7 @@ def projection(
     keys_values: Heads | None = None,
     angles: Angles | None = None,
     keeps_normed: bool = False,
+    mixes: bool = False,
     refined: str = "",
 ) -> Projected:
     """Normalise rows and multiply them to queries, and to keys and values.
@@ -154,32 +155,36 @@ def projection(
     :param x: float32 [T, K]
     :param angles: by which queries and keys are rotated
     :param keeps_normed: whether something else reads the normalised rows
+    :param mixes: whether the rows' channels are mixed before they are rounded
     :param refined: int64 [R], ascending, the rows that are rounded in two terms; "" for none
     """
     start = g.num_nodes
     normed = x if norm is None else norm.write(g, x)
-    rows = precision.rows(g, MatmulInput(site, normed, refined=refined))
     parts = [part for part in (queries, keys_values) if part is not None]
+    width = parts[0].matrix.weight.shape[1]
+    block = precision.mixed_block(width) if mixes else 0
+    rows = precision.rows(g, MatmulInput(site, normed, mixed_block=block, refined=refined))
     products = [part.write(g, precision, rows, angles) for part in parts]
     if precision.has_kernels([part.matrix.name for part in parts]):
         outputs = [*products, normed] if keeps_normed and norm is not None else products
         inputs = [x, rows.zero_point, *(norm.weights if norm else ("", "")), *(angles or ("", ""))]
         for part in (queries, keys_values):
             inputs += [""] * 5 if part is None else part.weights
-        inputs.append(rows.refined)
+        inputs += [rows.mixing, rows.refined]
         head_norm = next((part.norm for part in parts if part.norm), None)
         g.outline(
             "Projection",
             start,
             inputs,
             outputs,
-            width=parts[0].matrix.weight.shape[1],
+            width=width,
             norm=NORMS[norm.kind] if norm else None,
             epsilon=norm.epsilon if norm else None,
             head_epsilon=head_norm.epsilon if head_norm else None,
             head_size=parts[0].size,
             num_heads=queries.count if queries else None,
             num_kv_heads=keys_values.count if keys_values else None,
+            mixed_block=block or None,
         )
     named = dict(zip(map(id, parts), products, strict=True))
     return Projected(named.get(id(queries), ""), named.get(id(keys_values), ""), normed)
@@ -195,6 +200,7 @@ def linear(
     least: float | None = None,
     residual: str = "",
     residual_scales: str = "",
+    mixes: bool = False,
     refined: str = "",
 ) -> str:
     """Compute x · weightᵀ + bias + residual * residual_scales: float32 [..., N].
@@ -203,16 +209,22 @@ def linear(
     :param least: a small negative number that no element of ``x`` is below
     :param residual: float32 [..., N], "" for none
     :param residual_scales: float32 [N], "" for ones
+    :param mixes: whether channels of an ``x`` [T, K] are mixed before they are rounded
     :param refined: int64 [R], ascending, the rows of an ``x`` [T, K] that are rounded in two terms
     """
     start = g.num_nodes
-    rows = precision.rows(g, MatmulInput(site, x, least=least, refined=refined))
+    width = matrix.weight.shape[1]
+    block = precision.mixed_block(width) if mixes else 0
+    rows = precision.rows(g, MatmulInput(site, x, None, least, ALL, block, refined))
     added = _scaled_residual(g, residual, residual_scales) if residual else ""
     y = matrix.write(g, precision, rows, added)
     if precision.has_kernels([matrix.name]):
-        inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales, rows.refined]
-        width, floor = matrix.weight.shape[1], row_range(least).floor
-        g.outline("Linear", start, inputs, [y], width=width, floor=floor)
+        inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales]
+        inputs += [rows.mixing, rows.refined]
+        floor = row_range(least).floor
+        g.outline(
+            "Linear", start, inputs, [y], width=width, floor=floor, mixed_block=block or None
+        )
     return y
 
 
@@ -232,6 +244,7 @@ class FeedForward:
     down: Matrix  # [H, I]
     adds: Literal["row", "normed", "nothing"] = "row"
     residual_scales: str = ""  # of the normalised row, float32 [H]; "" for ones
+    mixes: bool = False  # whether channels of the normalised rows are mixed before rounding
 
 
 def feed_forward(
@@ -274,7 +287,9 @@ def _slice(
         part.down.bias if is_first else None,
     )
     normed = part.norm.apply(g, x)  # ONNX Runtime computes what slices share once
-    rows = precision.rows(g, MatmulInput(part.site, normed, refined=refined))
+    width, inner_width = part.activated.weight.shape[1], part.down.weight.shape[1]
+    block = precision.mixed_block(width) if part.mixes else 0
+    rows = precision.rows(g, MatmulInput(part.site, normed, mixed_block=block, refined=refined))
     inner = _activate(g, part.activation, activated.write(g, precision, rows))
     carried = None
     if multiplied:
@@ -284,8 +299,8 @@ def _slice(
         inner, carried = g.op("Mul", inner, factors), product.step
     least = LEAST_GELU if multiplied is None and part.activation == "gelu" else None
     # products of two numbers stand out most; all slices are mixed alike
-    block = precision.mixed_block(part.down.weight.shape[1]) if multiplied else 0
-    operand = MatmulInput(part.inner_site, inner, carried, least, channels, block, refined)
+    inner_block = precision.mixed_block(inner_width) if multiplied else 0
+    operand = MatmulInput(part.inner_site, inner, carried, least, channels, inner_block, refined)
     inner_rows = precision.rows(g, operand)
     scales = part.residual_scales if not residual else ""
     added = ""
@@ -297,19 +312,20 @@ def _slice(
         inputs = [x, rows.zero_point, inner_rows.zero_point, *part.norm.weights]
         inputs += activated.weights
         inputs += multiplied.weights[:3] if multiplied else ["", "", ""]
-        inputs += [*down.weights, residual, scales, inner_rows.mixing, rows.refined]
+        inputs += [*down.weights, residual, scales, rows.mixing, inner_rows.mixing, rows.refined]
         g.outline(
             "FeedForward",
             start,
             inputs,
             [y],
-            width=activated.weight.shape[1],
+            width=width,
             norm=NORMS[part.norm.kind],
             epsilon=part.norm.epsilon,
             activation=ACTIVATIONS[part.activation],
             inner_floor=row_range(least).floor,
             adds_normed=0 if part.adds == "nothing" else None,
             mixed_block=block or None,
+            inner_mixed_block=inner_block or None,
         )
     return y
 

@@ -10,6 +10,24 @@ constexpr double FLOAT = 1.2e-7;  // relative error of two operations in float32
 
 int clamped(double integer) { return static_cast<int>(std::min(std::max(integer, 0.0), 255.0)); }
 
+// A row times a Hadamard matrix in blocks: the sign is the parity of what row and column share.
+Row mix(const Row& x, int64_t block) {
+  if (!block) return x;
+  Row y;
+  for (int64_t k = 0; k < static_cast<int64_t>(x.size()); ++k) {
+    const int64_t start = k / block * block;
+    Number sum;
+    for (int64_t i = 0; i < block; ++i) {
+      const Number& term = x[static_cast<size_t>(start + i)];
+      sum.value +=
+          __builtin_parityll(static_cast<uint64_t>(i & (k - start))) ? -term.value : term.value;
+      sum.error += term.error + 8 * 6e-8 * std::fabs(term.value);  // of eight additions
+    }
+    y.push_back(sum);
+  }
+  return y;
+}
+
 }  // namespace
 
 Row exact(const float* x, int64_t width) {
@@ -50,7 +68,17 @@ Row normalize(const Norm& norm, const Row& x) {
   return y;
 }
 
-IntegerRow round_row(const RowRange& range, const Row& x, bool is_refined) {
+RowRange random_range(Random& random, int64_t width) {
+  const int64_t largest = width & -width;  // power of two that divides it
+  if (largest >= LEAST_MIXED_BLOCK && random.coin()) {
+    const int64_t block = LEAST_MIXED_BLOCK << random.below(5);
+    return {128, 0, block < largest ? block : largest};
+  }
+  return random.below(4) == 0 ? RowRange{16, 0.25f} : RowRange{};
+}
+
+IntegerRow round_row(const RowRange& range, const Row& source, bool is_refined) {
+  const Row x = mix(source, range.mixed_block);
   const bool is_symmetric = range.zero_point == 128;
   const float levels = is_symmetric ? 127.0f : 255.0f - float(range.zero_point);
   float peak = is_symmetric ? 0.0f : range.floor;

@@ -24,10 +24,13 @@ struct IntegerRow {
   Number step;
 };
 
+// A range for rows of a width: symmetric, one-sided, or with channels mixed where that is possible.
+RowRange random_range(Random& random, int64_t width);
+
 Row exact(const float* x, int64_t width);
 Row normalize(const Norm& norm, const Row& x);
 // Refined rows have both terms in their integers, which then count units of the second.
-IntegerRow round_row(const RowRange& range, const Row& x, bool is_refined = false);
+IntegerRow round_row(const RowRange& range, const Row& source, bool is_refined = false);
 // Products of the row, times the scales of the columns and `step`.
 Row multiply(const IntegerRow& row, const Number& step, const Weights& weights);
 Row activate(Activation activation, const Row& x);

@@ -6,9 +6,10 @@ struct Shape {
   int64_t rows, depth, columns;
 };
 
-void test_one(const Kernels& kernels, const Shape& shape, Random& random, Comparison& comparison) {
+void test_one(const Kernels& kernels, const Shape& shape, const RowRange& range, Random& random,
+              Comparison& comparison) {
   Linear op;
-  if (random.coin()) op.range = {16, 0.25f};
+  op.range = range;
   Weights weights(random, shape.depth, shape.columns, random.coin());
   op.matrix = weights.view(op.range);
   const Guarded x = make_rows(random, shape.rows, shape.depth, 1e30f);
@@ -36,14 +37,19 @@ void test_one(const Kernels& kernels, const Shape& shape, Random& random, Compar
 
 void test_linear(const Kernels& kernels) {
   Random random(1);
-  Comparison comparison("linear", 1e-6);
+  Comparison comparison("linear", 1e-6), mixed("linear of mixed channels", 5e-3);
   const int64_t rows[] = {1, 2, 3, 4, 5, 6, 7, 13, 16, 17, 26, 32, 33, 40};
   const int64_t depths[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 130, 384, 1536};
   const int64_t columns[] = {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 48, 63, 64, 65, 100, 130};
   for (const int64_t depth : depths) {
     for (const int64_t count : columns) {
-      test_one(kernels, {rows[random.below(14)], depth, count}, random, comparison);
+      const Shape shape{rows[random.below(14)], depth, count};
+      test_one(kernels, shape, random.coin() ? RowRange{16, 0.25f} : RowRange{}, random,
+               comparison);
+      const RowRange range = random_range(random, depth);
+      if (range.mixed_block) test_one(kernels, shape, range, random, mixed);
     }
   }
-  test_one(kernels, {50, 384, 384}, random, comparison);
+  test_one(kernels, {50, 384, 384}, {}, random, comparison);
+  test_one(kernels, {50, 384, 384}, {128, 0, 128}, random, mixed);
 }

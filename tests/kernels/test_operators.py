@@ -24,7 +24,7 @@ from quantize.graph.layers import (
     linear,
     projection,
 )
-from quantize.graph.precision import Int8, row_range
+from quantize.graph.precision import Float32, Int8, Precision, row_range
 from quantize.rounding import mixing
 from quantize.rounding.rounding import quantize_channels
 from tests.support.layers import (
@@ -404,3 +404,42 @@ def test_a_feed_forward_part_computes_its_function(
     assert (errors[is_sure & ~is_refined] <= 1e-5).all()
     assert (errors[is_refined] <= 1e-3).all()
     assert (errors <= 0.1).all()
+
+
+# Mixed channels
+
+
+@all_kernels
+@pytest.mark.parametrize("width", [16, 48, 256, 640])
+def test_outliers_in_a_few_channels_cost_mixed_rows_less(kernels, width):
+    """Each operator computes its function, and is closer to it than without mixing."""
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((30, width), np.float32)
+    x[:, [3, width // 2]] *= 40
+    norm = replace(random_norm(rng, "norm", "rms", width, False), gain=np.ones(width, np.float32))
+    query, matrix = (random_matrix(rng, name, 64, width, True) for name in ("query", "matrix"))
+    up, gate = (random_matrix(rng, name, 96, width, False) for name in ("up", "gate"))
+    down = random_matrix(rng, "down", 64, 96, False)
+    part = FeedForward("s", "i", replace(norm, name="other"), "silu", up, gate, down, adds="nothing")
+
+    def write(g: Graph, mixes: bool, precision: Precision) -> dict[str, str]:
+        rows = rows_input(g, "x", width)
+        heads = Heads(query, 1, 64)
+        projected = projection(g, precision, "s", rows, norm=norm, queries=heads, mixes=mixes)
+        outputs = {"projection": projected.queries}
+        g.scope = "linear"
+        outputs["linear"] = linear(g, precision, "s", rows, matrix, mixes=mixes)
+        g.scope = "feed-forward"
+        outputs["feed-forward"] = feed_forward(g, precision, rows, replace(part, mixes=mixes))
+        return outputs
+
+    exact = compute(lambda g: write(g, False, Float32()), kernels, {"x": x})
+    plain, better = (
+        compute(lambda g, mixes=mixes: write(g, mixes, Int8()), kernels, {"x": x})
+        for mixes in (False, True)
+    )
+    for name, expected in exact.items():
+        spread = expected.std()
+        mistakes = [np.sqrt(np.square(got[name] - expected).mean()) for got in (plain, better)]
+        assert mistakes[1] < 0.02 * spread, name
+        assert mistakes[1] < 0.8 * mistakes[0], name

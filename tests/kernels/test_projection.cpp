@@ -18,7 +18,7 @@ void test_one(const Kernels& kernels, int64_t rows, int64_t width, const std::ve
   Projection op;
   op.width = width;
   op.num_parts = static_cast<int>(parts.size());
-  if (random.below(4) == 0) op.range = {16, 0.25f};
+  op.range = random_range(random, width);
   const NormOf norm(random, options.norm, width, random.coin());
   op.norm = norm.view;
   std::vector<std::unique_ptr<Weights>> weights;

@@ -26,9 +26,15 @@
 //   y       += float(sum of (rests - zero_point) * weights) * scales * step / units
 //
 // with 2 * zero_point units in a step, a power of two in both ranges in use: dividing is exact.
+//
+// Blocks of a row's channels may be multiplied by a Hadamard matrix (of ones and minus ones) before
+// all of this. The matrices that read the row are rounded likewise.
+constexpr int64_t LEAST_MIXED_BLOCK = 16;  // a vector of any instruction set
+
 struct RowRange {
   int zero_point = 128;
-  float floor = 0;  // the least peak of a one-sided range
+  float floor = 0;          // the least peak of a one-sided range
+  int64_t mixed_block = 0;  // channels, a power of two that divides their number; 0: none
 
   bool is_symmetric() const { return zero_point == 128; }
   float levels() const { return is_symmetric() ? 127.0f : 255.0f - float(zero_point); }
@@ -113,10 +119,7 @@ struct Projection {
 // y = (activation(n · up + bias) * (n · gate)) · down + bias + residual * residual_scales
 //
 // where n = norm(x); without a gate its factor is 1. The residual is rows that are given, or n, or
-// there is none. Blocks of what `down` reads are multiplied by a Hadamard matrix (of ones and minus
-// ones) first.
-constexpr int64_t LEAST_MIXED_BLOCK = 16;  // a vector of any instruction set
-
+// there is none.
 struct FeedForward {
   Norm norm;
   RowRange range;
@@ -124,7 +127,6 @@ struct FeedForward {
   Activation activation = Activation::none;
   bool is_gated = false;
   bool adds_normed = true;  // n, where no residual is given
-  int64_t mixed_block = 0;  // channels, a power of two that divides their number; 0: none
   Matrix up, gate, down;
   const float* residual_scales = nullptr;
 };

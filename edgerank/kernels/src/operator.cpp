@@ -112,6 +112,8 @@ Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_
                      panels.shape[2] == PANEL_COLUMNS && panels.shape[3] == 4,
                  "edgerank.kernels: a weight must be panels [N / 16, K / 4, 16, 4] of rows of K and"
                  " columns of N numbers, both filled up to multiples of 64");
+  errors.require(range.mixed_block == 0 || depth % range.mixed_block == 0,
+                 "edgerank.kernels: channels cannot be mixed in blocks of this size");
   errors.require(!bias || bias.size() == columns,
                  "edgerank.kernels: a bias must have one number for each column");
   if (errors.any()) return {};
@@ -148,7 +150,7 @@ int64_t row_width(const Node& node) {
   return width;
 }
 
-RowRange row_range(const Node& node, size_t zero_point, const char* floor) {
+RowRange row_range(const Node& node, size_t zero_point, const char* floor, const char* block) {
   RowRange range;
   const Tensor tensor = node.constant(zero_point, "a zero point");
   if (tensor && tensor.size() == 1) range.zero_point = *static_cast<const uint8_t*>(tensor.data);
@@ -156,6 +158,11 @@ RowRange row_range(const Node& node, size_t zero_point, const char* floor) {
       tensor && tensor.size() == 1 && range.zero_point > 0 && range.zero_point < 255,
       "edgerank.kernels: a zero point must be one number from 1 to 254");
   range.floor = node.number(floor, 0);
+  const int64_t size = range.mixed_block = node.integer(block, 0);
+  node.errors().require(size == 0 || (size >= LEAST_MIXED_BLOCK && (size & (size - 1)) == 0),
+                        "edgerank.kernels: channels cannot be mixed in blocks of this size");
+  node.errors().require(size == 0 || range.is_symmetric(),
+                        "edgerank.kernels: mixed channels need a symmetric range (zero point 128)");
   return range;
 }
 

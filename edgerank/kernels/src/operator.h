@@ -174,7 +174,7 @@ Norm load_norm(const Node& node, size_t gain, int64_t width);
 int64_t row_width(const Node& node);
 
 // The range of rows that are rounded with the zero point at an input.
-RowRange row_range(const Node& node, size_t zero_point, const char* floor);
+RowRange row_range(const Node& node, size_t zero_point, const char* floor, const char* block);
 
 // How many rows a task takes, so that `bytes_per_row` of them stay in the cache.
 int64_t rows_of_a_task(const Kernels& kernels, int64_t num_rows, int threads,

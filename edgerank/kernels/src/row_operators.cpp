@@ -29,9 +29,10 @@ struct ProjectionKernel {
       ONNX_FLOAT, ONNX_FLOAT,              // bias, head norm
       ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // keys and values, likewise
       ONNX_FLOAT, ONNX_FLOAT,
+      ONNX_FLOAT,  // Hadamard matrix, for stock operators
       ONNX_INT64,  // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 17, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
+  static constexpr size_t NUM_INPUTS = 18, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -41,7 +42,7 @@ struct ProjectionKernel {
   void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
     threads = num_threads;
-    op.range = row_range(node, 1, "floor");
+    op.range = row_range(node, 1, "floor", "mixed_block");
     op.width = row_width(node);
     op.norm = load_norm(node, 2, op.width);
     const char* const counts[2] = {"num_heads", "num_kv_heads"};
@@ -74,7 +75,7 @@ struct ProjectionKernel {
     call.errors().require(
         !cosines || (sines && cosines.size() == rows * half && sines.size() == rows * half),
         "edgerank.kernels: angles are not [1, T, head size / 2]");
-    const RefinedRows refined = refined_rows(call, 16, rows);
+    const RefinedRows refined = refined_rows(call, 17, rows);
     if (call.errors().any()) return;
     float* outputs[2] = {};
     for (int part = 0; part < op.num_parts; ++part) {
@@ -107,9 +108,10 @@ struct LinearKernel {
       ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // weight, scales, sums
       ONNX_FLOAT,                          // bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [..., N], its scales [N]
+      ONNX_FLOAT,                          // Hadamard matrix, for stock operators
       ONNX_INT64,                          // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 9, NUM_REQUIRED = 5, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 10, NUM_REQUIRED = 5, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -119,7 +121,7 @@ struct LinearKernel {
   void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
     threads = num_threads;
-    op.range = row_range(node, 1, "floor");
+    op.range = row_range(node, 1, "floor", "mixed_block");
     op.matrix = load_matrix(node, op.range, row_width(node), 2, 5);
     node.errors().require(op.matrix.panels, "edgerank.kernels: a linear layer lacks its weight");
     op.residual_scales = load_vector(node, 7, "a residual's scales", op.matrix.columns);
@@ -135,7 +137,7 @@ struct LinearKernel {
     const int64_t rows = x.size() / depth;
     call.errors().require(!residual || residual.size() == rows * columns,
                           "edgerank.kernels: a residual is not of the shape that it is added to");
-    const RefinedRows refined = refined_rows(call, 8, rows);
+    const RefinedRows refined = refined_rows(call, 9, rows);
     int64_t shape[8];
     std::memcpy(shape, x.shape, sizeof(shape));
     shape[x.rank - 1] = columns;
@@ -150,11 +152,6 @@ struct LinearKernel {
   }
 };
 
-// Whether channels can be mixed in blocks of a size, or are not, for 0.
-bool is_block(int64_t size) {
-  return size == 0 || (size >= LEAST_MIXED_BLOCK && (size & (size - 1)) == 0);
-}
-
 struct FeedForwardKernel {
   static constexpr const char* NAME = "FeedForward";
   static constexpr ONNXTensorElementDataType INPUTS[] = {
@@ -167,10 +164,10 @@ struct FeedForwardKernel {
       ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // down: weight, scales, sums,
       ONNX_FLOAT,                          // bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
-      ONNX_FLOAT,                          // Hadamard matrix, for stock operators
+      ONNX_FLOAT, ONNX_FLOAT,              // Hadamard matrices, for stock operators
       ONNX_INT64,                          // refined rows [R]
   };
-  static constexpr size_t NUM_INPUTS = 20, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 21, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -180,8 +177,8 @@ struct FeedForwardKernel {
   void load(const Node& node, const Kernels& chosen, int num_threads) {
     kernels = &chosen;
     threads = num_threads;
-    op.range = row_range(node, 1, "floor");
-    op.inner_range = row_range(node, 2, "inner_floor");
+    op.range = row_range(node, 1, "floor", "mixed_block");
+    op.inner_range = row_range(node, 2, "inner_floor", "inner_mixed_block");
     const int64_t width = row_width(node);
     op.norm = load_norm(node, 3, width);
     op.up = load_matrix(node, op.range, width, 5, 8);
@@ -201,14 +198,6 @@ struct FeedForwardKernel {
                           " (zero point 128) between its matrices");
     node.errors().require(op.activation >= Activation::none && op.activation <= Activation::silu,
                           "edgerank.kernels: a feed-forward part has an unknown activation");
-    op.mixed_block = node.integer("mixed_block", 0);
-    node.errors().require(
-        is_block(op.mixed_block) && (op.mixed_block == 0 || op.down.depth % op.mixed_block == 0),
-        "edgerank.kernels: channels of a feed-forward part cannot be mixed in"
-        " blocks of this size");
-    node.errors().require(op.mixed_block == 0 || op.inner_range.is_symmetric(),
-                          "edgerank.kernels: mixed channels need a symmetric range"
-                          " (zero point 128)");
     op.residual_scales = load_vector(node, 17, "a residual's scales", op.down.columns);
   }
 
@@ -221,7 +210,7 @@ struct FeedForwardKernel {
     call.errors().require(
         residual ? residual.size() == rows * columns : columns == op.up.depth || !op.adds_normed,
         "edgerank.kernels: a residual is not of the shape that it is added to");
-    const RefinedRows refined = refined_rows(call, 19, rows);
+    const RefinedRows refined = refined_rows(call, 20, rows);
     const int64_t shape[2] = {rows, columns};
     float* y = call.output(0, shape, 2);
     if (call.errors().any()) return;

@@ -16,7 +16,7 @@ struct IntegerBuffer {
   int64_t width, stride;
   RefinedRows refined;
   uint8_t *integers, *rests;
-  float* steps;
+  float *steps, *mixed;
 
   static int64_t integers_size(int64_t rows, int64_t width) {
     return Workspace::size<uint8_t>(rounded_up(rows, BLOCK_STEP) * rounded_up(width, 64));
@@ -25,8 +25,13 @@ struct IntegerBuffer {
   static int64_t rests_size(const RefinedRows& refined, int64_t width) {
     return refined.count ? integers_size(refined.count + BLOCK_STEP - 1, width) : 0;
   }
-  static int64_t size(int64_t rows, const RefinedRows& refined, int64_t width) {
-    return integers_size(rows, width) + rests_size(refined, width) + Workspace::size<float>(rows);
+  static int64_t mixed_size(const RowRange& range, int64_t width) {
+    return range.mixed_block ? Workspace::size<float>(width) : 0;
+  }
+  static int64_t size(const RowRange& range, int64_t rows, const RefinedRows& refined,
+                      int64_t width) {
+    return integers_size(rows, width) + rests_size(refined, width) + Workspace::size<float>(rows) +
+           mixed_size(range, width);
   }
 
   IntegerBuffer(Workspace& space, const RowRange& row_range, int64_t rows,
@@ -37,9 +42,14 @@ struct IntegerBuffer {
         refined(refined_rows),
         integers(space.take<uint8_t>(integers_size(rows, width))),
         rests(space.take<uint8_t>(rests_size(refined, width))),
-        steps(space.take<float>(rows)) {}
+        steps(space.take<float>(rows)),
+        mixed(space.take<float>(range.mixed_block ? width : 0)) {}
 
   void set(int64_t row, const float* x) {
+    if (range.mixed_block) {
+      mix_blocks(x, width, range.mixed_block, mixed);
+      x = mixed;
+    }
     steps[row] = quantize(range, x, width, integers + row * stride);
     const RefinedRows one = refined.among(row, 1);
     if (!one.count) return;
@@ -68,7 +78,7 @@ inline void round_rows(IntegerBuffer& buffer, const Norm& norm, const float* x, 
 inline bool linear(const Linear& op, const float* x, int64_t num_rows, const RefinedRows& refined,
                    const float* residual, float* y) {
   const Matrix& matrix = op.matrix;
-  Workspace space(IntegerBuffer::size(num_rows, refined, matrix.depth));
+  Workspace space(IntegerBuffer::size(op.range, num_rows, refined, matrix.depth));
   if (!space) return false;
   const BlockSetup setup;
   IntegerBuffer buffer(space, op.range, num_rows, refined, matrix.depth);
@@ -90,7 +100,8 @@ inline bool project(const Projection& op, const float* x, int64_t num_rows, cons
                     const float* sines, const RefinedRows& refined, float* const outputs[2],
                     float* normed) {
   const int64_t width = op.width;
-  Workspace space(IntegerBuffer::size(num_rows, refined, width) + Workspace::size<float>(width));
+  Workspace space(IntegerBuffer::size(op.range, num_rows, refined, width) +
+                  Workspace::size<float>(width));
   if (!space) return false;
   const BlockSetup setup;
   IntegerBuffer buffer(space, op.range, num_rows, refined, width);
@@ -161,8 +172,8 @@ inline bool feed_forward(const FeedForward& op, const float* x, int64_t num_rows
                          const RefinedRows& refined, const float* residual, float* y) {
   const int64_t width = op.up.depth, inner_width = op.up.columns;
   const bool keeps_normed = !residual && op.adds_normed;
-  Workspace space(IntegerBuffer::size(num_rows, refined, width) +
-                  IntegerBuffer::size(num_rows, refined, inner_width) +
+  Workspace space(IntegerBuffer::size(op.range, num_rows, refined, width) +
+                  IntegerBuffer::size(op.inner_range, num_rows, refined, inner_width) +
                   Workspace::size<float>(keeps_normed ? num_rows * width : width) +
                   Workspace::size<float>(num_rows * inner_width));
   if (!space) return false;
@@ -187,7 +198,6 @@ inline bool feed_forward(const FeedForward& op, const float* x, int64_t num_rows
       break;
   }
   for (int64_t row = 0; row < num_rows; ++row) {
-    if (op.mixed_block) mix_blocks(between + row * inner_width, inner_width, op.mixed_block);
     inner.set(row, between + row * inner_width);
     if (op.is_gated) inner.steps[row] *= outer.steps[row];
   }
