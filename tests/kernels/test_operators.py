@@ -420,7 +420,9 @@ def test_outliers_in_a_few_channels_cost_mixed_rows_less(kernels, width):
     query, matrix = (random_matrix(rng, name, 64, width, True) for name in ("query", "matrix"))
     up, gate = (random_matrix(rng, name, 96, width, False) for name in ("up", "gate"))
     down = random_matrix(rng, "down", 64, 96, False)
-    part = FeedForward("s", "i", replace(norm, name="other"), "silu", up, gate, down, adds="nothing")
+    part = FeedForward(
+        "s", "i", replace(norm, name="other"), "silu", up, gate, down, adds="nothing"
+    )
 
     def write(g: Graph, mixes: bool, precision: Precision) -> dict[str, str]:
         rows = rows_input(g, "x", width)
