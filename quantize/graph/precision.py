@@ -314,7 +314,7 @@ class Int8:
         integers = rows.integers
         if rows.rests:
             integers = g.op("Concat", integers, rows.rests, axis=0)
-        values = g.op(
+        product = g.op(
             "MatMulIntegerToFloat",
             integers,
             matrix,
@@ -325,12 +325,12 @@ class Int8:
             domain=CONTRIB,
         )
         if not rows.rests:
-            return Product(values, rows.step)
+            return Product(product, rows.step)
         num_rows = g.op("Shape", rows.integers, start=0, end=1)
-        rests = g.op("Slice", values, num_rows, g.constant([INT64_MAX]), g.constant([0]))
+        rests = g.op("Slice", product, num_rows, g.constant([INT64_MAX]), g.constant([0]))
         rests = g.op("Mul", rests, g.constant(1 / rows.units))
-        values = g.op("Slice", values, g.constant([0]), num_rows, g.constant([0]))
-        return Product(values, rows.step, rows.refined, rests)
+        whole = g.op("Slice", product, g.constant([0]), num_rows, g.constant([0]))
+        return Product(whole, rows.step, rows.refined, rests)
 
     def has_kernels(self, names: Collection[str]) -> bool:
         return not any(map(self._is_kept, names))
