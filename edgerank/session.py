@@ -28,6 +28,8 @@ ort.disable_telemetry_events()  # for Windows, and for programs that loaded it b
 WARNINGS, ERRORS = 2, 3  # severities of ONNX Runtime's log
 # SkipLayerNormalization takes three times its parts (benchmarks/micro/operators.py)
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
+# would make one uint8 matrix of one int8 matrix twice, which fails, where layers share it (ALBERT)
+SHARING = "CommonSubexpressionElimination"
 INLINE_BYTES = 4096  # smaller initializers of a saved graph lie inside of it
 
 
@@ -68,7 +70,7 @@ def open_session(
         # also beside compiled ones: those of a feed-forward part that is int8 in part
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.x64quantprecision", "1")
-        without = [*without, *SLOW_FUSIONS]
+        without = [*without, *SLOW_FUSIONS, SHARING]
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
         key = "session.optimized_model_external_initializers"

@@ -67,13 +67,14 @@ def open_node(
 
 # An operator that fits: its inputs in order, those that are constant, those that are fed.
 
+LINEAR_WEIGHT = weights(COLUMNS, WIDTH)
 LINEAR = (
     "Linear",
     {
         "zero_point": np.uint8(128),
-        "weight": panels(COLUMNS, WIDTH),
+        "weight": in_panels(LINEAR_WEIGHT),
         "scales": floats(COLUMNS),
-        "sums": sums(COLUMNS),
+        "sums": LINEAR_WEIGHT.sum(axis=1, dtype=np.int32),
         "bias": floats(COLUMNS),
         "residual_scales": floats(COLUMNS),
     },
@@ -408,9 +409,6 @@ def test_a_run_without_enough_memory_is_an_error_and_the_next_one_may_have_it(tm
 
 def test_sessions_of_several_instruction_sets_and_threads_run_at_once():
     op_type, constants, _, inputs, attributes = LINEAR
-    weight = weights(COLUMNS, WIDTH)
-    matrix = {"weight": in_panels(weight), "sums": weight.sum(axis=1, dtype=np.int32)}
-    constants = {**constants, **matrix}
     fed = {"x": floats(64, WIDTH), "residual": floats(64, COLUMNS)}
     names = INSTRUCTION_SETS * 4
     with ThreadPoolExecutor(len(names)) as pool:

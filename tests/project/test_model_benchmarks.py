@@ -28,7 +28,7 @@ from edgerank.kernels import STOCK, VARIABLE, Library
 def test_a_geometry_has_the_matrices_of_its_bundle(tmp_path, monkeypatch, model):
     monkeypatch.setenv(VARIABLE, STOCK)  # the weights are the same, whatever computes
     (geometry,) = geometries((model,))
-    small = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     heads = {"num_key_value_heads": 2, "head_dim": 32} if geometry.is_decoder else {}
     geometry = replace(geometry, config={**geometry.config, **small, **heads})
     shallow, deep = (int8_weights(build_random(geometry, tmp_path, depth)) for depth in (1, 2))

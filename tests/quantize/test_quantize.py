@@ -426,7 +426,7 @@ def test_precisions_are_named_once_each_and_steps_must_be_known(decoder, tmp_pat
     for options, match in (
         ({"precision": ("int8", "fp32", "int8")}, "precision: 'int8' is named twice"),
         ({"precision": ()}, "precision: none is named"),
-        ({"steps": ["smooth", "polish"]}, "steps: 'polish' is unknown; choose rotate, smooth, gp"),
+        ({"steps": ["smooth", "polish"]}, "steps: 'polish' is unknown; choose rotate, mix, smooth"),
     ):
         assert_refused(decoder, match, tmp_path, error=InputError, **options)
 

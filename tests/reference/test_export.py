@@ -198,8 +198,21 @@ def test_shared_layers_are_written_once(made):
     path = made / "albert.int8" / "model.int8.onnx"
     names = [tensor.name for tensor in onnx.load(path, load_external_data=False).graph.initializer]
     prefix = "albert.encoder.albert_layer_groups.0.albert_layers.0"
-    assert sum(name.startswith(f"{prefix}.attention.query") for name in names) == 3  # with a bias
+    assert (
+        sum(name.startswith(f"{prefix}.attention.query") for name in names) == 4
+    )  # with scales, sums, a bias
     assert f"{prefix}.ffn_output.scales" in names
+
+
+def test_shared_layers_score_the_same_where_their_matrices_become_uint8(made, monkeypatch):
+    """As on x86 without VNNI, where ONNX Runtime fails if several products read one matrix."""
+    expected, got = [], []
+    for scores, are_exact in ((expected, True), (got, False)):
+        monkeypatch.setattr("edgerank.session.multiplies_int8_exactly", lambda are=are_exact: are)
+        reranker = Reranker(made / "albert.int8", kernels="stock")
+        scores += reranker.score("who wrote dune?", ["Dune was written by Frank Herbert.", "query"])
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert np.ptp(expected) > 1e-2
 
 
 def test_the_manifest_says_how_a_pair_is_laid_out(made):

@@ -32,7 +32,7 @@ struct BlockSetup {
 inline void block(const uint8_t*, int64_t, const int8_t*, int64_t, int64_t, int32_t*) {}
 #endif
 
-constexpr int64_t MOST_ROWS = BLOCK_ROWS ? BLOCK_ROWS : TILE_ROWS;  // of a product with a panel
+constexpr int64_t MOST_ROWS = BLOCK_ROWS ? BLOCK_ROWS : TILE_ROWS;  // of a product with a strip
 constexpr int TASK_ROWS = BLOCK_ROWS ? BLOCK_ROWS : 6;
 
 inline int64_t padded_depth(int64_t depth) { return rounded_up(depth, MATRIX_STEP); }

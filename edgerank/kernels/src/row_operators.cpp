@@ -186,10 +186,11 @@ struct FeedForwardKernel {
     op.norm = load_norm(node, 3, width);
     op.up = load_matrix(node, op.range, width, 5, 8);
     op.gate = load_matrix(node, op.range, width, 9, -1);
-    if (op.up.panels) op.down = load_matrix(node, op.inner_range, op.up.columns, 12, 15);
     op.is_gated = op.gate.panels != nullptr;
-    node.errors().require(op.up.panels && op.down.panels,
-                          "edgerank.kernels: a feed-forward part lacks its weights");
+    const char* const lacks = "edgerank.kernels: a feed-forward part lacks its weights";
+    node.errors().require(op.up.panels, lacks);
+    op.down = load_matrix(node, op.inner_range, op.up.columns, 12, 15);
+    node.errors().require(op.down.panels, lacks);
     op.adds_normed = node.integer("adds_normed", 1) != 0;
     op.activation = static_cast<Activation>(node.integer("activation", 0));
     node.errors().require(!op.is_gated || op.gate.columns == op.up.columns,
