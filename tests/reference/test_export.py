@@ -210,7 +210,7 @@ def test_shared_layers_score_the_same_where_their_matrices_become_uint8(made, mo
     for scores, are_exact in ((expected, True), (got, False)):
         monkeypatch.setattr("edgerank.session.multiplies_int8_exactly", lambda are=are_exact: are)
         reranker = Reranker(made / "albert.int8", kernels="stock")
-        scores += reranker.score("who wrote dune?", ["Dune was written by Frank Herbert.", "query"])
+        scores.extend(reranker.score("who wrote dune?", ["Dune was written by Herbert.", "query"]))
     np.testing.assert_allclose(got, expected, atol=1e-4)
     assert np.ptp(expected) > 1e-2
 
