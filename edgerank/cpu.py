@@ -18,6 +18,7 @@ NOTEWORTHY = (
     *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimddp", "i8mm", "bf16", "sve"),
 )
+X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 0x8000, 0x0040  # bits of MXCSR
 
 
@@ -55,6 +56,17 @@ def instruction_sets() -> frozenset[str]:
     """
     fields = cpu_fields()
     return frozenset(fields.get("flags", fields.get("Features", "")).split())  # x86, Arm
+
+
+def multiplies_int8_exactly() -> bool:
+    """Whether ONNX Runtime's products of uint8 and int8 are exact on this CPU.
+
+    Its kernels for x86 without VNNI add two products in a saturating int16 (``vpmaddubsw``). False
+    too on x86 of a system that does not list instruction sets.
+    """
+    if platform.machine().lower() not in X86:
+        return True
+    return bool(instruction_sets() & {"avx512_vnni", "avx_vnni"})
 
 
 def noteworthy_instruction_sets() -> list[str]:

@@ -12,7 +12,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgerank.cpu import flush_denormals, physical_cores, return_freed_memory
+from edgerank.cpu import (
+    flush_denormals,
+    multiplies_int8_exactly,
+    physical_cores,
+    return_freed_memory,
+)
 from edgerank.errors import EdgerankError
 from edgerank.kernels import STOCK, Kernels, choose_kernels, register
 from edgerank.manifest import CPU_PROVIDER
@@ -21,6 +26,10 @@ from edgerank.packing import Batch
 ort.disable_telemetry_events()  # for Windows, and for programs that loaded it before edgerank
 
 WARNINGS, ERRORS = 2, 3  # severities of ONNX Runtime's log
+# SkipLayerNormalization takes three times its parts (benchmarks/micro/operators.py)
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
+# would make one uint8 matrix of one int8 matrix twice, which fails, where layers share it (ALBERT)
+SHARING = "CommonSubexpressionElimination"
 INLINE_BYTES = 4096  # smaller initializers of a saved graph lie inside of it
 
 
@@ -49,13 +58,19 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
     options.log_severity_level = ERRORS
-    # no fusions: SkipLayerNormalization takes three times its parts (benchmarks/micro/operators.py)
+    # no fusions: some are slow (SLOW_FUSIONS)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if providers[0] == CPU_PROVIDER:  # the functions of a graph for a GPU are inlined
         kernels = choose_kernels() if kernels is None else kernels
         register(options, kernels, options.intra_op_num_threads)
+    if save_to is None and not multiplies_int8_exactly():  # what is saved is for every CPU
+        # an optimizer of this level makes uint8 of the int8 matrices that stock operators read,
+        # also beside compiled ones: those of a feed-forward part that is int8 in part
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        without = [*without, *SLOW_FUSIONS, SHARING]
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
         key = "session.optimized_model_external_initializers"

@@ -12,10 +12,11 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 
 import numpy as np
+from onnx import numpy_helper
 
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
-from quantize.graph.panels import STOCK_ZERO_POINT, in_panels, out_of_panels
+from quantize.graph.panels import in_panels, out_of_panels
 from quantize.rounding.mixing import LARGEST_BLOCK, hadamard, mixed, mixed_block
 from quantize.rounding.rounding import (
     INT8_MAX,
@@ -33,6 +34,7 @@ OBSERVED = "rows/"  # before a site, the name of the output with its rows
 SLICE_CHANNELS = 2048  # between two matrices at once: with 512 tokens, 4 MB, which caches hold
 FEWEST_SLICES = 3  # two cost more than they bring (benchmarks/model/slices.py)
 SLICE_MULTIPLE = LARGEST_BLOCK  # channels, so that slices are whole vectors and blocks
+INT64_MAX = 2**63 - 1  # the end of a slice that takes all
 INT4_BLOCK = 32  # weights that share a scale
 
 
@@ -211,7 +213,9 @@ class Int8:
     Mul(127 / peak) ── Gather(refined) ─┬─ Sub ─ Mul(256) ── QuantizeLinear(1, 128) ── rests
                                         └─ Round ┘
 
-    rests ─ MatMulIntegerToFloat(W, channel scales / 256) ─ Mul(step) ─ added to the product's rows
+    rests ─ MatMulIntegerToFloat(W, channel scales) ─ Mul(step / 256) ─ added to the product's rows
+
+    Stock operators multiply integers and rests at once, as rows of one operand.
 
     The compiled kernels do the same operation by operation (edgerank/kernels/src/kernels.h).
     """
@@ -304,20 +308,29 @@ class Int8:
         channel_scales = g.weight(f"{name}.scales", scales)
         g.weight(f"{name}.sums", values.sum(axis=1, dtype=np.int32))  # for compiled operators
 
-        def multiply(integers: str, unit: float) -> str:
-            return g.op(
-                "MatMulIntegerToFloat",
-                integers,
-                matrix,
-                g.constant(unit),
-                channel_scales,
-                rows.zero_point,
-                g.constant(np.uint8(STOCK_ZERO_POINT)),
-                domain=CONTRIB,
-            )
-
-        rests = multiply(rows.rests, 1 / rows.units) if rows.rests else ""
-        return Product(multiply(rows.integers, 1.0), rows.step, rows.refined, rests)
+        # ONNX Runtime makes uint8 of a matrix and its zero point (edgerank/session.py), but not if
+        # several products read either, and before 1.24 not without a zero point
+        zero_point = g.op("Constant", value=numpy_helper.from_array(np.array(0, np.int8)))
+        integers = rows.integers
+        if rows.rests:
+            integers = g.op("Concat", integers, rows.rests, axis=0)
+        product = g.op(
+            "MatMulIntegerToFloat",
+            integers,
+            matrix,
+            g.constant(1.0),
+            channel_scales,
+            rows.zero_point,
+            zero_point,
+            domain=CONTRIB,
+        )
+        if not rows.rests:
+            return Product(product, rows.step)
+        num_rows = g.op("Shape", rows.integers, start=0, end=1)
+        rests = g.op("Slice", product, num_rows, g.constant([INT64_MAX]), g.constant([0]))
+        rests = g.op("Mul", rests, g.constant(1 / rows.units))
+        whole = g.op("Slice", product, g.constant([0]), num_rows, g.constant([0]))
+        return Product(whole, rows.step, rows.refined, rests)
 
     def has_kernels(self, names: Collection[str]) -> bool:
         return not any(map(self._is_kept, names))

@@ -204,6 +204,17 @@ def test_shared_layers_are_written_once(made):
     assert f"{prefix}.ffn_output.scales" in names
 
 
+def test_shared_layers_score_the_same_where_their_matrices_become_uint8(made, monkeypatch):
+    """As on x86 without VNNI, where ONNX Runtime fails if several products read one matrix."""
+    expected, got = [], []
+    for scores, are_exact in ((expected, True), (got, False)):
+        monkeypatch.setattr("edgerank.session.multiplies_int8_exactly", lambda are=are_exact: are)
+        reranker = Reranker(made / "albert.int8", kernels="stock")
+        scores.extend(reranker.score("who wrote dune?", ["Dune was written by Herbert.", "query"]))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert np.ptp(expected) > 1e-2
+
+
 def test_the_manifest_says_how_a_pair_is_laid_out(made):
     manifests = {name: read_bundle(made / f"{name}.fp32").manifest for name in NAMES}
     for manifest in manifests.values():

@@ -83,3 +83,22 @@ def test_ranking_leaves_the_callers_arithmetic_alone():
         "assert (np.full(1, 1e-40, np.float32) * np.float32(0.5))[0] > 0"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("machine_name", "flags", "expected"),
+    [
+        ("x86_64", "avx2 avx512f avx512_vnni", True),
+        ("x86_64", "avx2 avx_vnni", True),
+        ("x86_64", "avx2 avx512f avx512bw", False),
+        ("AMD64", "", False),  # nothing is listed
+        ("aarch64", "asimd asimddp", True),
+    ],
+)
+def test_only_x86_without_vnni_cannot_multiply_int8_exactly(
+    monkeypatch, tmp_path, machine_name, flags, expected
+):
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: machine_name)
+    assert cpu.multiplies_int8_exactly() is expected

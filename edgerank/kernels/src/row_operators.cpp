@@ -25,9 +25,9 @@ struct ProjectionKernel {
       ONNX_UINT8,                          // zero point
       ONNX_FLOAT, ONNX_FLOAT,              // norm: gain, bias
       ONNX_FLOAT, ONNX_FLOAT,              // cosines, sines [1, T, head size / 2]
-      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // query: weight, scales, sums,
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // query: weight, scales, sums,
       ONNX_FLOAT, ONNX_FLOAT,              // bias, head norm
-      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // keys and values, likewise
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // keys and values, likewise
       ONNX_FLOAT, ONNX_FLOAT,
       ONNX_FLOAT,  // Hadamard matrix, for stock operators
       ONNX_INT64,  // refined rows [R]
@@ -105,7 +105,7 @@ struct LinearKernel {
   static constexpr ONNXTensorElementDataType INPUTS[] = {
       ONNX_FLOAT,                          // x [..., K]
       ONNX_UINT8,                          // zero point
-      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // weight, scales, sums
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // weight, scales, sums
       ONNX_FLOAT,                          // bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [..., N], its scales [N]
       ONNX_FLOAT,                          // Hadamard matrix, for stock operators
@@ -158,10 +158,10 @@ struct FeedForwardKernel {
       ONNX_FLOAT,                          // x [T, K]
       ONNX_UINT8, ONNX_UINT8,              // zero points of x and of what lies between the matrices
       ONNX_FLOAT, ONNX_FLOAT,              // norm: gain, bias
-      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // up: weight, scales, sums,
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // up: weight, scales, sums,
       ONNX_FLOAT,                          // bias
-      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // gate: weight, scales, sums
-      ONNX_UINT8, ONNX_FLOAT, ONNX_INT32,  // down: weight, scales, sums,
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // gate: weight, scales, sums
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // down: weight, scales, sums,
       ONNX_FLOAT,                          // bias
       ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
       ONNX_FLOAT, ONNX_FLOAT,              // Hadamard matrices, for stock operators
