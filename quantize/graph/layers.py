@@ -222,9 +222,7 @@ def linear(
         inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales]
         inputs += [rows.mixing, rows.refined]
         floor = row_range(least).floor
-        g.outline(
-            "Linear", start, inputs, [y], width=width, floor=floor, mixed_block=block or None
-        )
+        g.outline("Linear", start, inputs, [y], width=width, floor=floor, mixed_block=block or None)
     return y
 
 
