@@ -1,12 +1,14 @@
 // Compares the kernels of every instruction set that this CPU can run with plain double precision,
 // and those of AMX on a model of its instructions (tile_model.h), if they are compiled for it.
 // Named instruction sets are the only ones to run.
+#include <cinttypes>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
 
 #include "check.h"
 #include "instruction_sets.h"
+#include "reference.h"
 
 #if defined(WITH_TILE_MODEL)
 extern const Kernels amx_kernels;
@@ -38,7 +40,7 @@ void test_all(const Kernels& kernels, const char* how) {
   test_positions(kernels);
   std::printf(", memory");
   test_memory(kernels);
-  std::printf(", %ld checks\n", num_checks - before);
+  std::printf(", %ld checks, digest %016" PRIx64 "\n", num_checks - before, take_digest());
 }
 
 }  // namespace

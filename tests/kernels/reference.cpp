@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace {
 
@@ -26,6 +27,16 @@ Row mix(const Row& x, int64_t block) {
     y.push_back(sum);
   }
   return y;
+}
+
+constexpr uint64_t FNV_OFFSET = 14695981039346656037u, FNV_PRIME = 1099511628211u;
+uint64_t running_digest = FNV_OFFSET;
+
+// Adds a number's bits; those of all that are not numbers count alike.
+void digest(float number) {
+  uint32_t bits = 0;
+  if (number == number) std::memcpy(&bits, &number, sizeof(bits));
+  running_digest = (running_digest ^ bits) * FNV_PRIME;
 }
 
 }  // namespace
@@ -212,11 +223,18 @@ Comparison::~Comparison() {
          what_, static_cast<long long>(certain_), static_cast<long long>(all_));
 }
 
+uint64_t take_digest() {
+  const uint64_t digest = running_digest;
+  running_digest = FNV_OFFSET;
+  return digest;
+}
+
 void Comparison::rows(const float* computed, const std::vector<Row>& rows) {
   for (size_t i = 0; i < rows.size(); ++i) {
     const Row& row = rows[i];
     double errors = 0, sizes = 1e-30 * double(row.size());
     for (size_t k = 0; k < row.size(); ++k) {
+      digest(computed[i * row.size() + k]);
       const double number = double(computed[i * row.size() + k]);
       const double off = std::fabs(number - row[k].value);
       expect(off <= row[k].error + 1e-30, "%s: row %zu, column %zu is %.9g, not %.9g +- %.2g",

@@ -39,11 +39,13 @@ from tests.support.checkpoints import (
     save_qwen2,
     wordpiece_tokenizer,
 )
-from tests.support.operators import each_instruction_set
+from tests.support.operators import INSTRUCTION_SETS, each_instruction_set, needs_kernels
 
 FLOAT_TOLERANCE = 1e-5  # of the spread of scores
 INT8_SHARE = 0.7  # of the error that int8 makes
 TEXTS = ["Dune was written by Frank Herbert in 1965.", "Paris is the capital of France.", "Dune."]
+# means are a stock product of matrices, whose sums depend on how many rows there are
+MEANS = {"bert-embedding", "mpnet-embedding", "gemma3-embedding"}
 QUERIES = ["who wrote dune?", "what is the capital of France?", "der Fluß", "a list of documents"]
 
 
@@ -154,6 +156,39 @@ def test_int8_differs_from_stock_operators_by_less_than_from_float32(bundle, sto
     assert own_error > 1e-4 * stock["fp32"].std()
     assert rms(got - stock["int8"]) < INT8_SHARE * own_error
     assert ranks_agree(got, stock["int8"])
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_compiled_scores_have_the_same_bits_in_any_company(request, bundle, precision):
+    """Alone, among others, in another order, in small micro-batches by more threads."""
+    name, documents = request.node.callspec.params["bundle"], some_documents()
+    query, order = QUERIES[0], np.random.default_rng(1).permutation(len(documents))
+
+    def score(texts: list[str], **options: int) -> np.ndarray:
+        reranker = Reranker(bundle, variant=precision, kernels="auto", **options)
+        return reranker.score(query, texts)
+
+    together = score(documents, threads=1)
+    others = [
+        np.concatenate([score([text], threads=1) for text in documents[:4]]),
+        score([documents[place] for place in order], threads=1)[np.argsort(order)],
+        score(documents, threads=2, max_batch_tokens=64),
+    ]
+    for other in others:
+        expected = together[: len(other)]
+        if name in MEANS:
+            np.testing.assert_allclose(other, expected, rtol=0, atol=1e-6 * (1 + together.std()))
+        else:
+            np.testing.assert_array_equal(other, expected)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_all_instruction_sets_give_the_same_bits(bundle, precision):
+    expected, *others = (scores(bundle, precision, name) for name in INSTRUCTION_SETS)
+    for got in others:
+        np.testing.assert_array_equal(got, expected)
 
 
 @each_instruction_set

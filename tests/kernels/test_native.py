@@ -39,7 +39,7 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 HOST = TARGETS[name] if (name := host_target()) else None
 RAN = re.compile(
     r"(\w+)( on the model)?: linear, projection, feed-forward, attention, positions, memory,"
-    r" (\d+) checks"
+    r" (\d+) checks, digest (\w+)"
 )
 
 pytestmark = pytest.mark.skipif(
@@ -47,32 +47,42 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_kernels_agree_with_double_precision_and_sanitizers_find_nothing(tmp_path: Path):
-    compiler = find_compiler()
+@pytest.fixture(scope="module")
+def on_this_cpu(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], str]:
+    """What ran with sanitizers, if they are there: instruction sets and their digests."""
+    compiler, work = find_compiler(), tmp_path_factory.mktemp("native")
     if compiler is None or HOST is None:
         pytest.skip("no C++ compiler")
-    program = compile_program(
-        HOST.architecture, compiler, sanitizers_of(compiler, tmp_path), tmp_path
-    )
+    program = compile_program(HOST.architecture, compiler, sanitizers_of(compiler, work), work)
     ran = instruction_sets_that_ran([program])
     if not ran:
         pytest.skip("this CPU has no instruction set in use")
-    if ("avx512_vnni", False) in ran:  # or else the vectors of AMX's kernels cannot be run
-        assert ("amx", True) in ran
+    return ran
+
+
+def test_kernels_agree_with_double_precision_and_sanitizers_find_nothing(on_this_cpu):
+    if ("avx512_vnni", False) in on_this_cpu:  # or else AMX's vectors cannot be run
+        assert ("amx", True) in on_this_cpu
+
+
+def test_row_wise_operators_give_the_same_bits_with_all_instruction_sets(on_this_cpu):
+    assert len(set(on_this_cpu.values())) == 1, on_this_cpu
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None or shutil.which("qemu-aarch64") is None,
     reason="needs ziglang and qemu-aarch64",
 )
-def test_kernels_for_arm_agree_with_double_precision_in_an_emulator(tmp_path: Path):
+def test_kernels_for_arm_agree_with_double_precision_in_an_emulator(tmp_path: Path, on_this_cpu):
     zig = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl"]
     program = compile_program("aarch64", zig, ["-static"], tmp_path)
     everything, without_i8mm = (
         ["qemu-aarch64", "-cpu", cpu, program] for cpu in ("max", "cortex-a76")
     )
-    assert instruction_sets_that_ran(everything) == [("i8mm", False), ("dotprod", False)]
-    assert instruction_sets_that_ran(without_i8mm) == [("dotprod", False)]
+    ran = instruction_sets_that_ran(everything)
+    assert list(ran) == [("i8mm", False), ("dotprod", False)]
+    assert list(instruction_sets_that_ran(without_i8mm)) == [("dotprod", False)]
+    assert {*ran.values()} == {*on_this_cpu.values()}, "Arm gives other bits"
 
 
 def compile_program(
@@ -115,10 +125,13 @@ def sanitizers_of(compiler: Sequence[str], work: Path) -> list[str]:
     return SANITIZE
 
 
-def instruction_sets_that_ran(command: Sequence[str | Path]) -> list[tuple[str, bool]]:
-    """Run the program; return the names of instruction sets, with whether on the model of tiles."""
+def instruction_sets_that_ran(command: Sequence[str | Path]) -> dict[tuple[str, bool], str]:
+    """Run the program; return the digests of what was computed.
+
+    The keys are the names of instruction sets, with whether on the model of tiles.
+    """
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     ran = [RAN.fullmatch(line) for line in done.stdout.splitlines()]
     assert all(found and int(found[3]) > 100_000 for found in ran), done.stdout
-    return [(found[1], bool(found[2])) for found in ran if found]
+    return {(found[1], bool(found[2])): found[4] for found in ran if found}

@@ -16,27 +16,43 @@ inline void for_each_vector(int64_t width, Whole whole, Part part) {
   if (k < width) part(k, width - k);
 }
 
+// Adds up term(vector) of a row in sixteen lanes, and the lanes in one order: vectors of all widths
+// give the same bits. What is left of the row is for the caller.
+constexpr int LANES = 16;
+template <typename Term>
+inline float sum_in_lanes(const float* x, int64_t width, const Term& term) {
+  constexpr int VECTORS = LANES / WIDTH;
+  Floats sums[VECTORS];
+  for (Floats& sum : sums) sum = splat(0);
+  for (int64_t k = 0; k + LANES <= width; k += LANES) {
+#pragma GCC unroll 4
+    for (int i = 0; i < VECTORS; ++i) sums[i] = term(load(x + k + i * WIDTH), sums[i]);
+  }
+#pragma GCC unroll 4
+  for (int half = VECTORS / 2; half > 0; half /= 2) {
+#pragma GCC unroll 4
+    for (int i = 0; i < half; ++i) sums[i] = sums[i] + sums[i + half];
+  }
+  return sum_of(sums[0]);
+}
+
+inline int64_t whole_lanes(int64_t width) { return width / LANES * LANES; }
+
 inline float sum_of_squares(const float* x, int64_t width, float offset) {
-  Floats sum = splat(0), minus = splat(offset);
+  const Floats minus = splat(offset);
   float rest = 0;
-  for_each_vector(
-      width,
-      [&](int64_t k) {
-        const Floats centred = load(x + k) - minus;
-        sum = multiply_add(centred, centred, sum);
-      },
-      [&](int64_t k, int64_t count) {
-        for (int64_t i = k; i < k + count; ++i) rest += (x[i] - offset) * (x[i] - offset);
-      });
-  return sum_of(sum) + rest;
+  for (int64_t k = whole_lanes(width); k < width; ++k) rest += (x[k] - offset) * (x[k] - offset);
+  return rest + sum_in_lanes(x, width, [&](Floats each, Floats sum) {
+           const Floats centred = each - minus;
+           return multiply_add(centred, centred, sum);
+         });
 }
 
 inline float mean_of(const float* x, int64_t width) {
-  Floats sum = splat(0);
-  for_each_vector(
-      width, [&](int64_t k) { sum = sum + load(x + k); },
-      [&](int64_t k, int64_t count) { sum = sum + load_first(x + k, count); });
-  return sum_of(sum) / static_cast<float>(width);
+  float rest = 0;
+  for (int64_t k = whole_lanes(width); k < width; ++k) rest += x[k];
+  const float sum = sum_in_lanes(x, width, [](Floats each, Floats total) { return total + each; });
+  return (rest + sum) / static_cast<float>(width);
 }
 
 // Normalises a row; y may be x.

@@ -37,17 +37,26 @@ inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats magnitude(Floats x) { return _mm512_abs_ps(x); }
 inline float largest_of(Floats x) { return _mm512_reduce_max_ps(x); }
-inline float sum_of(Floats x) { return _mm512_reduce_add_ps(x); }
+// as with narrower vectors: first lanes that lie 8 apart, then 4, 2 and 1
+inline float sum_of(Floats x) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
 inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
 
 // x * 2^n for whole n
 inline Floats times_power_of_two(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
 
-// a / b within two units in the last place
+// a / b, rounded as the division that it takes half the time of (Markstein's theorem)
 inline Floats quotient(Floats a, Floats b) {
+  const Floats one = _mm512_set1_ps(1.0f);
   Floats inverse = _mm512_rcp14_ps(b);
-  inverse = inverse * _mm512_fnmadd_ps(b, inverse, _mm512_set1_ps(2.0f));
-  return a * inverse;
+  inverse = _mm512_fmadd_ps(_mm512_fnmadd_ps(b, inverse, one), inverse, inverse);
+  inverse = _mm512_fmadd_ps(_mm512_fnmadd_ps(b, inverse, one), inverse, inverse);
+  const Floats guess = a * inverse;
+  return _mm512_fmadd_ps(_mm512_fnmadd_ps(b, guess, a), inverse, guess);
 }
 
 // The lanes i and i ^ distance in each other's place, for a distance of 1, 2, 4 or 8.

@@ -46,7 +46,11 @@ inline Floats larger(Floats a, Floats b) { return vmaxq_f32(a, b); }
 inline Floats smaller(Floats a, Floats b) { return vminq_f32(a, b); }
 inline Floats magnitude(Floats x) { return vabsq_f32(x); }
 inline float largest_of(Floats x) { return vmaxvq_f32(x); }
-inline float sum_of(Floats x) { return vaddvq_f32(x); }
+// as with wider vectors: first lanes that lie 2 apart
+inline float sum_of(Floats x) {
+  const float32x2_t two = vadd_f32(vget_low_f32(x), vget_high_f32(x));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
 inline Floats rounded(Floats x) { return vrndnq_f32(x); }
 
 // x * 2^n for whole n from -126 to 127
