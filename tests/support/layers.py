@@ -20,28 +20,32 @@ EPSILON = 1e-6
 def integer_rows(x: np.ndarray, range_: RowRange) -> tuple[np.ndarray, np.ndarray]:
     """Round rows as is documented: integers less their zero point, int64, and steps."""
     assert x.dtype == np.float32
-    levels = np.float32(range_.levels)
-    if range_.floor is None:
-        peak = np.abs(x).max(axis=-1, keepdims=True)
-    else:
-        peak = np.maximum(x.max(axis=-1, keepdims=True), np.float32(range_.floor))
-    with np.errstate(all="ignore"):
-        scaled = np.nan_to_num(x * (levels / peak), nan=0.0)  # of a row of zeros, with a step of 0
-    integers = np.clip(np.rint(scaled) + range_.zero_point, 0, 255) - range_.zero_point
-    return integers.astype(np.int64), peak * np.float32(1 / range_.levels)
+    scaled, peak = scaled_rows(x, range_)
+    return clamped(np.rint(scaled), range_), peak * np.float32(1 / range_.levels)
 
 
 def rests_of_rows(x: np.ndarray, range_: RowRange) -> np.ndarray:
     """Round what ``integer_rows`` takes from rows; int64, in units of ``2 * zero_point`` a step."""
-    levels = np.float32(range_.levels)
+    scaled, _ = scaled_rows(x, range_)
+    rests = np.rint((scaled - np.rint(scaled)) * np.float32(2 * range_.zero_point))
+    return clamped(rests, range_)
+
+
+def scaled_rows(x: np.ndarray, range_: RowRange) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows in steps, before they are rounded, and their peaks."""
     if range_.floor is None:
         peak = np.abs(x).max(axis=-1, keepdims=True)
     else:
         peak = np.maximum(x.max(axis=-1, keepdims=True), np.float32(range_.floor))
     with np.errstate(all="ignore"):
-        scaled = np.nan_to_num(x * (levels / peak), nan=0.0)
-    rests = np.rint((scaled - np.rint(scaled)) * np.float32(2 * range_.zero_point))
-    return (np.clip(rests + range_.zero_point, 0, 255) - range_.zero_point).astype(np.int64)
+        scaled = x * (np.float32(range_.levels) / peak)
+    return np.nan_to_num(scaled, nan=0.0), peak  # a row of zeros has a step of 0
+
+
+def clamped(integers: np.ndarray, range_: RowRange) -> np.ndarray:
+    """Cut integers off at the ends of uint8 around the zero point: int64."""
+    zero = range_.zero_point
+    return (np.clip(integers + zero, 0, 255) - zero).astype(np.int64)
 
 
 def product(

@@ -107,7 +107,8 @@ Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_
   const int64_t columns = scales.size();
   errors.require(scales && columns > 0 && sums && sums.size() == columns,
                  "edgerank.kernels: a weight must have constant scales and sums of its columns");
-  errors.require(panels.rank == 4 && panels.shape[0] * 16 == rounded_up(columns, MATRIX_STEP) &&
+  errors.require(panels.rank == 4 &&
+                     panels.shape[0] * PANEL_COLUMNS == rounded_up(columns, MATRIX_STEP) &&
                      panels.shape[1] * 4 == rounded_up(depth, MATRIX_STEP) &&
                      panels.shape[2] == PANEL_COLUMNS && panels.shape[3] == 4,
                  "edgerank.kernels: a weight must be panels [N / 16, K / 4, 16, 4] of rows of K and"
