@@ -28,7 +28,7 @@ ort.disable_telemetry_events()  # for Windows, and for programs that loaded it b
 WARNINGS, ERRORS = 2, 3  # severities of ONNX Runtime's log
 # SkipLayerNormalization takes three times its parts (benchmarks/micro/operators.py)
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
-# would make one uint8 matrix of one int8 matrix twice, which fails, where layers share it (ALBERT)
+# merges equal matrices of layers that share weights (ALBERT); making them uint8 then fails
 SHARING = "CommonSubexpressionElimination"
 INLINE_BYTES = 4096  # smaller initializers of a saved graph lie inside of it
 

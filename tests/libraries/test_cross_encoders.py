@@ -16,7 +16,7 @@ from edgerank.errors import InputError
 from quantize import quantize
 from quantize.errors import QuantizeError
 from tests.libraries.environment import needs, run_program
-from tests.libraries.texts import DOCUMENTS, INSTRUCTION, QUERIES
+from tests.libraries.texts import DOCUMENTS, INSTRUCTED, INSTRUCTION, QUERIES
 from tests.support.bundles import encode_documents, only_variant, prompt_encoder
 
 pytestmark = needs("libraries")
@@ -39,15 +39,6 @@ CASES = {  # by name: family, architecture
     "logit-pair": ("logit-score", "llama"),
     "classifier-chat": ("qwen3-reranker", "qwen3"),
 }
-INSTRUCTED = (
-    "bert",
-    "xlm-roberta",
-    "qwen3-lasttoken",
-    "logit-qwen3",
-    "logit-qwen3-default",
-    "logit-mxbai",
-    "classifier-chat",
-)
 
 
 @pytest.fixture(scope="module")

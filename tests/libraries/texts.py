@@ -20,3 +20,14 @@ DOCUMENTS = (
     "1965\n\n12 345 - 's\n",
 )
 INSTRUCTION = "Prefer documents about books."
+
+# cross-encoders that take an instruction: they have prompts, or a chat template with a "system" role
+INSTRUCTED = (
+    "bert",
+    "xlm-roberta",
+    "qwen3-lasttoken",
+    "logit-qwen3",
+    "logit-qwen3-default",
+    "logit-mxbai",
+    "classifier-chat",
+)

@@ -39,7 +39,7 @@ from transformers import (
 )
 
 from tests.libraries.chat_templates import TEMPLATES
-from tests.libraries.texts import DOCUMENTS, INSTRUCTION, QUERIES
+from tests.libraries.texts import DOCUMENTS, INSTRUCTED, INSTRUCTION, QUERIES
 from tests.support.checkpoints import TEXT, bpe_tokenizer, save_model, wordpiece_tokenizer
 
 HIDDEN, LENGTH, CHAT_LENGTH = 64, 96, 224
@@ -318,17 +318,6 @@ CASES = {
         qwen3_classifier, "qwen3", task="sequence-classification", **IDENTITY
     ),
 }
-
-# those that take an instruction: prompts of their own, or a chat template with the role "system"
-INSTRUCTED = (
-    "bert",
-    "xlm-roberta",
-    "qwen3-lasttoken",
-    "logit-qwen3",
-    "logit-qwen3-default",
-    "logit-mxbai",
-    "classifier-chat",
-)
 
 
 def results(model: CrossEncoder, prompt: str | None) -> dict[str, Any]:
