@@ -21,7 +21,7 @@ DOCUMENTS = (
 )
 INSTRUCTION = "Prefer documents about books."
 
-# cross-encoders that take an instruction: they have prompts, or a chat template with a "system" role
+# cross-encoders that take an instruction: by prompts, or by a chat template with a "system" role
 INSTRUCTED = (
     "bert",
     "xlm-roberta",
