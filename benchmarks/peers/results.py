@@ -87,6 +87,7 @@ class Agreement:
     """Scores against the reference's on the same weights."""
 
     max_error: float
+    rms_error: float
     kendall_tau: float | None  # of a query's documents, mean over queries; None without one
 
 
@@ -154,6 +155,7 @@ def speed_rows(outcome: Outcome, job: Asked) -> Iterator[Row]:
         figures["of bare int8"] = median(counted(shares(timing.seconds, job)) * 100, "%")
         if reference is not None:
             agreed = agreement(timing.scores, reference.scores)
+            figures["rms score error"] = Figure(agreed.rms_error)
             figures["largest score error"] = Figure(agreed.max_error)
             if agreed.kendall_tau is not None:
                 figures["Kendall tau"] = Figure(agreed.kendall_tau)
@@ -200,7 +202,12 @@ def agreement(scores: Scores, reference: Scores) -> Agreement:
         if len(mine) > 1
     ]
     tau = float(np.mean(taus)) if taus else math.nan  # nan as well where all scores are equal
-    return Agreement(float(np.abs(flat - wanted).max()), tau if math.isfinite(tau) else None)
+    errors = flat - wanted
+    return Agreement(
+        max_error=float(np.abs(errors).max()),
+        rms_error=float(np.sqrt(np.mean(np.square(errors)))),
+        kendall_tau=tau if math.isfinite(tau) else None,
+    )
 
 
 def usd_per_thousand(documents_per_second: float, usd_per_hour: float) -> float:

@@ -12,6 +12,25 @@
 #include "memory.h"
 #include "rounded_up.h"
 
+namespace {
+
+constexpr uint64_t FNV_OFFSET = 14695981039346656037u, FNV_PRIME = 1099511628211u;
+uint64_t running_digest = FNV_OFFSET;
+
+}  // namespace
+
+void digest(float number) {
+  uint32_t bits = 0;  // of anything that is not a number
+  if (number == number) std::memcpy(&bits, &number, sizeof(bits));
+  running_digest = (running_digest ^ bits) * FNV_PRIME;
+}
+
+uint64_t take_digest() {
+  const uint64_t digest = running_digest;
+  running_digest = FNV_OFFSET;
+  return digest;
+}
+
 Operand::Operand(const Kernels& kernels)
     : is_bfloat16(std::strcmp(kernels.name, "avx512_bf16") == 0) {}
 
@@ -157,8 +176,9 @@ Guarded make_rows(Random& random, int64_t rows, int64_t width, float most) {
         case RowKind::denormal:
           value = 1e-40f * random.normal();
           break;
-        case RowKind::huge:
-          value = (random.coin() ? most : -most) * random.uniform(0, 1);
+        case RowKind::huge:  // the compiler orders operands, but not statements: one draw in each
+          value = random.coin() ? most : -most;
+          value *= random.uniform(0, 1);
           break;
       }
       x[row * width + k] = value;

@@ -1,4 +1,5 @@
-// What the tests of the kernels share: checks, memory with a guard page behind it, and numbers.
+// What the tests of the kernels share: checks, a digest, memory with a guard page behind it, and
+// numbers.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +10,11 @@
 
 // Counts a check; one that does not hold is printed, and makes the program fail.
 __attribute__((format(printf, 2, 3))) void expect(bool holds, const char* format, ...);
+
+// Adds the bits of a computed number to the digest.
+void digest(float number);
+// Returns the digest of all numbers since the last call.
+uint64_t take_digest();
 
 // What attention of an instruction set multiplies: floats, or those rounded to bfloat16, with eight
 // significant bits. Its softmax and its sums are of floats in any case.

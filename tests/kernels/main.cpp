@@ -34,13 +34,17 @@ void test_all(const Kernels& kernels, const char* how) {
   test_projection(kernels);
   std::printf(", feed-forward");
   test_feed_forward(kernels);
+  const uint64_t of_rows = take_digest();
   std::printf(", attention");
   test_attention(kernels);
+  const uint64_t of_attention = take_digest();
   std::printf(", positions");
   test_positions(kernels);
   std::printf(", memory");
   test_memory(kernels);
-  std::printf(", %ld checks, digest %016" PRIx64 "\n", num_checks - before, take_digest());
+  take_digest();  // of rows that are multiplied while memory is short
+  std::printf(", %ld checks, digests %016" PRIx64 " of rows, %016" PRIx64 " of attention\n",
+              num_checks - before, of_rows, of_attention);
 }
 
 }  // namespace

@@ -29,16 +29,6 @@ Row mix(const Row& x, int64_t block) {
   return y;
 }
 
-constexpr uint64_t FNV_OFFSET = 14695981039346656037u, FNV_PRIME = 1099511628211u;
-uint64_t running_digest = FNV_OFFSET;
-
-// Adds a number's bits; those of all that are not numbers count alike.
-void digest(float number) {
-  uint32_t bits = 0;
-  if (number == number) std::memcpy(&bits, &number, sizeof(bits));
-  running_digest = (running_digest ^ bits) * FNV_PRIME;
-}
-
 }  // namespace
 
 Row exact(const float* x, int64_t width) {
@@ -221,12 +211,6 @@ void place(const Heads& heads, Row& row, const float* cosines, const float* sine
 Comparison::~Comparison() {
   expect(10 * certain_ >= 6 * all_, "%s: the reference was certain about only %lld of %lld rows",
          what_, static_cast<long long>(certain_), static_cast<long long>(all_));
-}
-
-uint64_t take_digest() {
-  const uint64_t digest = running_digest;
-  running_digest = FNV_OFFSET;
-  return digest;
 }
 
 void Comparison::rows(const float* computed, const std::vector<Row>& rows) {

@@ -41,9 +41,6 @@ void add(Row& row, const float* terms, const float* factors = nullptr);
 // Normalises and rotates the heads at the beginning of a row.
 void place(const Heads& heads, Row& row, const float* cosines, const float* sines);
 
-// Sums up the bits of all numbers that were compared since the last call.
-uint64_t take_digest();
-
 // Compares computed rows with the reference. At its end it checks that this proved something: that
 // in most rows the reference was certain, but for `doubt` of the numbers' size.
 class Comparison {

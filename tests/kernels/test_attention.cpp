@@ -116,6 +116,7 @@ void test_one(const Kernels& kernels, const Shape& shape, Seen seen, float logit
           value += weights[static_cast<size_t>(place - begin)] / total * from;
           largest = std::max(largest, std::fabs(from));
         }
+        digest(computed[d]);
         const double number = double(computed[d]);
         expect(std::fabs(number - value) <= (doubt + operand.doubt()) * largest,
                "attention of %lld x %lld to %lld (%lld past), query %lld, head %lld, column %lld: "

@@ -143,6 +143,7 @@ def test_agreement_is_of_each_query_apart():
     assert (same.max_error, same.kendall_tau) == (0, 1)
     swapped = results.agreement([[1.0, 3.5, 3.0], [30.0, 20.0, 10.0], [5.0]], reference)
     assert swapped.max_error == 1.5
+    assert swapped.rms_error == pytest.approx(1.5 / 7**0.5)
     assert swapped.kendall_tau == pytest.approx((1 / 3 + 1) / 2)
     assert results.agreement([[1.0]], [[2.0]]).kendall_tau is None
     assert results.agreement([[1.0, 1.0]], [[2.0, 1.0]]).kendall_tau is None

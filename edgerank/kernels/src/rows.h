@@ -2,6 +2,7 @@
 // activation functions. Included after a simd_*.h and a tile_*.h.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 
 #include "kernels.h"
@@ -91,11 +92,19 @@ inline float peak_of(const RowRange& range, const float* x, int64_t width) {
   return largest_of(most);
 }
 
+// What a row with this peak is multiplied by before it is rounded. It is finite: a row of zeros or
+// of denormals becomes zeros, and not infinities, which instruction sets round to different
+// integers.
+inline float inverse_step(const RowRange& range, float peak) {
+  const float inverse = range.levels() / peak;
+  return inverse < FLT_MAX ? inverse : FLT_MAX;
+}
+
 // Rounds a row to integers as RowRange says, less INTEGER_OFFSET, and returns its step. Integers
 // are written up to the next whole vector.
 inline float quantize(const RowRange& range, const float* x, int64_t width, uint8_t* integers) {
-  const float peak = peak_of(range, x, width), levels = range.levels();
-  const Floats inverse = splat(levels / peak);
+  const float peak = peak_of(range, x, width);
+  const Floats inverse = splat(inverse_step(range, peak));
   for_each_vector(
       width,
       [&](int64_t k) {
@@ -105,12 +114,12 @@ inline float quantize(const RowRange& range, const float* x, int64_t width, uint
         store_integers<INTEGER_OFFSET>(integers + k, load_first(x + k, count) * inverse,
                                        range.zero_point);
       });
-  return peak * (1.0f / levels);
+  return peak * (1.0f / range.levels());
 }
 
 // Rounds what rounding took from a row.
 inline void quantize_rests(const RowRange& range, const float* x, int64_t width, uint8_t* rests) {
-  const Floats inverse = splat(range.levels() / peak_of(range, x, width));
+  const Floats inverse = splat(inverse_step(range, peak_of(range, x, width)));
   const Floats units = splat(range.units());
   const auto rest = [&](Floats numbers) {
     const Floats scaled = numbers * inverse;
