@@ -75,6 +75,33 @@ MXBAI_BASE_V1: dict[str, Any] = {
     "vocab_size": 128100,
 }
 
+ETTIN: dict[str, Any] = {  # what the sizes have in common
+    "architectures": ["ModernBertForSequenceClassification"],
+    "classifier_pooling": "cls",
+    "id2label": {"0": "LABEL_0"},
+    "label2id": {"LABEL_0": 0},
+    "local_attention": 128,
+    "max_position_embeddings": 7999,
+    "model_type": "modernbert",
+    "pad_token_id": 50283,
+    "sentence_transformers": IDENTITY,
+    "vocab_size": 50368,
+}
+ETTIN_32M: dict[str, Any] = {
+    **ETTIN,
+    "hidden_size": 384,
+    "intermediate_size": 576,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 10,
+}
+ETTIN_150M: dict[str, Any] = {
+    **ETTIN,
+    "hidden_size": 768,
+    "intermediate_size": 1152,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 22,
+}
+
 Floats = NDArray[np.float32]
 Tensors = Mapping[str, Floats]
 
@@ -175,6 +202,51 @@ def write_mxbai_v1(target: Path) -> None:
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
     tokenizer = shared_tokenizer("deberta-v3") or pair_tokenizer(special, "[CLS]", "[SEP]")
     save_checkpoint(target, MXBAI_BASE_V1, tensors, tokenizer)
+    named = {f"{token.strip('[]').lower()}_token": token for token in special}
+    settings = {"model_max_length": 512, "model_input_names": ["input_ids", "attention_mask"]}
+    _write_tokenizer_settings(target, settings | named)
+
+
+def write_ettin(target: Path, config: Mapping[str, Any]) -> None:
+    """Write a random ModernBERT cross-encoder of Ettin's geometry.
+
+    Its attention is sharp enough for documents to differ.
+
+    :param config: ETTIN_32M or ETTIN_150M
+    """
+    normal = normals(np.random.default_rng(0))
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+
+    def dense(rows: int, columns: int, scale: float = 1.0) -> Floats:
+        return normal(rows, columns, scale=scale * columns**-0.5)
+
+    def norm() -> Floats:
+        gains: Floats = 1 + normal(hidden, scale=0.1)
+        return gains
+
+    tensors = {
+        "model.embeddings.tok_embeddings.weight": normal(config["vocab_size"], hidden),
+        "model.embeddings.norm.weight": norm(),
+        "model.final_norm.weight": norm(),
+        "head.dense.weight": dense(hidden, hidden),
+        "head.norm.weight": norm(),
+        "classifier.weight": dense(1, hidden),
+        "classifier.bias": normal(1, scale=0.1),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        tensors |= {
+            f"{prefix}.attn.Wqkv.weight": dense(3 * hidden, hidden),
+            f"{prefix}.attn.Wo.weight": dense(hidden, hidden),
+            f"{prefix}.mlp_norm.weight": norm(),
+            f"{prefix}.mlp.Wi.weight": dense(2 * wide, hidden),
+            f"{prefix}.mlp.Wo.weight": dense(hidden, wide),
+        }
+        if layer > 0:
+            tensors[f"{prefix}.attn_norm.weight"] = norm()
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    tokenizer = shared_tokenizer("modernbert") or pair_tokenizer(special, "[CLS]", "[SEP]")
+    save_checkpoint(target, config, tensors, tokenizer)
     named = {f"{token.strip('[]').lower()}_token": token for token in special}
     settings = {"model_max_length": 512, "model_input_names": ["input_ids", "attention_mask"]}
     _write_tokenizer_settings(target, settings | named)

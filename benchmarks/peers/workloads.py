@@ -12,14 +12,17 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from benchmarks.common.checkpoints import (
+    ETTIN_32M,
+    ETTIN_150M,
     MXBAI_BASE_V2,
     MXBAI_LARGE_V2,
+    write_ettin,
     write_minilm,
     write_mxbai_v1,
     write_mxbai_v2,
 )
 from benchmarks.common.layers import Layer, decoder_layer
-from benchmarks.peers.catalogue import BERT, DEBERTA, DECODER
+from benchmarks.peers.catalogue import BERT, DEBERTA, DECODER, MODERNBERT
 from edgerank.evaluation import read_collection
 from quantize.measure.calibration import read_calibration
 
@@ -29,7 +32,7 @@ LONG_TOKENS = 4000
 # of cisi's documents of so many tokens: the deciles of their words
 WORDS = (27, 60, 76, 87, 100, 113, 125, 141, 155, 179, 224)
 
-NAMES = "ABCD"
+NAMES = "ABCDEF"
 
 Request = dict[str, Any]  # "query": str, "documents": list[str]
 
@@ -151,6 +154,14 @@ def workloads(layers: int) -> tuple[Workload, ...]:
         layer = decoder_layer(config)
         return Workload(name, DECODER, model, layer, kept, whole, "random", write, jobs)
 
+    def ettin(name: str, model: str, config: dict[str, Any]) -> Workload:
+        num_layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+        layer = Layer(hidden, config["intermediate_size"], hidden, is_gated=True)
+        write = partial(write_ettin, config=config)
+        return Workload(
+            name, MODERNBERT, model, layer, num_layers, num_layers, "random", write, base_jobs
+        )
+
     return (
         decoder("A", "mxbai-rerank-large-v2", MXBAI_LARGE_V2, large_jobs),
         decoder("B", "mxbai-rerank-base-v2", MXBAI_BASE_V2, base_jobs),
@@ -176,4 +187,6 @@ def workloads(layers: int) -> tuple[Workload, ...]:
             write=write_mxbai_v1,
             jobs=base_jobs,
         ),
+        ettin("E", "ettin-reranker-32m", ETTIN_32M),
+        ettin("F", "ettin-reranker-150m", ETTIN_150M),
     )

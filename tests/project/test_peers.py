@@ -229,6 +229,7 @@ def test_rows_follow_from_what_was_measured():
         "p50": "5",
         "p95": "8.55",
         "of bare int8": "25 (16.7 to 25)",
+        "rms score error": "0",
         "largest score error": "0",
         "Kendall tau": "1",
     }
