@@ -180,17 +180,31 @@ def requirements_of(wheel: Wheel, extras: Iterable[str], target: Platform) -> It
             yield requirement
 
 
-def check_complete(
-    root: Wheel, extras: Iterable[str], wheels: Mapping[str, Wheel], target: Platform
-) -> dict[str, set[str]]:
-    """Follow the requirements of a wheel: each must be among the wheels, in a version that does.
+@dataclass(frozen=True)
+class Missing:
+    """What a wheel needs that is not among the wheels, or in another version."""
 
-    :return: the files that each wheel's file needs
-    :raises PackError: one is not, so that an installation without a network would fail
+    by: Wheel
+    requirement: Requirement
+    found: Wheel | None
+
+    def __str__(self) -> str:
+        has = "missing" if self.found is None else f"there as {self.found.version}"
+        needed = f"{self.requirement.name}{self.requirement.specifier}"
+        return f"{self.by.name} {self.by.version} needs {needed}, which is {has}"
+
+
+def follow(
+    root: Wheel, extras: Iterable[str], wheels: Mapping[str, Wheel], target: Platform
+) -> tuple[dict[str, set[str]], list[Missing]]:
+    """Follow the requirements of a wheel to all that it needs on a platform.
+
+    :return: the files that each wheel's file needs, and what is missing
     """
     waiting = [(root, frozenset(extras))]
     seen: set[tuple[str, frozenset[str]]] = set()
     needs: dict[str, set[str]] = {}
+    missing: list[Missing] = []
     while waiting:
         wheel, wanted = waiting.pop()
         if (wheel.name, wanted) in seen:
@@ -199,12 +213,8 @@ def check_complete(
         for requirement in requirements_of(wheel, wanted, target):
             found = wheels.get(canonicalize_name(requirement.name))
             if found is None or not requirement.specifier.contains(found.version, True):
-                has = "missing" if found is None else f"there as {found.version}"
-                raise PackError(
-                    f"{wheel.name} {wheel.version} needs {requirement.name}"
-                    f"{requirement.specifier} on Python {target.python}, {target.name}, which is"
-                    f" {has}; name exact versions with --lock"
-                )
+                missing.append(Missing(wheel, requirement, found))
+                continue
             waiting.append((found, frozenset(requirement.extras)))
             needs.setdefault(wheel.path.name, set()).add(found.path.name)
-    return needs
+    return needs, missing

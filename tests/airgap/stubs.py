@@ -52,12 +52,20 @@ def write_wheelhouse(directory: Path) -> Path:
         "Provides-Extra: server",
         "Requires-Dist: numbers-lib>=1",
         "Requires-Dist: old-library; python_version < '3.12'",
+        "Requires-Dist: new-library[more]; python_version >= '3.12'",
         "Requires-Dist: signer; extra == 'sign'",
         "Requires-Dist: edgerank[sign]; extra == 'server'",
     ]
     for tag in ("cp311-cp311-manylinux_2_17_x86_64", "cp312-abi3-manylinux_2_28_aarch64"):
         write_wheel(directory, "numbers_lib", "2.0", tag, ["License: BSD licence of numbers"])
     write_wheel(directory, "old_library", headers=["License: Apache 2.0"], has_text=False)
+    of_the_new = [
+        "Provides-Extra: more",
+        "Requires-Dist: below-the-new<2; python_version >= '3.12' and extra == 'more'",
+    ]
+    write_wheel(directory, "new_library", headers=["License: MIT", *of_the_new])
+    for version in ("1.0", "2.0"):
+        write_wheel(directory, "below_the_new", version, headers=["License: MIT"])
     write_wheel(directory, "signer", headers=["Classifier: License :: OSI Approved :: ISC License"])
     write_wheel(directory, "pip", "26.0", headers=["License-Expression: MIT"])
     own = directory / "own"
