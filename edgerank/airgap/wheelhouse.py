@@ -13,12 +13,11 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 import edgerank
-from edgerank.airgap.contents import PackError
+from edgerank.airgap.contents import PackError, is_plain
 from edgerank.airgap.wheels import Platform, Wheel, follow
 from edgerank.errors import InputError
 
 OWN_NAME = "edgerank"
-INSTALLS = "pip"  # the installer runs it from its wheel
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,8 @@ def collect(target: Platform, sources: Sources, directory: Path) -> Collected:
         asked: list[str] = []
         while True:
             wheels = _fetch(options + asked, own, Path(work), target)
-            for name in (OWN_NAME, INSTALLS):
-                if name not in wheels:
-                    raise PackError(f"{sources.lock}: it names no version of {name}")
+            if OWN_NAME not in wheels:
+                raise PackError(f"{sources.lock}: it names no version of {OWN_NAME}")
             _check_extras(wheels[OWN_NAME], sources.extras)
             needs, missing = follow(wheels[OWN_NAME], sources.extras, wheels, target)
             # pip has compared markers with the Python that runs it: ask for what it left out
@@ -67,7 +65,7 @@ def collect(target: Platform, sources: Sources, directory: Path) -> Collected:
                 break
             asked += sorted(more)
         # and what only that Python needs stays out
-        used = {wheels[name].path.name for name in (OWN_NAME, INSTALLS)}.union(*needs.values())
+        used = {wheels[OWN_NAME].path.name}.union(*needs.values())
         kept = [wheel for _, wheel in sorted(wheels.items()) if wheel.path.name in used]
         return Collected([_keep(wheel, directory) for wheel in kept], needs)
 
@@ -127,6 +125,22 @@ def requirements_text(wheels: Iterable[Wheel]) -> str:
     )
 
 
+def installed_text(wheels: Iterable[Wheel]) -> str:
+    """Return the sha256 of every file that is installed, as ``sha256sum`` writes and reads them.
+
+    :raises PackError: a wheel has a file outside of it, or two wheels have one that differs
+    """
+    found: dict[str, tuple[str, Wheel]] = {}
+    for wheel in wheels:
+        for name, digest in wheel.installed():
+            if not is_plain(name):
+                raise PackError(f"{wheel.path.name}: {name!r} points outside the wheel")
+            other = found.setdefault(name, (digest, wheel))
+            if other[0] != digest:
+                raise PackError(f"{other[1].path.name} and {wheel.path.name} both have {name}")
+    return "".join(f"{digest}  {name}\n" for name, (digest, _) in sorted(found.items()))
+
+
 def _check_extras(own: Wheel, extras: Iterable[str]) -> None:
     known = own.metadata.get("provides_extra", [])
     for extra in extras:
@@ -145,7 +159,7 @@ def _wanted(target: Platform, sources: Sources, own: Wheel | None, work: Path) -
         return [*options, "--require-hashes", "--no-deps", "--requirement", str(locked)]
     wanted = f"{OWN_NAME}[{','.join(sources.extras)}]"
     wanted += f"=={edgerank.__version__}" if own is None else f" @ {own.path.as_uri()}"
-    return [*options, wanted, INSTALLS]
+    return [*options, wanted]
 
 
 def _without_marker(requirement: Requirement) -> str:

@@ -17,7 +17,8 @@ from packaging.tags import Tag, compatible_tags, cpython_tags, sys_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from edgerank.airgap.contents import PackError
-from edgerank.bundle import sha256_of
+from edgerank.airgap.install import places_of
+from edgerank.bundle import sha256_of, sha256_of_file
 from edgerank.errors import InputError
 
 MANYLINUX = re.compile(r"manylinux_2_(\d+)_(x86_64|aarch64)")
@@ -163,6 +164,13 @@ class Wheel:
                 listed = directory.endswith(".dist-info") and rest.startswith("licenses/")
                 if not entry.endswith(CODE) and (listed or LICENCE_FILE.match(rest)):
                     yield rest.removeprefix("licenses/"), file.read(entry)
+
+    def installed(self) -> Iterator[tuple[str, str]]:
+        """Yield the path and sha256 of each file that is installed of it."""
+        with zipfile.ZipFile(self.path) as file:
+            for entry, place in places_of(file.namelist()):
+                with file.open(entry) as content:
+                    yield place, sha256_of_file(content)
 
     @cached_property
     def _parsed(self) -> tuple[str, str, frozenset[Tag]]:

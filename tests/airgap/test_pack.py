@@ -48,7 +48,12 @@ def test_tar_lists_a_signed_pack_and_no_key_is_in_it(stubs, keys, tmp_path):
     with tarfile.open(path) as tar:
         names = tar.getnames()
     assert names[0] == "manifest.json"
-    assert {"install.py", "sbom.cdx.json", "models/default/edgerank.json.minisig"} <= {*names}
+    assert {
+        "install.py",
+        "manifest.json.minisig",
+        "sbom.cdx.json",
+        "models/default/edgerank.json.minisig",
+    } <= {*names}
     secret = keys[0].read_bytes().splitlines()[1]
     assert secret not in path.read_bytes()
 
@@ -61,7 +66,6 @@ def test_each_target_has_its_wheels_with_their_hashes(unpacked):
         "edgerank",
         "numbers-lib",
         "old-library",
-        "pip",
         "signer",
     ]
     # pip compares markers with the Python of this test, whichever of the two that is
@@ -70,7 +74,6 @@ def test_each_target_has_its_wheels_with_their_hashes(unpacked):
         "edgerank",
         "new-library",
         "numbers-lib",
-        "pip",
         "signer",
     ]
     assert "below-the-new==1.0" in arm
@@ -179,8 +182,8 @@ def test_what_would_be_missing_on_the_target_is_noticed_when_packing(stubs, unpa
 
 
 def test_a_platform_without_wheels_is_named(stubs, tmp_path):
-    [target] = parse_platforms(["3.13"], ["manylinux2014_x86_64"])
-    with pytest.raises(PackError, match=r"3\.13, manylinux_2_17_x86_64: No matching distrib"):
+    [target] = parse_platforms(["3.99"], ["manylinux2014_x86_64"])
+    with pytest.raises(PackError, match=r"3\.99, manylinux_2_17_x86_64: No matching distrib"):
         make_pack(tmp_path / "pack", stubs, target)
     assert [path.name for path in tmp_path.iterdir()] == []
 

@@ -67,7 +67,7 @@ def site_pack(keys, tmp_path_factory) -> Path:
     wheels = work / "wheels"
     wheels.mkdir()
     own = build_own_wheel(work)
-    for distribution in closure(["pip", *own_requirements(own)]).values():
+    for distribution in closure(own_requirements(own)).values():
         rebuild(distribution, wheels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_CONFIG_FILE", "/dev/null")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgerank.airgap.install import OFFLINE
 from edgerank.cli import NO_TELEMETRY
+from tests.airgap.path import SWITCHES
 from tests.support import ROOT
 
 UNIT, CLOSED = ROOT / "docs/edgerank.service", ROOT / "docs/air-gapped.conf"
@@ -74,5 +74,5 @@ def test_it_lets_the_service_do_little(units):
 
 def test_the_documentation_names_every_switch_that_an_installation_sets():
     page = (ROOT / "docs/air-gapped.md").read_text()
-    assert [name for name, value in OFFLINE.items() if f"`{name}={value}`" not in page] == []
-    assert [name for name in NO_TELEMETRY if name not in OFFLINE] == []
+    assert [name for name, value in SWITCHES.items() if f"`{name}={value}`" not in page] == []
+    assert [name for name in NO_TELEMETRY if name not in SWITCHES] == []
