@@ -199,8 +199,8 @@ def test_a_container_image_is_made_as_the_documentation_says_and_serves(
     server = subprocess.Popen(
         [*isolated, "--mount", "sh", "-c", " && ".join(lines)], stderr=subprocess.PIPE, text=True
     )
+    assert server.stderr is not None
     try:
-        assert server.stderr is not None
         for line in server.stderr:
             if json.loads(line)["message"] == "serving":
                 break
@@ -211,6 +211,7 @@ def test_a_container_image_is_made_as_the_documentation_says_and_serves(
     finally:
         server.kill()
         server.wait()
+        server.stderr.close()
 
 
 def make_base_image(root: Path, work: Path) -> None:
