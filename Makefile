@@ -22,7 +22,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures format wheels clean
+.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries test-airgap coverage soak bench bench-full figures format wheels clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -53,6 +53,9 @@ test-clients: kernels $(DEV)/.installed $(CLIENTS)/.installed ## Test other proj
 
 test-libraries: kernels $(DEV)/.installed $(LIBRARIES)/.installed $(PYLATE)/.installed ## Test families against their own libraries
 	$(DEV)/bin/pytest tests/libraries
+
+test-airgap: wheels $(DEV)/.installed ## Test packs for other Pythons, for Arm, and in a container image: needs PyPI and Debian
+	$(DEV)/bin/pytest -m downloads tests/airgap
 
 coverage: kernels $(DEV)/.installed ## Measure what the tests run; fails below the floor in pyproject.toml
 	$(DEV)/bin/coverage erase

@@ -19,6 +19,7 @@ GROUPS = {
         "kernels",
         "neighbour",
         "opening",
+        "pack",
         "quantizing",
         "architectures",
         "published-speed",

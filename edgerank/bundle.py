@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -125,10 +125,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hash a file without holding it in memory."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
+        return sha256_of_file(file)
+
+
+def sha256_of_file(file: IO[bytes]) -> str:
+    """Hash what is left to be read of an open file."""
+    digest = hashlib.sha256()
+    while chunk := file.read(READ_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -14,15 +14,25 @@ import tarfile
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
-import msgspec
-
-from edgerank.airgap.contents import FORMAT_VERSION, INSTALLER, MANIFEST, PackError, PackManifest
+from edgerank.airgap.contents import (
+    COMMAND,
+    INSTALLER,
+    MANIFEST,
+    SIGNATURE,
+    PackError,
+    PackManifest,
+    decode_manifest,
+    is_plain,
+)
 from edgerank.bundle import READ_BYTES
 from edgerank.errors import InputError
 from edgerank.files import atomic_directory
 from edgerank.signing import MAX_BYTES, SignatureError, check_signature, open_trusted
+
+if TYPE_CHECKING:
+    from minisign import PublicKey
 
 SIGNATURE_START = b"untrusted comment: "
 MAX_MEMBERS = 100_000
@@ -42,7 +52,7 @@ def write_tar(root: Path, target: IO[bytes]) -> None:
             member = tarfile.TarInfo(name)
             member.size = (root / name).stat().st_size
             member.mtime = TIME
-            member.mode = 0o755 if name == INSTALLER else 0o644
+            member.mode = 0o755 if name in (INSTALLER, COMMAND) else 0o644
             with (root / name).open("rb") as file:
                 tar.addfile(member, file)
 
@@ -68,8 +78,8 @@ def unpack(path: Path, trust: Path, output: Path) -> PackManifest:
         try:
             with tarfile.open(fileobj=cast(IO[bytes], _Part(file, size)), mode="r:") as tar:
                 members = _read_members(path, tar, size)
-                manifest = _read_manifest(path, tar, members[0])
-                _check_contents(path, members[1:], manifest)
+                manifest = _read_manifest(path, tar, members, trusted)
+                _check_contents(path, members, manifest)
                 _write(path, tar, members, manifest, output)
         except tarfile.TarError as error:
             raise PackError(f"{path}: not a pack: {error}") from error
@@ -125,7 +135,7 @@ def _read_members(path: Path, tar: tarfile.TarFile, size: int) -> list[tarfile.T
             raise PackError(f"{path}: it claims more than it can hold, as archives do that flood")
         if member.type != tarfile.REGTYPE or member.issparse():
             raise PackError(f"{path}: {member.name!r} is not a plain file: {_kind(member)}")
-        if not _is_plain(member.name):
+        if not is_plain(member.name):
             raise PackError(f"{path}: {member.name!r} points outside the pack")
         # as file systems see it that know no case
         name = unicodedata.normalize("NFC", member.name).casefold()
@@ -148,32 +158,32 @@ def _kind(member: tarfile.TarInfo) -> str:
     return "a sparse file" if member.issparse() else "a device or something else"
 
 
-def _is_plain(name: str) -> bool:
-    parts = name.split("/")
-    odd = any(not character.isprintable() or character in '\\:*?"<>|' for character in name)
-    return not odd and not any(part in ("", ".", "..") for part in parts)
-
-
-def _read_manifest(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> PackManifest:
-    if member.size > MAX_MANIFEST_BYTES:
-        raise PackError(f"{path}: {MANIFEST} has {member.size} bytes")
-    file = tar.extractfile(member)
-    assert file is not None  # a plain file
+def _read_manifest(
+    path: Path, tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], trusted: PublicKey
+) -> PackManifest:
+    """Read the manifest, whose own signature will show later that an installation is unchanged."""
+    found = {member.name: member for member in members}
+    contents: list[bytes] = []
+    for name, most in ((MANIFEST, MAX_MANIFEST_BYTES), (SIGNATURE, MAX_BYTES)):
+        if name not in found:
+            raise PackError(f"{path}: {name!r} is missing")
+        if found[name].size > most:
+            raise PackError(f"{path}: {name} has {found[name].size} bytes")
+        file = tar.extractfile(found[name])
+        assert file is not None  # a plain file
+        contents.append(file.read())
     try:
-        manifest = msgspec.json.decode(file.read(), type=PackManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        check_signature(contents[0], contents[1], trusted)
+    except SignatureError as error:
         raise PackError(f"{path}: {MANIFEST}: {error}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise PackError(
-            f"{path}: it has format {manifest.format_version}, this edgerank reads"
-            f" {FORMAT_VERSION}; upgrade edgerank"
-        )
-    return manifest
+    return decode_manifest(f"{path}: {MANIFEST}", contents[0])
 
 
 def _check_contents(path: Path, members: Sequence[tarfile.TarInfo], manifest: PackManifest) -> None:
     """Compare the table of contents with the manifest: the same names and sizes."""
     sizes = {member.name: member.size for member in members}
+    for name in (MANIFEST, SIGNATURE):
+        del sizes[name]
     for name in sorted(sizes.keys() ^ manifest.files.keys()):
         where = f"not in {MANIFEST}" if name in sizes else "missing"
         raise PackError(f"{path}: {name!r} is {where}")
@@ -214,7 +224,8 @@ def _write(
                     raise PackError(
                         f"{path}: {member.name!r} was altered: its sha256 is not the manifest's"
                     )
-            (staging / INSTALLER).chmod(0o755)
+            for name in (INSTALLER, COMMAND):
+                (staging / name).chmod(0o755)
     except FileExistsError as error:
         raise InputError(str(output), "it exists; name a new directory") from error
     except OSError as error:

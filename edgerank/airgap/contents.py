@@ -12,7 +12,9 @@ from edgerank.manifest import File
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.minisig"  # in a pack that is signed
 INSTALLER = "install.py"
+COMMAND = "bin/edgerank"
 SBOM = "sbom.cdx.json"
 ATTRIBUTIONS = "licenses/NOTICE.txt"
 
@@ -27,6 +29,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     python: str  # "3.11"
     platform: str  # "manylinux_2_28_x86_64": Linux with glibc 2.28 or newer
     requirements: str  # file of the exact versions and their hashes
+    wheels: tuple[str, ...]  # files in wheels/
+    installed: str  # file of the sha256 of every file in them that is installed
 
 
 class PackedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,3 +51,33 @@ class PackManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     targets: tuple[Target, ...]
     bundles: tuple[PackedBundle, ...]
     files: dict[str, File]  # by path from the root of the pack, without this manifest
+
+
+def decode_manifest(name: str, content: bytes) -> PackManifest:
+    """Decode the manifest of a pack.
+
+    :param name: what errors call the file
+    :raises PackError: it is none, or of another format
+    """
+    try:
+        manifest = msgspec.json.decode(content, type=PackManifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PackError(f"{name}: {error}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise PackError(
+            f"{name}: it has format {manifest.format_version}, this edgerank reads"
+            f" {FORMAT_VERSION}; upgrade edgerank"
+        )
+    for target in manifest.targets:
+        wheels = [f"wheels/{wheel}" for wheel in target.wheels]
+        for each in (target.requirements, target.installed, *wheels):
+            if each not in manifest.files:
+                raise PackError(f"{name}: {each!r} is not among its files")
+    return manifest
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name is a path that stays below the directory that it is in, on every system."""
+    parts = name.split("/")
+    odd = any(not character.isprintable() or character in '\\:*?"<>|' for character in name)
+    return not odd and not any(part in ("", ".", "..") for part in parts)

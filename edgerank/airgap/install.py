@@ -2,8 +2,8 @@
 
     python3 install.py /opt/edgerank/releases/1 --link /opt/edgerank/current
 
-It compares every file with the manifest, makes a virtual environment, installs the wheels into it,
-copies the models, and then moves the link. The commands in bin/ keep libraries off the network.
+It compares every file with the manifest, unpacks the wheels into a virtual environment, copies the
+models, compares all that it has written with the manifest again, and then moves the link.
 """
 
 from __future__ import annotations
@@ -16,22 +16,16 @@ import platform
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-OFFLINE = {  # each only where nothing else is set
-    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime; edgerank sets it too
-    "HF_HUB_OFFLINE": "1",  # huggingface_hub opens no connection
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "OTEL_TRACES_EXPORTER": "none",  # OpenTelemetry sends where --otlp-endpoint says, or nowhere
-    "OTEL_METRICS_EXPORTER": "none",
-    "OTEL_LOGS_EXPORTER": "none",
-}
-COPIED = ("manifest.json", "sbom.cdx.json", "licenses", "models", "requirements")
+KEPT = ("bin/", "licenses/", "models/", "sbom.cdx.json")  # beside what is of one target alone
+LISTS = ("requirements", "installed")  # files of a target, by the fields that name them
+PYTHON = "venv/bin/python"
+SETTINGS = "venv/pyvenv.cfg"
 
 
 class Refused(Exception):
@@ -44,48 +38,38 @@ def main() -> int:
     parser.add_argument(
         "--link", type=Path, help="make or move this symbolic link to it, once all is done"
     )
-    parser.add_argument(
-        "--no-compile", action="store_true", help="leave compiling to the first start"
-    )
     arguments = parser.parse_args()
     directory = arguments.directory.absolute()
+    os.umask(0o022)  # others than the administrator run what is installed
     try:
-        install(directory, compile_now=not arguments.no_compile)
+        install(directory)
         if arguments.link is not None:
             move_link(arguments.link.absolute(), directory)
-    except (Refused, OSError) as error:
+    except (Refused, OSError, zipfile.BadZipFile) as error:
         print(f"install.py: error: {error}", file=sys.stderr)
         return 2
     print(f"installed {directory}")
     return 0
 
 
-def install(directory: Path, *, compile_now: bool) -> None:
+def install(directory: Path) -> None:
     """Make the directory, whole or not at all."""
     manifest = check_files()
-    requirements = HERE / choose_target(manifest)["requirements"]
+    target = choose_target(manifest)
     if directory.exists() or directory.is_symlink():
         raise Refused(f"{directory} exists; name a new directory")
     directory.mkdir(parents=True)
     try:
-        environment = directory / "venv"
-        run([sys.executable, "-m", "venv", "--without-pip", str(environment)])
-        pip = find_pip(requirements)
-        python = environment / "bin" / "python"
-        command = [str(python), f"{pip}/pip", "--isolated", "--disable-pip-version-check"]
-        command += ["install", "--quiet", "--no-input", "--no-cache-dir", "--no-index", "--no-deps"]
-        command += ["--require-hashes", "--find-links", str(HERE / "wheels")]
-        command += [] if compile_now else ["--no-compile"]
-        run([*command, "--requirement", str(requirements)])
-        for name in COPIED:
-            source = HERE / name
-            if source.is_dir():
-                shutil.copytree(source, directory / name)
-            elif source.exists():
-                shutil.copyfile(source, directory / name)
-        write_command(directory, "edgerank")
-        for name in sorted(bundle["name"] for bundle in manifest["bundles"]):
-            run([str(directory / "bin" / "edgerank"), "verify", str(directory / "models" / name)])
+        write_environment(directory, target)
+        own = ["manifest.json", "manifest.json.minisig", *(target[each] for each in LISTS)]
+        for name in [*own, *(each for each in manifest["files"] if each.startswith(KEPT))]:
+            if (HERE / name).exists():  # a pack that nobody has signed has no signature
+                place = directory / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(HERE / name, place)
+        command = directory / "bin" / "edgerank"
+        command.chmod(0o755)
+        run([str(command), "verify", "--installed", str(directory)])
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -99,7 +83,7 @@ def check_files() -> dict[str, Any]:
         raise Refused(f"manifest.json: {error}") from error
     here = {p.relative_to(HERE).as_posix() for p in HERE.rglob("*") if not p.is_dir()}
     expected = manifest["files"]
-    for name in sorted(here ^ (expected.keys() | {"manifest.json"})):
+    for name in sorted((here - {"manifest.json", "manifest.json.minisig"}) ^ expected.keys()):
         raise Refused(f"{name} is {'not in manifest.json' if name in here else 'missing'}")
     for name, file in sorted(expected.items()):
         path = HERE / name
@@ -133,24 +117,51 @@ def choose_target(manifest: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def find_pip(requirements: Path) -> Path:
-    """Return the wheel of pip that the requirements name."""
-    for line in requirements.read_text().splitlines():
-        name, _, rest = line.partition("==")
-        if name == "pip":
-            [wheel] = (HERE / "wheels").glob(f"pip-{rest.split()[0]}-*.whl")
-            return wheel
-    raise Refused(f"{requirements.name} names no pip")
+def write_environment(directory: Path, target: dict[str, Any]) -> None:
+    """Make a virtual environment of this Python with the files of the target's wheels alone.
+
+    It holds nothing that differs between two installations but the path of Python: no bytecode,
+    and no commands with that path in them. So all of it can be compared with the manifest.
+    """
+    base = Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
+    (directory / PYTHON).parent.mkdir(parents=True)
+    (directory / PYTHON).symlink_to(base)
+    (directory / SETTINGS).write_text(settings_of(base))
+    packages = directory / packages_of(target["python"])
+    for name in target["wheels"]:
+        with zipfile.ZipFile(HERE / "wheels" / name) as wheel:
+            for entry, place in places_of(wheel.namelist()):
+                path = packages / place
+                if ".." in path.parts or not path.is_relative_to(packages):
+                    raise Refused(f"{name}: {entry!r} points outside the installation")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(entry) as source, path.open("wb") as file:
+                    shutil.copyfileobj(source, file)
 
 
-def write_command(directory: Path, name: str) -> None:
-    """Write a command that runs the one of the environment, with the switches set."""
-    command = directory / "bin" / name
-    command.parent.mkdir()
-    switches = [f': "${{{key}:={value}}}"; export {key}' for key, value in OFFLINE.items()]
-    target = f"'{directory / 'venv' / 'bin' / name}'"
-    command.write_text("\n".join(["#!/bin/sh", *switches, f'exec {target} "$@"', ""]))
-    command.chmod(0o755)
+def settings_of(python: Path) -> str:
+    """Return the settings of a virtual environment of a Python (PEP 405)."""
+    return f"home = {python.parent}\ninclude-system-site-packages = false\n"
+
+
+def packages_of(version: str) -> str:
+    """Return the directory of an installation that the packages are in."""
+    return f"venv/lib/python{version}/site-packages"
+
+
+def places_of(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the entries of a wheel that are installed, and where below the packages each goes.
+
+    Scripts, headers and data are left out: edgerank is started by bin/edgerank, and imports.
+    """
+    for entry in entries:
+        first, _, rest = entry.partition("/")
+        if entry.endswith("/"):
+            continue
+        if not first.endswith(".data"):
+            yield entry, entry
+        elif rest.startswith(("purelib/", "platlib/")):
+            yield entry, rest.partition("/")[2]
 
 
 def move_link(link: Path, directory: Path) -> None:
@@ -165,13 +176,10 @@ def move_link(link: Path, directory: Path) -> None:
 
 
 def run(command: list[str]) -> None:
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))
-    }
-    done = subprocess.run(command, env=kept, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise Refused(f"{Path(command[0]).name}: {reason}")
+        raise Refused(f"{Path(command[0]).name}: {reason.removeprefix('edgerank: error: ')}")
 
 
 if __name__ == "__main__":

@@ -16,16 +16,24 @@ import edgerank
 from edgerank.airgap.archive import write_tar
 from edgerank.airgap.contents import (
     ATTRIBUTIONS,
+    COMMAND,
     FORMAT_VERSION,
     INSTALLER,
     MANIFEST,
     SBOM,
+    SIGNATURE,
     PackedBundle,
     PackManifest,
     Target,
 )
 from edgerank.airgap.sbom import bill_of_materials
-from edgerank.airgap.wheelhouse import OWN_NAME, Sources, collect, requirements_text
+from edgerank.airgap.wheelhouse import (
+    OWN_NAME,
+    Sources,
+    collect,
+    installed_text,
+    requirements_text,
+)
 from edgerank.airgap.wheels import Platform, Wheel
 from edgerank.bundle import (
     SIGNATURE_NAME,
@@ -76,13 +84,13 @@ def pack(
             wheels.update({wheel.path.name: wheel for wheel in found.wheels})
             for name, needed in found.needs.items():
                 needs.setdefault(name, set()).update(needed)
-            requirements = f"requirements/{target.python}-{target.name}.txt"
-            _write(root / requirements, requirements_text(found.wheels))
-            described.append(Target(target.python, target.name, requirements))
+            described.append(_add_target(root, target, found.wheels))
         in_order = sorted(wheels.values(), key=lambda wheel: (wheel.name, wheel.path.name))
         _write(root / SBOM, bill_of_materials(edgerank.__version__, in_order, needs, packed))
         write_attributions(root, in_order, packed)
         shutil.copyfile(Path(__file__).with_name(INSTALLER), root / INSTALLER)
+        (root / COMMAND).parent.mkdir()
+        shutil.copyfile(Path(__file__).with_name("command.sh"), root / COMMAND)
         manifest = PackManifest(
             FORMAT_VERSION,
             edgerank.__version__,
@@ -94,8 +102,10 @@ def pack(
                 if path.is_file()
             },
         )
-        encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (root / MANIFEST).write_bytes(encoded + b"\n")
+        encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+        (root / MANIFEST).write_bytes(encoded)
+        if key is not None:
+            (root / SIGNATURE).write_bytes(sign(encoded, key, "edgerank pack's manifest"))
         _write_archive(root, Path(work, "archive"), output, key)
     return manifest
 
@@ -149,6 +159,16 @@ def _add_bundle(root: Path, name: str, bundle: Bundle, key: SecretKey | None) ->
             pass
     source = copy.manifest.source
     return PackedBundle(name, source.model, source.revision, source.license, copy.digest)
+
+
+def _add_target(root: Path, target: Platform, wheels: Sequence[Wheel]) -> Target:
+    """Write the lists of a target: its packages, and all that is installed of them."""
+    name = f"{target.python}-{target.name}"
+    requirements, installed = f"requirements/{name}.txt", f"installed/{name}.sha256"
+    _write(root / requirements, requirements_text(wheels))
+    _write(root / installed, installed_text(wheels))
+    files = tuple(wheel.path.name for wheel in wheels)
+    return Target(target.python, target.name, requirements, files, installed)
 
 
 def _write_archive(root: Path, partial: Path, output: Path, key: SecretKey | None) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 import edgerank
-from edgerank.airgap.contents import PackError
-from edgerank.airgap.wheels import Platform, Wheel, check_complete
+from edgerank.airgap.contents import PackError, is_plain
+from edgerank.airgap.wheels import Platform, Wheel, follow
 from edgerank.errors import InputError
 
 OWN_NAME = "edgerank"
-INSTALLS = "pip"  # the installer runs it from its wheel
 
 
 @dataclass(frozen=True)
@@ -46,31 +45,27 @@ def collect(target: Platform, sources: Sources, directory: Path) -> Collected:
     :raises PackError: pip does not get all that is needed
     """
     own = own_wheel(sources.wheels, target)
-    options = _target_options(target)
     with tempfile.TemporaryDirectory() as work:
-        fetched = Path(work, "wheels")
-        if own is not None:
-            fetched.mkdir()
-            shutil.copy(own.path, fetched)
-        if sources.lock is not None:
-            locked = Path(work, "lock.txt")
-            locked.write_text(lock_for(target, sources.lock.read_text("utf-8"), sources.lock))
-            options += ["--require-hashes", "--no-deps", "--requirement", str(locked)]
-        else:
-            wanted = f"{OWN_NAME}[{','.join(sources.extras)}]"
-            wanted += f"=={edgerank.__version__}" if own is None else f" @ {own.path.as_uri()}"
-            options += [wanted, INSTALLS]
-        if sources.constraint is not None:
-            options += ["--constraint", str(sources.constraint)]
-        _pip_download(options, fetched, target)
-        wheels = {wheel.name: wheel for wheel in map(Wheel, sorted(fetched.glob("*.whl")))}
-        for name in (OWN_NAME, INSTALLS):
-            if name not in wheels:
-                raise PackError(f"{sources.lock}: it names no version of {name}")
-        _check_extras(wheels[OWN_NAME], sources.extras)
-        needs = check_complete(wheels[OWN_NAME], sources.extras, wheels, target)
-        # pip has compared markers with the Python that runs it: what only that one needs stays out
-        used = {wheels[name].path.name for name in (OWN_NAME, INSTALLS)}.union(*needs.values())
+        options = _target_options(target) + _wanted(target, sources, own, Path(work))
+        asked: list[str] = []
+        while True:
+            wheels = _fetch(options + asked, own, Path(work), target)
+            if OWN_NAME not in wheels:
+                raise PackError(f"{sources.lock}: it names no version of {OWN_NAME}")
+            _check_extras(wheels[OWN_NAME], sources.extras)
+            needs, missing = follow(wheels[OWN_NAME], sources.extras, wheels, target)
+            # pip has compared markers with the Python that runs it: ask for what it left out
+            more = {_without_marker(each.requirement) for each in missing} - {*asked}
+            if missing and (sources.lock is not None or not more):
+                raise PackError(
+                    f"Python {target.python}, {target.name}: {missing[0]};"
+                    " name exact versions with --lock"
+                )
+            if not missing:
+                break
+            asked += sorted(more)
+        # and what only that Python needs stays out
+        used = {wheels[OWN_NAME].path.name}.union(*needs.values())
         kept = [wheel for _, wheel in sorted(wheels.items()) if wheel.path.name in used]
         return Collected([_keep(wheel, directory) for wheel in kept], needs)
 
@@ -130,11 +125,57 @@ def requirements_text(wheels: Iterable[Wheel]) -> str:
     )
 
 
+def installed_text(wheels: Iterable[Wheel]) -> str:
+    """Return the sha256 of every file that is installed, as ``sha256sum`` writes and reads them.
+
+    :raises PackError: a wheel has a file outside of it, or two wheels have one that differs
+    """
+    found: dict[str, tuple[str, Wheel]] = {}
+    for wheel in wheels:
+        for name, digest in wheel.installed():
+            if not is_plain(name):
+                raise PackError(f"{wheel.path.name}: {name!r} points outside the wheel")
+            other = found.setdefault(name, (digest, wheel))
+            if other[0] != digest:
+                raise PackError(f"{other[1].path.name} and {wheel.path.name} both have {name}")
+    return "".join(f"{digest}  {name}\n" for name, (digest, _) in sorted(found.items()))
+
+
 def _check_extras(own: Wheel, extras: Iterable[str]) -> None:
     known = own.metadata.get("provides_extra", [])
     for extra in extras:
         if extra not in known:
             raise InputError("extra", f"{extra!r} is unknown; there are {', '.join(known)}")
+
+
+def _wanted(target: Platform, sources: Sources, own: Wheel | None, work: Path) -> list[str]:
+    """Return what pip is asked for: the lines of the lock, or edgerank."""
+    options = []
+    if sources.constraint is not None:
+        options += ["--constraint", str(sources.constraint)]
+    if sources.lock is not None:
+        locked = work / "lock.txt"
+        locked.write_text(lock_for(target, sources.lock.read_text("utf-8"), sources.lock))
+        return [*options, "--require-hashes", "--no-deps", "--requirement", str(locked)]
+    wanted = f"{OWN_NAME}[{','.join(sources.extras)}]"
+    wanted += f"=={edgerank.__version__}" if own is None else f" @ {own.path.as_uri()}"
+    return [*options, wanted]
+
+
+def _without_marker(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{requirement.specifier}"
+
+
+def _fetch(
+    options: Sequence[str], own: Wheel | None, work: Path, target: Platform
+) -> dict[str, Wheel]:
+    """Have pip fetch wheels into a new directory; return them by name."""
+    directory = Path(tempfile.mkdtemp(dir=work))
+    if own is not None:
+        shutil.copy(own.path, directory)
+    _pip_download(options, directory, target)
+    return {wheel.name: wheel for wheel in map(Wheel, sorted(directory.glob("*.whl")))}
 
 
 def _target_options(target: Platform) -> list[str]:

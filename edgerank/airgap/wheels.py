@@ -17,7 +17,8 @@ from packaging.tags import Tag, compatible_tags, cpython_tags, sys_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from edgerank.airgap.contents import PackError
-from edgerank.bundle import sha256_of
+from edgerank.airgap.install import places_of
+from edgerank.bundle import sha256_of, sha256_of_file
 from edgerank.errors import InputError
 
 MANYLINUX = re.compile(r"manylinux_2_(\d+)_(x86_64|aarch64)")
@@ -164,6 +165,13 @@ class Wheel:
                 if not entry.endswith(CODE) and (listed or LICENCE_FILE.match(rest)):
                     yield rest.removeprefix("licenses/"), file.read(entry)
 
+    def installed(self) -> Iterator[tuple[str, str]]:
+        """Yield the path and sha256 of each file that is installed of it."""
+        with zipfile.ZipFile(self.path) as file:
+            for entry, place in places_of(file.namelist()):
+                with file.open(entry) as content:
+                    yield place, sha256_of_file(content)
+
     @cached_property
     def _parsed(self) -> tuple[str, str, frozenset[Tag]]:
         name, version, _, tags = parse_wheel_filename(self.path.name)
@@ -180,17 +188,31 @@ def requirements_of(wheel: Wheel, extras: Iterable[str], target: Platform) -> It
             yield requirement
 
 
-def check_complete(
-    root: Wheel, extras: Iterable[str], wheels: Mapping[str, Wheel], target: Platform
-) -> dict[str, set[str]]:
-    """Follow the requirements of a wheel: each must be among the wheels, in a version that does.
+@dataclass(frozen=True)
+class Missing:
+    """What a wheel needs that is not among the wheels, or in another version."""
 
-    :return: the files that each wheel's file needs
-    :raises PackError: one is not, so that an installation without a network would fail
+    by: Wheel
+    requirement: Requirement
+    found: Wheel | None
+
+    def __str__(self) -> str:
+        has = "missing" if self.found is None else f"there as {self.found.version}"
+        needed = f"{self.requirement.name}{self.requirement.specifier}"
+        return f"{self.by.name} {self.by.version} needs {needed}, which is {has}"
+
+
+def follow(
+    root: Wheel, extras: Iterable[str], wheels: Mapping[str, Wheel], target: Platform
+) -> tuple[dict[str, set[str]], list[Missing]]:
+    """Follow the requirements of a wheel to all that it needs on a platform.
+
+    :return: the files that each wheel's file needs, and what is missing
     """
     waiting = [(root, frozenset(extras))]
     seen: set[tuple[str, frozenset[str]]] = set()
     needs: dict[str, set[str]] = {}
+    missing: list[Missing] = []
     while waiting:
         wheel, wanted = waiting.pop()
         if (wheel.name, wanted) in seen:
@@ -199,12 +221,8 @@ def check_complete(
         for requirement in requirements_of(wheel, wanted, target):
             found = wheels.get(canonicalize_name(requirement.name))
             if found is None or not requirement.specifier.contains(found.version, True):
-                has = "missing" if found is None else f"there as {found.version}"
-                raise PackError(
-                    f"{wheel.name} {wheel.version} needs {requirement.name}"
-                    f"{requirement.specifier} on Python {target.python}, {target.name}, which is"
-                    f" {has}; name exact versions with --lock"
-                )
+                missing.append(Missing(wheel, requirement, found))
+                continue
             waiting.append((found, frozenset(requirement.extras)))
             needs.setdefault(wheel.path.name, set()).add(found.path.name)
-    return needs
+    return needs, missing

@@ -13,12 +13,13 @@ from edgerank.cli.client import client
 from edgerank.cli.doctor import doctor
 from edgerank.cli.eval import eval_command
 from edgerank.cli.families import families
-from edgerank.cli.inspect import inspect, verify
+from edgerank.cli.inspect import inspect
 from edgerank.cli.keys import keygen, sign
 from edgerank.cli.pack import pack, unpack
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
 from edgerank.cli.serve import serve
+from edgerank.cli.verify import verify
 from edgerank.cli.wording import WORDING
 from edgerank.errors import EdgerankError, InputError
 
@@ -58,7 +59,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without all of Unicode
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="edgerank", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         sys.exit(BAD_INPUT)

@@ -1,4 +1,4 @@
-"""``edgerank inspect`` and ``edgerank verify``"""
+"""``edgerank inspect``"""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from pathlib import Path
 
 import click
 
-from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
-from edgerank.cli.options import trust_option
+from edgerank.bundle import DEFAULT_BUNDLE, read_bundle
 from edgerank.manifest import MANIFEST_NAME, Variant
-
-BUNDLE = click.argument(
-    "directory", metavar="[BUNDLE]", default=DEFAULT_BUNDLE, type=click.Path(path_type=Path)
-)
 
 
 @click.command()
-@BUNDLE
+@click.argument(
+    "directory", metavar="[BUNDLE]", default=DEFAULT_BUNDLE, type=click.Path(path_type=Path)
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, which is JSON.")
 def inspect(directory: Path, as_json: bool) -> None:
     """Describe a bundle: its model, its recipe, its limits, its fidelity and its files.
@@ -102,18 +99,3 @@ def fidelity_lines(variant: Variant) -> list[str]:
             )
         )
     return [f"{name:<10} {value}" for name, value in facts]
-
-
-@click.command()
-@BUNDLE
-@trust_option
-def verify(directory: Path, trust: Path | None) -> None:
-    """Compare every file of a bundle with its sha256.
-
-    The default is the bundle in the package.
-    """
-    bundle = read_bundle(directory, trust)
-    if trust is not None:
-        click.echo(f"signed  {MANIFEST_NAME}")
-    for name in verify_bundle(bundle):
-        click.echo(f"intact  {name}")

@@ -183,7 +183,8 @@ def channel_options(max_attempts: int) -> list[tuple[str, Any]]:
             "initialBackoff": "0.1s",  # a server that is busy says itself how long to wait
             "maxBackoff": "2s",
             "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            # CANCELLED: gRPC's answer to a call that reaches a server as it begins to drain
+            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
         }
         config["retryThrottling"] = {"maxTokens": 100, "tokenRatio": 0.1}
     return [

@@ -22,6 +22,7 @@ from edgerank.serving.inference import Inference
 from edgerank.serving.limits import Limits
 from edgerank.serving.metrics import Metrics
 from edgerank.serving.models import Models, ModelSettings
+from edgerank.serving.notify import tell_systemd
 from edgerank.serving.scheduler import Scheduler
 from edgerank.serving.settings import DRAIN, HTTP, LISTEN, LOG_LEVEL, MAX_QUEUE_TOKENS, LogLevel
 
@@ -128,9 +129,11 @@ async def _serve_until_told(
     for transport in transports:
         await transport.serve()
     log.info("serving", extra={"models": {model.name: model.digest for model in models.all()}})
+    tell_systemd("READY=1")
     reloader = asyncio.create_task(_reload_when_asked(models, metrics, reload))
     await stop.wait()
     reloader.cancel()
+    tell_systemd("STOPPING=1")
     log.info("draining")
     await asyncio.gather(*(transport.drain(drain_s) for transport in transports))
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgerank.airgap.wheels import parse_platforms
 from edgerank.signing import make_keys
-from tests.airgap.stubs import write_wheelhouse
+from tests.airgap.stubs import make_pack, write_wheelhouse
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +38,10 @@ def stubs(own_stub) -> Iterator[Path]:
         patch.setenv("PIP_NO_INDEX", "1")
         patch.setenv("PIP_FIND_LINKS", str(own_stub.parent.parent))
         yield own_stub
+
+
+@pytest.fixture(scope="module")
+def own_pack(stubs, keys, tmp_path_factory) -> Path:
+    """A pack of stubs for the Python and the machine that run the tests."""
+    path = tmp_path_factory.mktemp("own") / "pack"
+    return make_pack(path, stubs, *parse_platforms((), ()), key=keys[0])

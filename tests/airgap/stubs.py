@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.signing import open_key
 
 KERNELS = "edgerank/kernels/libedgerank_kernels.so"
+LIBRARY, MODULE = "numbers_lib/core.so", "numbers_lib/__init__.py"
+MAIN = "edgerank/__main__.py"  # does nothing: the installer runs what it has installed
 X86 = Platform("3.11", 28, "x86_64")
 ARM = Platform("3.12", 28, "aarch64")
 
@@ -38,7 +42,7 @@ def write_wheel(
             f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
             f"{info}/RECORD": "",
             **({f"{info}/licenses/LICENSE": f"the licence of {name}"} if has_text else {}),
-            **dict.fromkeys(files, "content"),
+            **{name: "" if name.endswith(".py") else "content" for name in files},
         }.items():
             file.writestr(zipfile.ZipInfo(entry), text)
     return path
@@ -52,16 +56,32 @@ def write_wheelhouse(directory: Path) -> Path:
         "Provides-Extra: server",
         "Requires-Dist: numbers-lib>=1",
         "Requires-Dist: old-library; python_version < '3.12'",
+        "Requires-Dist: new-library[more]; python_version >= '3.12'",
         "Requires-Dist: signer; extra == 'sign'",
         "Requires-Dist: edgerank[sign]; extra == 'server'",
     ]
-    for tag in ("cp311-cp311-manylinux_2_17_x86_64", "cp312-abi3-manylinux_2_28_aarch64"):
-        write_wheel(directory, "numbers_lib", "2.0", tag, ["License: BSD licence of numbers"])
+    here = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    tags = {
+        "cp311-cp311-manylinux_2_17_x86_64",
+        "cp312-abi3-manylinux_2_28_aarch64",
+        f"{here}-{here}-manylinux_2_17_{platform.machine()}",
+    }
+    for tag in sorted(tags):
+        licence = ["License: BSD licence of numbers"]
+        write_wheel(directory, "numbers_lib", "2.0", tag, licence, [LIBRARY, MODULE])
     write_wheel(directory, "old_library", headers=["License: Apache 2.0"], has_text=False)
+    of_the_new = [
+        "Provides-Extra: more",
+        "Requires-Dist: below-the-new<2; python_version >= '3.12' and extra == 'more'",
+    ]
+    write_wheel(directory, "new_library", headers=["License: MIT", *of_the_new])
+    for version in ("1.0", "2.0"):
+        write_wheel(directory, "below_the_new", version, headers=["License: MIT"])
     write_wheel(directory, "signer", headers=["Classifier: License :: OSI Approved :: ISC License"])
-    write_wheel(directory, "pip", "26.0", headers=["License-Expression: MIT"])
     own = directory / "own"
-    return write_wheel(own, "edgerank", edgerank.__version__, headers=headers, files=[KERNELS])
+    return write_wheel(
+        own, "edgerank", edgerank.__version__, headers=headers, files=[KERNELS, MAIN]
+    )
 
 
 def make_pack(

@@ -30,6 +30,7 @@ from tests.support.cli import fail
 
 WHEEL = "wheels/signer-1.0-py3-none-any.whl"
 WEIGHTS = "models/default/model.int8.onnx.data"
+MANIFEST_SIGNATURE = "manifest.json.minisig"
 SIGNATURE = b"untrusted comment: "
 
 
@@ -178,6 +179,12 @@ def edit_manifest(edit: Callable[[dict], object]) -> Callable[[Members], Members
     return apply
 
 
+def swap_signature(members: Members) -> Members:
+    """Give the manifest the signature of the bundle in the pack, which the same key has made."""
+    [other] = [each for each in members if each.name == "models/default/edgerank.json.minisig"]
+    return change(MANIFEST_SIGNATURE, content=other.content)(members)
+
+
 def drop(name: str) -> Callable[[Members], Members]:
     return lambda members: [each for each in members if each.name != name]
 
@@ -192,8 +199,12 @@ WITH_THE_KEY: dict[str, tuple[Callable[[Members], Members], str]] = {
     "missing wheel": (drop(WHEEL), f"'{WHEEL}' is missing"),
     "added wheel": (add(Member("wheels/evil.whl", b"x")), "is not in manifest.json"),
     "swapped manifest": (
+        edit_manifest(lambda m: m["files"].pop("sbom.cdx.json")),
+        "'sbom.cdx.json' is not in manifest.json",
+    ),
+    "manifest without a wheel": (
         edit_manifest(lambda m: m["files"].pop(WHEEL)),
-        f"'{WHEEL}' is not in manifest.json",
+        f"'{WHEEL}' is not among its files",
     ),
     "manifest of another pack": (
         edit_manifest(lambda m: m["files"][WHEEL].update(sha256="0" * 64)),
@@ -205,6 +216,19 @@ WITH_THE_KEY: dict[str, tuple[Callable[[Members], Members], str]] = {
         "it has format 99",
     ),
     "no manifest": (drop("manifest.json"), "manifest.json does not come first"),
+    "manifest without its signature": (drop(MANIFEST_SIGNATURE), f"'{MANIFEST_SIGNATURE}' is miss"),
+    "manifest signed by nobody": (
+        change(MANIFEST_SIGNATURE, content=b"untrusted comment: none\n"),
+        "manifest.json: its signature is malformed",
+    ),
+    "manifest with the signature of another": (
+        lambda members: swap_signature(members),
+        "manifest.json: it was altered after it was signed",
+    ),
+    "lists that are not there": (
+        edit_manifest(lambda m: m["targets"][0].update(installed="installed/none")),
+        "'installed/none' is not among its files",
+    ),
     "traversal": (add(Member("../evil")), OUTSIDE),
     "traversal inside": (add(Member("models/../../evil")), OUTSIDE),
     "absolute path": (add(Member("/etc/evil")), OUTSIDE),
@@ -240,6 +264,10 @@ def test_a_pack_that_holds_what_it_must_not_is_refused_though_signed(
     apply, reason = WITH_THE_KEY[attack]
     changed = apply(copy.copy(members))
     assert changed != members
+    signature = [each.content for each in changed if each.name == MANIFEST_SIGNATURE]
+    if signature == [each.content for each in members if each.name == MANIFEST_SIGNATURE]:
+        again = sign(changed[0].content, open_key(keys[0], lambda: ""), "edgerank pack's manifest")
+        changed = change(MANIFEST_SIGNATURE, content=again)(changed)
     file = io.BytesIO()
     for member in changed:
         member.write(file)
@@ -335,12 +363,15 @@ def test_the_installer_refuses_a_machine_that_the_pack_is_not_for(stubs, keys, t
     assert line.endswith("the pack is for Python 3.12 manylinux_2_28_aarch64")
 
 
-def test_an_installation_that_fails_leaves_nothing(unpacked, tmp_path):
-    line = install(unpacked, tmp_path / "deep" / "target")  # its wheels are stubs: pip is none
-    assert line.startswith("install.py: error: python: ")
+def test_an_installation_that_fails_leaves_nothing(own_pack, keys, tmp_path, monkeypatch):
+    unpack(own_pack, keys[1], tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nonexistent")  # the command that was installed finds no tools
+        line = install(tmp_path / "out", tmp_path / "deep" / "target")
+    assert line.startswith("install.py: error: edgerank: ")
     (tmp_path / "there").mkdir()
     done = subprocess.run(
-        [sys.executable, unpacked / "install.py", tmp_path / "there"], capture_output=True
+        [sys.executable, tmp_path / "out/install.py", tmp_path / "there"], capture_output=True
     )
     assert b"exists; name a new directory" in done.stderr
 

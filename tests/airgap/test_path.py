@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from edgerank.airgap.wheelhouse import Sources
 from edgerank.airgap.wheels import parse_platforms
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.signing import open_key
+from tests.airgap.bill import fault_of
 from tests.airgap.wheels import build_own_wheel, closure, rebuild
 from tests.support import ROOT
 from tests.support.cli import environment
@@ -67,7 +69,7 @@ def site_pack(keys, tmp_path_factory) -> Path:
     wheels = work / "wheels"
     wheels.mkdir()
     own = build_own_wheel(work)
-    for distribution in closure(["pip", *own_requirements(own)]).values():
+    for distribution in closure(own_requirements(own)).values():
         rebuild(distribution, wheels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -112,6 +114,13 @@ def test_the_whole_path_runs_without_a_network_and_asks_for_none(
     assert [line.split(":")[0].split()[0] for line in done.stdout.splitlines()] == STEPS
     assert 'sin_addr=inet_addr("127.0.0.1")' in trace.read_text(errors="replace")
     assert addresses_beyond(trace) == []
+
+
+def test_the_bill_of_materials_of_real_packages_is_valid(site_pack):
+    with tarfile.open(site_pack) as tar:
+        file = tar.extractfile("sbom.cdx.json")
+        assert file is not None
+        assert fault_of(file.read().decode()) is None
 
 
 @pytest.mark.parametrize(

@@ -209,9 +209,12 @@ def test_a_hint_of_the_server_is_a_remedy_in_terms_of_python(server, kind):
 
 @pytest.mark.parametrize("num_bytes", [10, 300_000])
 @pytest.mark.parametrize("max_attempts", [1, 2, 5])
-def test_a_call_is_sent_as_often_as_the_client_was_told(server, kind, num_bytes, max_attempts):
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "CANCELLED"])
+def test_a_call_is_sent_as_often_as_the_client_was_told(
+    server, kind, num_bytes, max_attempts, code
+):
     pushback = ("grpc-retry-pushback-ms", "1")
-    server.fail(grpc.StatusCode.UNAVAILABLE, "later", pushback)
+    server.fail(grpc.StatusCode[code], "later", pushback)
     with pytest.raises(errors.Unavailable):
         options = {"max_attempts": max_attempts}
         call(kind, server.address, "rank", QUERY, ["x" * num_bytes], options=options)
