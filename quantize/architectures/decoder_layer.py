@@ -138,7 +138,7 @@ class DecoderLayer:
             span = inputs.window
         # the mean of a model that is not causal needs all rows
         is_last = spec.is_causal and self.index == spec.num_layers - 1
-        refined = shared.refined_rows
+        refined = precision.refined(shared.refined_rows)
         g.scope = f"layers.{self.index}"
         queries = self._heads("query", "q", self.query)
         projected = projection(
@@ -160,7 +160,7 @@ class DecoderLayer:
             grid, scored = span.scored_grid, shared.scored_rows
             rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
             cosines, sines = (g.op("Gather", part, scored, axis=1) for part in span.angles)
-            refined = grid.slots  # all of the rows that are left
+            refined = refined and grid.slots  # all of the rows that are left
             query = projection(
                 g,
                 precision,
