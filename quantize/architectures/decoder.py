@@ -16,7 +16,7 @@ from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.architectures.embedding import write_pooled
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.builder import Graph
-from quantize.graph.grid import Refines, declare_inputs, mean_rows
+from quantize.graph.grid import declare_inputs, mean_rows
 from quantize.graph.layers import Norm
 from quantize.graph.precision import Precision
 from quantize.graph.spans import everything, within_window
@@ -68,9 +68,7 @@ class Decoder:
 
     def declare(self, g: Graph) -> DecoderInputs:
         spec = self.spec
-        # a stream that cannot be rotated keeps its outliers, in the rows of all tokens
-        refines: Refines = "all" if spec.has_post_norms else "some" if spec.is_causal else "nothing"
-        shared = declare_inputs(g, with_past=spec.is_causal, refines=refines)
+        shared = declare_inputs(g, with_past=spec.is_causal, refines=spec.refines)
         cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"]) if spec.is_causal else ""
         far, window = everything(g, shared, spec.frequencies), None
         if spec.local is not None and spec.local.layers:

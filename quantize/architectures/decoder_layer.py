@@ -19,7 +19,7 @@ from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
 from quantize.graph.grid import GraphInputs
 from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
-from quantize.graph.precision import Precision
+from quantize.graph.precision import Precision, RefinedRows
 from quantize.graph.spans import Span
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
@@ -100,7 +100,13 @@ class DecoderLayer:
     def smoothed(
         self, rows: Mapping[str, Floats], precision: Precision
     ) -> tuple[DecoderLayer, Mapping[str, Floats]]:
-        """Divide what each matrix reads; norms, v and up give out as much less."""
+        """Divide what each matrix reads; norms, v and up give out as much less.
+
+        Nothing is divided where all rows are rounded in two terms: they have bits to spare, and
+        weights have not.
+        """
+        if self.spec.refines == "all" and precision.refined(RefinedRows("all", "all")):
+            return self, rows
         spec = self.spec
         kv_channels = np.arange(spec.kv_width).reshape(spec.num_kv_heads, 1, -1)
         sharing = spec.num_heads // spec.num_kv_heads
