@@ -19,7 +19,7 @@ MIN_LENGTH = 16  # tokens; less leaves no room for a query beside a document
 CPU_PROVIDER = "CPUExecutionProvider"
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-PrecisionName = Literal["int8", "int4", "fp32"]
+PrecisionName = Literal["int8", "int8-fine", "int4", "fp32"]
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

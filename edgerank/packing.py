@@ -66,6 +66,7 @@ class Segment:
     lead_start: int  # first of the rows of past ++ flat axis that come before the segment as keys
     lead_length: int  # how many they are, and the position of the segment's first token
     score_id: int
+    is_shared: bool = False  # with other sequences: a prefix or a part of one
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Batch:
     visible: Ids  # int64 [B, L]
     scored_rows: Ids  # int64 [B], each segment's last row, or its first for encoders
     refined_rows: Ids  # int64 [R], those of them whose scores are read
+    fine_rows: Ids  # int64 [R], the same and the rows of prefixes, ascending
     cache_rows: Ids  # int64 [C], rows whose keys and values later micro-batches need
     past_length: int  # leading rows of the cache that this micro-batch sees
     score_ids: Ids  # int64 [B], UNSCORED for prefixes and unfinished chunks
@@ -145,7 +147,7 @@ def _share(groups: list[Group]) -> Batch:
     start = 0
     for group in groups:
         if len(group.prefix):
-            segments.append(Segment(group.prefix, 0, 0, UNSCORED))
+            segments.append(Segment(group.prefix, 0, 0, UNSCORED, is_shared=True))
         for tokens, score_id in _longest_first(group):
             segments.append(Segment(tokens, start, len(group.prefix), score_id))
         start += len(group)
@@ -164,20 +166,22 @@ def _pack_large(group: Group, max_tokens: int) -> Iterator[Batch]:
 
     includes_prefix = not long and prefix_length + len(ordered[0][0]) <= max_tokens
     if not includes_prefix:
-        yield from _chunks(group.prefix, 0, max_tokens, UNSCORED)
+        yield from _chunks(group.prefix, 0, max_tokens, UNSCORED, is_shared=True)
     for tokens, score_id in long:
         yield from _chunks(tokens, prefix_length, max_tokens, score_id)
     first_budget = max_tokens - prefix_length if includes_prefix else max_tokens
     for number, batch in enumerate(_fill(short, first_budget, max_tokens, prefix_length)):
         segments = [Segment(tokens, 0, prefix_length, score_id) for tokens, score_id in batch]
         if includes_prefix and number == 0:
-            head = Segment(group.prefix, 0, 0, UNSCORED)
+            head = Segment(group.prefix, 0, 0, UNSCORED, is_shared=True)
             yield _build([head, *segments], 0, prefix_length, True)
         else:
             yield _build(segments, prefix_length, 0, True)
 
 
-def _chunks(tokens: Tokens, past_length: int, max_tokens: int, score_id: int) -> Iterator[Batch]:
+def _chunks(
+    tokens: Tokens, past_length: int, max_tokens: int, score_id: int, *, is_shared: bool = False
+) -> Iterator[Batch]:
     """Lay out one long sequence as consecutive chunks, each cached for the next."""
     start = 0
     while start < len(tokens):
@@ -187,7 +191,7 @@ def _chunks(tokens: Tokens, past_length: int, max_tokens: int, score_id: int) ->
         start += size
         belongs = score_id if start >= len(tokens) else UNSCORED
         num_cached = len(chunk) if belongs == UNSCORED else 0  # nothing follows what is scored
-        yield _build([Segment(chunk, 0, past, belongs)], past, num_cached, True)
+        yield _build([Segment(chunk, 0, past, belongs, is_shared)], past, num_cached, True)
 
 
 def _longest_first(group: Group) -> list[tuple[Tokens, int]]:
@@ -225,6 +229,9 @@ def _build(segments: list[Segment], past_length: int, num_cached: int, causal: b
     query_rows, key_rows, visible, slots, positions = attention_grid(
         lengths, lead_starts, lead_lengths, past_length, causal
     )
+    refined_rows = scored_rows[score_ids != UNSCORED]
+    is_fine = np.repeat([segment.is_shared for segment in segments], lengths)
+    is_fine[refined_rows] = True
     num_unseen = np.array([segment.tokens.num_unseen for segment in segments], np.int64)
     if num_unseen.any():
         visible = np.minimum(visible, (lengths - num_unseen)[:, None])
@@ -237,7 +244,8 @@ def _build(segments: list[Segment], past_length: int, num_cached: int, causal: b
         slots=slots,
         visible=visible,
         scored_rows=scored_rows,
-        refined_rows=scored_rows[score_ids != UNSCORED],
+        refined_rows=refined_rows,
+        fine_rows=np.flatnonzero(is_fine),
         cache_rows=np.arange(num_cached, dtype=np.int64),
         past_length=past_length,
         score_ids=score_ids,

@@ -66,8 +66,8 @@ def quantize(
 
     :param checkpoint: a directory with config.json, tokenizer.json and safetensors, or a hub id
     :param bundle: the directory to create; an existing bundle there is replaced
-    :param precision: "int8", "int4" or "fp32", which is not measured; or several of them, of which
-        each becomes a variant of the bundle, the preferred one first
+    :param precision: "int8", "int8-fine", "int4" or "fp32", which is not measured; or several of
+        them, of which each becomes a variant of the bundle, the preferred one first
     :param calibrate: JSON Lines of {"query": ..., "document": ..., "id": ...} to choose scales by
         and to measure on; a small text of edgerank's own by default
     :param keep_fp32: matrices that stay in float32: patterns of names, how many of those that
@@ -159,8 +159,13 @@ def _recipes(
     """Say how each graph is written.
 
     :raises InputError: a step is unknown
-    :raises QuantizeError: the model takes no steps
+    :raises QuantizeError: the model takes no steps, or not this precision
     """
+    if "int8-fine" in precisions and not model.is_causal:
+        raise QuantizeError(
+            f"{directory}: int8-fine is for decoders, whose scores come from one token of each"
+            " document; choose int8, or fp32"
+        )
     if steps is not None:
         chosen = check_steps(steps)
         if chosen and isinstance(model, OptimumModel):

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from edgerank.errors import InputError
 from edgerank.manifest import PrecisionName
-from quantize.graph.precision import Float32, Int4, Int8, Precision
+from quantize.graph.precision import FineInt8, Float32, Int4, Int8, Precision
 from quantize.rounding.rounding import Floats
 
 RecipeStep = Literal["rotate", "mix", "smooth", "gptq", "refine"]
@@ -18,16 +18,18 @@ STEPS: Mapping[RecipeStep, str] = {
     "mix": "gated products mixed in blocks of channels",
     "smooth": "channels smoothed",
     "gptq": "rounding errors compensated",
-    "refine": "a decoder's scored rows rounded in two terms",
+    "refine": "rows of a decoder rounded in two terms",
 }
 STEPS_OF_INT8 = ("mix", "refine")  # in other precisions, rows are not rounded by the graph
 PRECISIONS: Mapping[PrecisionName, str] = {
     "int8": "int8 weights per output channel; uint8 activations per token; int8 embedding per"
     " block of a row",
+    "int8-fine": "int8 weights per output channel, in two terms for rows in two terms; uint8"
+    " activations per token; float16 embedding",
     "int4": "int4 weights per block of an output channel; int8 embedding per block of a row",
     "fp32": "float32 weights and activations",
 }
-ROUNDED: Mapping[PrecisionName, type[Int8]] = {"int8": Int8, "int4": Int4}
+ROUNDED: Mapping[PrecisionName, type[Int8]] = {"int8": Int8, "int8-fine": FineInt8, "int4": Int4}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Recipe:
 
 def steps_of(precision: PrecisionName, steps: Sequence[RecipeStep]) -> tuple[RecipeStep, ...]:
     """Return those of the steps that change a graph in a precision."""
-    return tuple(step for step in steps if precision == "int8" or step not in STEPS_OF_INT8)
+    is_int8 = precision in ("int8", "int8-fine")
+    return tuple(step for step in steps if is_int8 or step not in STEPS_OF_INT8)
 
 
 def check_precisions(precision: str | Sequence[str]) -> list[PrecisionName]:

@@ -30,8 +30,9 @@ from edgerank.manifest import PrecisionName
     default=["int8"],
     show_default=True,
     multiple=True,
-    help="How weights are stored. int4 is for machines short of memory. Given several times, each"
-    " precision becomes a variant of the bundle, the preferred one first.",
+    help="How weights are stored. int8-fine, for decoders, is more exact than int8 and twice as"
+    " large; int4 is for machines short of memory. Given several times, each precision becomes a"
+    " variant of the bundle, the preferred one first.",
 )
 @click.option(
     "--calibrate",

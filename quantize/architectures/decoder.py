@@ -68,7 +68,7 @@ class Decoder:
 
     def declare(self, g: Graph) -> DecoderInputs:
         spec = self.spec
-        shared = declare_inputs(g, with_past=spec.is_causal, refines=spec.is_causal)
+        shared = declare_inputs(g, with_past=spec.is_causal, refines=spec.refines)
         cache_rows = g.input("cache_rows", TensorProto.INT64, ["cached"]) if spec.is_causal else ""
         far, window = everything(g, shared, spec.frequencies), None
         if spec.local is not None and spec.local.layers:

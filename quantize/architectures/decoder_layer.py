@@ -19,7 +19,7 @@ from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
 from quantize.graph.grid import GraphInputs
 from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
-from quantize.graph.precision import Precision
+from quantize.graph.precision import Precision, RefinedRows
 from quantize.graph.spans import Span
 from quantize.rounding.rounding import Floats
 from quantize.rounding.transforms import Rotation, channel_scales, rotate_heads
@@ -100,7 +100,13 @@ class DecoderLayer:
     def smoothed(
         self, rows: Mapping[str, Floats], precision: Precision
     ) -> tuple[DecoderLayer, Mapping[str, Floats]]:
-        """Divide what each matrix reads; norms, v and up give out as much less."""
+        """Divide what each matrix reads; norms, v and up give out as much less.
+
+        Nothing is divided where all rows are rounded in two terms: they have bits to spare, and
+        weights have not.
+        """
+        if self.spec.refines == "all" and precision.refined(RefinedRows("all", "all")):
+            return self, rows
         spec = self.spec
         kv_channels = np.arange(spec.kv_width).reshape(spec.num_kv_heads, 1, -1)
         sharing = spec.num_heads // spec.num_kv_heads
@@ -138,7 +144,7 @@ class DecoderLayer:
             span = inputs.window
         # the mean of a model that is not causal needs all rows
         is_last = spec.is_causal and self.index == spec.num_layers - 1
-        refined = shared.refined_rows
+        refined = precision.refined(shared.refined_rows)
         g.scope = f"layers.{self.index}"
         queries = self._heads("query", "q", self.query)
         projected = projection(
@@ -160,7 +166,7 @@ class DecoderLayer:
             grid, scored = span.scored_grid, shared.scored_rows
             rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
             cosines, sines = (g.op("Gather", part, scored, axis=1) for part in span.angles)
-            refined = grid.slots  # all of the rows that are left
+            refined = refined and grid.slots  # all of the rows that are left
             query = projection(
                 g,
                 precision,

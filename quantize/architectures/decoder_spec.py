@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgerank.manifest import Positive
+from quantize.graph.grid import Refines
 from quantize.graph.rotary import RopeScaling
 from quantize.rounding.rounding import Floats
 
@@ -52,6 +53,16 @@ class DecoderSpec:
     @property
     def kv_width(self) -> int:
         return self.num_kv_heads * self.head_size
+
+    @property
+    def refines(self) -> Refines:
+        """Which rows may be rounded in two terms.
+
+        A stream that cannot be rotated keeps its outliers, in the rows of all tokens.
+        """
+        if self.has_post_norms:
+            return "all"
+        return "some" if self.is_causal else "nothing"
 
     def is_local(self, index: int) -> bool:
         return self.local is not None and index in self.local.layers

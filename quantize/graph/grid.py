@@ -10,14 +10,19 @@ from the grid where the sequences lie, and stays on the flat axis.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from onnx import TensorProto
 
 from quantize.graph.builder import Graph
+from quantize.graph.precision import RefinedRows
 from quantize.graph.relative_positions import Buckets, distance_biases
 
 MASKED = -1e9  # added to the attention logit of a key that must not be seen; its weight becomes 0
+
+
+Refines = Literal["nothing", "some", "all"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,12 @@ class GraphInputs:
     token_ids: str  # int64 [T]
     positions: str  # int64 [T]
     scored_rows: str  # int64 [R], the flat rows whose final state is read, one a sequence
-    refined_rows: str  # int64 [R], those of them that are rounded in two terms; "" for none
+    refined_rows: RefinedRows  # what may be rounded in two terms
     grid: Grid
     scored_grid: Grid  # that of the scored rows alone, with L = 1
 
 
-def declare_inputs(g: Graph, *, with_past: bool, refines: bool = False) -> GraphInputs:
+def declare_inputs(g: Graph, *, with_past: bool, refines: Refines = "nothing") -> GraphInputs:
     """Declare the inputs that all architectures share.
 
     ``visible`` int64 [B, L] says how many of a sequence's leading keys each query slot sees. That
@@ -56,7 +61,7 @@ def declare_inputs(g: Graph, *, with_past: bool, refines: bool = False) -> Graph
 
     Without a past, keys are the sequence's own tokens and share the query slots.
 
-    :param refines: whether the rows whose scores are read are rounded in two terms
+    :param refines: which rows may be rounded in two terms: those that scores depend on most, or all
     """
     token_ids = g.input("token_ids", TensorProto.INT64, ["tokens"])
     positions = g.input("positions", TensorProto.INT64, ["tokens"])
@@ -67,21 +72,22 @@ def declare_inputs(g: Graph, *, with_past: bool, refines: bool = False) -> Graph
     slots = g.input("slots", TensorProto.INT64, ["tokens"])
     visible = g.input("visible", TensorProto.INT64, ["sequences", "length"])
     scored_rows = g.input("scored_rows", TensorProto.INT64, ["scored"])
-    refined_rows = g.input("refined_rows", TensorProto.INT64, ["refined"]) if refines else ""
+    refined_rows = RefinedRows()
+    if refines == "some":
+        names = ("refined_rows", "fine_rows")
+        refined_rows = RefinedRows(*(g.input(name, TensorProto.INT64, [name]) for name in names))
 
     g.scope = "grid"
+    if refines == "all":
+        every = _every(g, token_ids)
+        refined_rows = RefinedRows(every, every)
     grid = with_mask(g, Grid(query_rows, key_rows, slots, visible, mask=""))
     scored_slots = g.op("Gather", slots, scored_rows)
     length = g.op("Shape", query_rows, start=1, end=2)
     sequence = g.op("Div", scored_slots, length)
     flat_visible = g.op("Reshape", visible, g.constant([-1]))
     scored_visible = g.op("Gather", flat_visible, scored_slots)
-    every_scored = g.op(
-        "Range",
-        g.constant(np.int64(0)),
-        g.op("Squeeze", g.op("Shape", scored_rows)),
-        g.constant(np.int64(1)),
-    )
+    every_scored = _every(g, scored_rows)
     scored_grid = Grid(
         query_rows=g.op("Unsqueeze", every_scored, g.constant([1])),
         key_rows=g.op("Gather", key_rows, sequence),
@@ -142,6 +148,12 @@ def mean_rows(g: Graph, x: str, grid: Grid) -> str:
     weights = g.op("Unsqueeze", g.op("Div", is_token, count), g.constant([1]))  # [B, 1, L]
     rows = g.op("Gather", x, grid.query_rows)  # [B, L, H]
     return g.op("Squeeze", g.op("MatMul", weights, rows), g.constant([1]))
+
+
+def _every(g: Graph, rows: str) -> str:
+    """Number all of some rows: int64 [T]."""
+    count = g.op("Squeeze", g.op("Shape", rows))
+    return g.op("Range", g.constant(np.int64(0)), count, g.constant(np.int64(1)))
 
 
 def _slot_numbers(g: Graph, rows: str) -> str:

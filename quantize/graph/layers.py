@@ -18,6 +18,7 @@ from quantize.graph.precision import (
     Precision,
     Rows,
     add_rests,
+    rests_of,
     row_range,
     scaled,
 )
@@ -92,6 +93,11 @@ class Matrix:
         """Names of its parameters, as compiled operators read them."""
         bias = "" if self.bias is None else f"{self.name}.bias"
         return [self.name, f"{self.name}.scales", f"{self.name}.sums", bias]
+
+    def rests(self, g: Graph) -> list[str]:
+        """Names of what rounding took from the weight, likewise; "" where that is not kept."""
+        name = rests_of(self.name)
+        return [name, f"{name}.scales", f"{name}.sums"] if name in g.weights else [""] * 3
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,8 @@ def projection(
         for part in (queries, keys_values):
             inputs += [""] * 5 if part is None else part.weights
         inputs += [rows.mixing, rows.refined]
+        for part in (queries, keys_values):
+            inputs += [""] * 3 if part is None else part.matrix.rests(g)
         head_norm = next((part.norm for part in parts if part.norm), None)
         g.outline(
             "Projection",
@@ -220,7 +228,7 @@ def linear(
     y = matrix.write(g, precision, rows, added)
     if precision.has_kernels([matrix.name]):
         inputs = [x, rows.zero_point, *matrix.weights, residual, residual_scales]
-        inputs += [rows.mixing, rows.refined]
+        inputs += [rows.mixing, rows.refined, *matrix.rests(g)]
         floor = row_range(least).floor
         g.outline("Linear", start, inputs, [y], width=width, floor=floor, mixed_block=block or None)
     return y
@@ -311,6 +319,8 @@ def _slice(
         inputs += activated.weights
         inputs += multiplied.weights[:3] if multiplied else ["", "", ""]
         inputs += [*down.weights, residual, scales, rows.mixing, inner_rows.mixing, rows.refined]
+        for matrix in (activated, multiplied, down):
+            inputs += [""] * 3 if matrix is None else matrix.rests(g)
         g.outline(
             "FeedForward",
             start,

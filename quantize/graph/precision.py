@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
-from onnx import numpy_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
@@ -55,6 +56,14 @@ class ChannelSlice:
 
 
 ALL = ChannelSlice()
+
+
+@dataclass(frozen=True)
+class RefinedRows:
+    """Rows that a precision may round in two terms: int64 [R], ascending; "" for none."""
+
+    int8: str = ""
+    fine: str = ""  # more of them
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,9 @@ class Precision(Protocol):
     def mixed_block(self, width: int) -> int:
         """How many of ``width`` channels are mixed together before they are rounded; 0: none."""
 
+    def refined(self, rows: RefinedRows) -> str:
+        """Choose the rows to round in two terms; "" for none."""
+
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         """Prepare rows to be multiplied."""
 
@@ -158,6 +170,9 @@ class Float32:
 
     def mixed_block(self, width: int) -> int:
         return 0
+
+    def refined(self, rows: RefinedRows) -> str:
+        return ""
 
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         x, carried = operand.x, operand.carried
@@ -217,6 +232,10 @@ class Int8:
 
     Stock operators multiply integers and rests at once, as rows of one operand.
 
+    A finer precision multiplies these rows by what rounding took from the weights, too:
+
+    integers ─ Gather(refined) ─ MatMulIntegerToFloat(rests of W, their scales) ─ added likewise
+
     The compiled kernels do the same operation by operation (edgerank/kernels/src/kernels.h).
     """
 
@@ -224,6 +243,7 @@ class Int8:
     keep: Sequence[str] = ()  # patterns of matrices that stay in float32
     mixes: bool = True  # channels
     refines: bool = True  # rows
+    refines_weights: ClassVar[bool] = False  # that refined rows are multiplied by
     _ldl_factors: dict[str, Floats] = field(default_factory=dict)  # by site and part, once needed
 
     def slices(self, width: int) -> Sequence[ChannelSlice]:
@@ -258,6 +278,9 @@ class Int8:
     def mixed_block(self, width: int) -> int:
         return mixed_block(width) if self.mixes else 0
 
+    def refined(self, rows: RefinedRows) -> str:
+        return rows.int8 if self.refines else ""
+
     def rows(self, g: Graph, operand: MatmulInput) -> Rows:
         x, carried = operand.x, operand.carried
         range_, mixing = row_range(operand.least), ""
@@ -272,10 +295,9 @@ class Int8:
         step = g.op("Mul", peak, g.constant(1 / range_.levels))
         zero_point = g.constant(np.uint8(range_.zero_point))
         scaled_x = g.op("Mul", x, g.op("Div", g.constant(float(range_.levels)), peak))
-        refined = operand.refined if self.refines else ""
         rests = ""
-        if refined:
-            some = g.op("Gather", scaled_x, refined)
+        if operand.refined:
+            some = g.op("Gather", scaled_x, operand.refined)
             lost = g.op("Sub", some, g.op("Round", some))
             rests = _quantize(g, g.op("Mul", lost, g.constant(float(range_.units))), zero_point)
         real = operand.x
@@ -290,7 +312,7 @@ class Int8:
             operand.part,
             operand.mixed_block,
             mixing,
-            refined,
+            operand.refined,
             rests,
             range_.units,
         )
@@ -304,32 +326,21 @@ class Int8:
         if rows.mixed_block:
             weight = mixed(weight, rows.mixed_block) / np.float32(rows.mixed_block)
         values, scales = quantize_channels(weight, self._ldl_at(rows))
-        matrix = out_of_panels(g, g.weight(name, in_panels(values)), *weight.shape)
-        channel_scales = g.weight(f"{name}.scales", scales)
-        g.weight(f"{name}.sums", values.sum(axis=1, dtype=np.int32))  # for compiled operators
-
-        # ONNX Runtime makes uint8 of a matrix and its zero point (edgerank/session.py), but not if
-        # several products read either, and before 1.24 not without a zero point
-        zero_point = g.op("Constant", value=numpy_helper.from_array(np.array(0, np.int8)))
         integers = rows.integers
         if rows.rests:
             integers = g.op("Concat", integers, rows.rests, axis=0)
-        product = g.op(
-            "MatMulIntegerToFloat",
-            integers,
-            matrix,
-            g.constant(1.0),
-            channel_scales,
-            rows.zero_point,
-            zero_point,
-            domain=CONTRIB,
-        )
+        product = _multiply(g, integers, rows.zero_point, name, values, scales)
         if not rows.rests:
             return Product(product, rows.step)
         num_rows = g.op("Shape", rows.integers, start=0, end=1)
         rests = g.op("Slice", product, num_rows, g.constant([INT64_MAX]), g.constant([0]))
         rests = g.op("Mul", rests, g.constant(1 / rows.units))
         whole = g.op("Slice", product, g.constant([0]), num_rows, g.constant([0]))
+        if self.refines_weights:
+            lost = quantize_channels(weight - values * scales[:, None])
+            some = g.op("Gather", rows.integers, rows.refined)
+            others = _multiply(g, some, rows.zero_point, rests_of(name), *lost)
+            rests = g.op("Add", rests, others)
         return Product(whole, rows.step, rows.refined, rests)
 
     def has_kernels(self, names: Collection[str]) -> bool:
@@ -344,6 +355,26 @@ class Int8:
             inputs = self.inputs[rows.site][:, rows.part.channels]
             self._ldl_factors[key] = ldl_factor(mixed(inputs, rows.mixed_block))
         return self._ldl_factors.get(key)
+
+
+@dataclass(frozen=True)
+class FineInt8(Int8):
+    """int8 with weights in two terms for the rows that scores depend on most.
+
+    These rows are nearly exact, so that what is left of the error is that of the others, seen
+    through attention. The embedding is float16: its errors would be in all that follows.
+    """
+
+    refines_weights: ClassVar[bool] = True
+
+    def refined(self, rows: RefinedRows) -> str:
+        return rows.fine if self.refines else ""
+
+    def embedding(self, g: Graph, name: str, table: Floats, ids: str) -> str:
+        if self._is_kept(name) or max(table.max(), -table.min()) > np.finfo(np.float16).max:
+            return Float32().embedding(g, name, table, ids)
+        rows = g.op("Gather", g.weight(name, table.astype(np.float16)), ids)
+        return g.op("Cast", rows, to=TensorProto.FLOAT)
 
 
 @dataclass(frozen=True)
@@ -395,6 +426,28 @@ def add_rests(g: Graph, product: Product, y: str) -> str:
     return g.op("ScatterND", y, places, rests, reduction="add")
 
 
+def _multiply(
+    g: Graph, integers: str, zero_point: str, name: str, values: NDArray[np.int8], scales: Floats
+) -> str:
+    """Multiply uint8 rows by a matrix that becomes a weight of the graph: float32 [T, N]."""
+    matrix = out_of_panels(g, g.weight(name, in_panels(values)), *values.shape)
+    channel_scales = g.weight(f"{name}.scales", scales)
+    g.weight(f"{name}.sums", values.sum(axis=1, dtype=np.int32))  # for compiled operators
+    # ONNX Runtime makes uint8 of a matrix and its zero point (edgerank/session.py), but not if
+    # several products read either, and before 1.24 not without a zero point
+    own_zero_point = g.op("Constant", value=numpy_helper.from_array(np.array(0, np.int8)))
+    return g.op(
+        "MatMulIntegerToFloat",
+        integers,
+        matrix,
+        g.constant(1.0),
+        channel_scales,
+        zero_point,
+        own_zero_point,
+        domain=CONTRIB,
+    )
+
+
 def _quantize(g: Graph, x: str, zero_point: str) -> str:
     """Round to uint8 around a zero point."""
     # ONNX Runtime before 1.24 lacks ai.onnx's of this opset
@@ -405,6 +458,11 @@ def _mixing(g: Graph, block: int) -> str:
     """Return the matrix that mixes channels, one for all that read it."""
     name = f"hadamard.{block}"
     return name if name in g.weights else g.weight(name, hadamard(block))
+
+
+def rests_of(weight: str) -> str:
+    """Name what rounding took from a weight."""
+    return f"{weight}/rests"
 
 
 def matrix_of(weight: str) -> str:

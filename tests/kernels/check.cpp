@@ -93,13 +93,12 @@ Guarded Random::normals(int64_t count, float mean, float deviation) {
   return numbers;
 }
 
-Weights::Weights(Random& random, int64_t rows, int64_t width, bool has_bias)
+Integers8::Integers8(Random& random, int64_t rows, int64_t width)
     : depth(rows),
       columns(width),
       values(static_cast<size_t>(rows * width)),
       sums(static_cast<size_t>(width)),
       scales(width),
-      bias(random.normals(has_bias ? width : 0)),
       memory_(rounded_up(rows, MATRIX_STEP) * rounded_up(width, MATRIX_STEP) / 4 + 1),
       panels_(reinterpret_cast<int8_t*>(memory_.data()) + 1 + random.below(4)) {
   const int64_t padded_depth = rounded_up(depth, MATRIX_STEP);
@@ -119,8 +118,18 @@ Weights::Weights(Random& random, int64_t rows, int64_t width, bool has_bias)
   }
 }
 
+Weights::Weights(Random& random, int64_t rows, int64_t width, bool has_bias)
+    : depth(rows),
+      columns(width),
+      rounded(random, rows, width),
+      rests(random, rows, width),
+      has_rests(random.coin()),
+      bias(random.normals(has_bias ? width : 0)) {}
+
 Matrix Weights::view(const RowRange& range) const {
-  return {depth, columns, panels_, sums.data(), range.zero_point, scales.data(), bias.data()};
+  return {depth,          columns,
+          rounded.view(), range.zero_point,
+          bias.data(),    has_rests ? rests.view() : IntegerMatrix{}};
 }
 
 NormOf::NormOf(Random& random, NormKind kind, int64_t width, bool has_bias)

@@ -75,20 +75,30 @@ struct Refined {
   bool has(int64_t row) const;
 };
 
-// A matrix by itself, and as it lies in a file.
-struct Weights {
+// Integers of a matrix by themselves, and as they lie in a file.
+struct Integers8 {
   int64_t depth, columns;
   std::vector<int8_t> values;  // [depth, columns]
   std::vector<int32_t> sums;   // of the columns
-  Guarded scales, bias;        // of the columns; the bias may be empty
+  Guarded scales;              // of the columns
 
   // Elements are from -127 to 127. Panels may lie at any address.
-  Weights(Random& random, int64_t depth, int64_t columns, bool has_bias);
-  Matrix view(const RowRange& range) const;
+  Integers8(Random& random, int64_t depth, int64_t columns);
+  IntegerMatrix view() const { return {panels_, sums.data(), scales.data()}; }
 
  private:
   Guarded memory_;
   int8_t* panels_;
+};
+
+struct Weights {
+  int64_t depth, columns;
+  Integers8 rounded, rests;
+  bool has_rests;
+  Guarded bias;  // of the columns; may be empty
+
+  Weights(Random& random, int64_t depth, int64_t columns, bool has_bias);
+  Matrix view(const RowRange& range) const;
 };
 
 // A norm with its vectors.

@@ -90,10 +90,11 @@ IntegerRow round_row(const RowRange& range, const Row& source, bool is_refined) 
     peak_error = std::max(peak_error, each.error);
   }
   IntegerRow row;
-  row.zero_point = is_refined ? 0 : range.zero_point;
   row.units = is_refined ? 2 * range.zero_point : 1;
-  row.integers.resize(x.size());
-  row.slack.resize(x.size());
+  for (Doubtful* each : {&row.terms, &row.firsts}) {
+    each->integers.resize(x.size());
+    each->slack.resize(x.size());
+  }
   const float inverse = levels / peak;
   row.is_known = std::isfinite(inverse) && peak_error < 0.01 * double(peak);
   if (!row.is_known) {
@@ -103,45 +104,70 @@ IntegerRow round_row(const RowRange& range, const Row& source, bool is_refined) 
   row.step.value = double(peak * (1.0f / levels)) / row.units;
   row.step.error = peak_error / double(levels) / row.units;
   const double zero = double(range.zero_point);
-  const auto rounded = [&](double place) {
-    const int first = clamped(std::rint(place) + zero);
-    if (!is_refined) return first;
+  const auto first = [&](double place) {
+    return clamped(std::rint(place) + zero) - range.zero_point;
+  };
+  const auto both = [&](double place) {
+    if (!is_refined) return first(place);
     const int rest = clamped(std::rint((place - std::rint(place)) * row.units) + zero);
-    return (first - range.zero_point) * row.units + rest - range.zero_point;
+    return first(place) * row.units + rest - range.zero_point;
+  };
+  const auto set = [&](Doubtful& row, size_t k, double place, double error, const auto& rounded) {
+    const int integer = rounded(place);
+    row.integers[k] = integer;
+    if (error > 0) {
+      row.slack[k] = std::max(rounded(place + error) - integer, integer - rounded(place - error));
+    }
   };
   for (size_t k = 0; k < x.size(); ++k) {
-    const float place = float(x[k].value) * inverse;
-    row.integers[k] = rounded(double(place));
+    const double place = double(float(x[k].value) * inverse);
+    double error = 0;
     if (peak_error > 0) {
-      const double error = x[k].error * double(inverse) +
-                           std::fabs(double(place)) * (peak_error / double(peak) + 2 * FLOAT);
-      row.slack[k] = std::max(rounded(double(place) + error) - row.integers[k],
-                              row.integers[k] - rounded(double(place) - error));
+      error =
+          x[k].error * double(inverse) + std::fabs(place) * (peak_error / double(peak) + 2 * FLOAT);
     }
+    set(row.terms, k, place, error, both);
+    set(row.firsts, k, place, error, first);
   }
   return row;
 }
 
+namespace {
+
+// The product of a row's integers and a column; `doubt` is what two terms, of which each may be so
+// much larger than both together, may be off beside that.
+Number product_of(const IntegerRow& row, const Doubtful& terms, const Number& step,
+                  const Integers8& weights, int64_t column, double doubt) {
+  int64_t sum = 0, slack = 0, weights_size = 0;
+  for (int64_t k = 0; k < weights.depth; ++k) {
+    const size_t at = static_cast<size_t>(k);
+    const int weight = weights.values[static_cast<size_t>(k * weights.columns + column)];
+    const int size = weight < 0 ? -weight : weight;
+    if (row.is_known) sum += terms.integers[at] * weight;
+    slack += (row.is_known ? terms.slack[at] : 256) * size;
+    weights_size += size;
+  }
+  const double scale = double(weights.scales[column]);
+  const double size = std::fabs(double(sum)) + doubt * double(weights_size);
+  return {double(sum) * scale * step.value,
+          double(slack) * scale * (step.value + step.error) +
+              size * scale * (step.error + 2 * FLOAT * step.value)};
+}
+
+}  // namespace
+
 Row multiply(const IntegerRow& row, const Number& step, const Weights& weights) {
-  Row y(static_cast<size_t>(weights.columns));
+  const bool is_refined = row.units > 1;
+  const Number first_step{step.value * row.units, step.error * row.units};
+  Row y;
   for (int64_t n = 0; n < weights.columns; ++n) {
-    int64_t sum = 0, slack = 0, weights_size = 0;
-    for (int64_t k = 0; k < weights.depth; ++k) {
-      const size_t at = static_cast<size_t>(k);
-      const int weight = weights.values[static_cast<size_t>(k * weights.columns + n)];
-      const int size = weight < 0 ? -weight : weight;
-      if (row.is_known) sum += (row.integers[at] - row.zero_point) * weight;
-      slack += (row.is_known ? row.slack[at] : 256) * size;
-      weights_size += size;
-    }
-    Number& each = y[static_cast<size_t>(n)];
-    const double scale = double(weights.scales[n]);
-    double size = std::fabs(double(sum));
-    // each term may be so much larger than both together
-    if (row.units > 1) size += double(row.units) * double(weights_size);
-    each.value = double(sum) * scale * step.value;
-    each.error = double(slack) * scale * (step.value + step.error) +
-                 size * scale * (step.error + 2 * FLOAT * step.value);
+    const double doubt = is_refined ? double(row.units) : 0;
+    y.push_back(product_of(row, row.terms, step, weights.rounded, n, doubt));
+    if (!is_refined || !weights.has_rests) continue;
+    const Number other = product_of(row, row.firsts, first_step, weights.rests, n, 0);
+    Number& each = y.back();
+    each.error += other.error + FLOAT * (std::fabs(each.value) + std::fabs(other.value));
+    each.value += other.value;
   }
   return y;
 }

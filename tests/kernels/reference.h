@@ -14,14 +14,18 @@ struct Number {
 };
 using Row = std::vector<Number>;
 
+// Integers, less their zero point, and how far each may be off.
+struct Doubtful {
+  std::vector<int> integers, slack;
+};
+
 // A row as integers.
 struct IntegerRow {
   bool is_known = true;  // false: nothing is known but the range of the integers
-  std::vector<int> integers;
-  std::vector<int> slack;  // how far each may be off
-  int zero_point = 0;
-  int units = 1;  // of the integers, in a step of the first term
-  Number step;
+  Doubtful terms;        // a row's only term, or both in one
+  Doubtful firsts;       // the first of two terms alone
+  int units = 1;         // of both terms, in a step of the first
+  Number step;           // of both
 };
 
 // A range for rows of a width: symmetric, one-sided, or with channels mixed where that is possible.
@@ -31,7 +35,7 @@ Row exact(const float* x, int64_t width);
 Row normalize(const Norm& norm, const Row& x);
 // Refined rows have both terms in their integers, which then count units of the second.
 IntegerRow round_row(const RowRange& range, const Row& source, bool is_refined = false);
-// Products of the row, times the scales of the columns and `step`.
+// Products of the row, times the scales of the columns and `step`, that of both terms.
 Row multiply(const IntegerRow& row, const Number& step, const Weights& weights);
 Row activate(Activation activation, const Row& x);
 Number product(const Number& a, const Number& b);

@@ -24,7 +24,7 @@ from quantize.graph.layers import (
     linear,
     projection,
 )
-from quantize.graph.precision import Float32, Int8, Precision, row_range
+from quantize.graph.precision import FineInt8, Float32, Int8, Precision, RowRange, row_range
 from quantize.rounding import mixing
 from quantize.rounding.rounding import quantize_channels
 from tests.support.layers import (
@@ -38,6 +38,7 @@ from tests.support.layers import (
     random_matrix,
     random_norm,
     rests_of_rows,
+    rests_of_weights,
     rotated,
 )
 from tests.support.operators import all_kernels, compute, each_instruction_set, rows_input
@@ -47,6 +48,7 @@ ROWS = st.integers(1, 70)
 WIDTHS = st.integers(1, 200)
 some_shapes = settings(deadline=None, max_examples=12)
 REFINED = st.sampled_from(["none", "first", "last", "some", "all"])
+PRECISIONS = st.sampled_from([Int8, FineInt8])
 
 
 def refined_rows(which: str, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -64,12 +66,18 @@ def refined_input(g: Graph) -> str:
 
 
 def write_linear(
-    g: Graph, matrix: Matrix, least, residual: bool, scales, refined: bool = False
+    g: Graph,
+    matrix: Matrix,
+    least,
+    residual: bool,
+    scales,
+    refined: bool = False,
+    precision: type[Int8] = Int8,
 ) -> dict[str, str]:
     columns, depth = matrix.weight.shape
     y = linear(
         g,
-        Int8(),
+        precision(),
         "site",
         rows_input(g, "x", depth),
         matrix,
@@ -92,13 +100,16 @@ def write_linear(
     least=st.sampled_from([None, LEAST_GELU]),
     residual=st.sampled_from(["none", "plain", "scaled"]),
     refined=REFINED,
+    precision=PRECISIONS,
 )
-@example(0, 1, 1, 1, False, None, "none", "none")
-@example(1, 70, 63, 65, True, None, "scaled", "some")
-@example(2, 13, 129, 128, True, LEAST_GELU, "plain", "all")
-@example(3, 70, 96, 100, True, None, "plain", "last")
+@example(0, 1, 1, 1, False, None, "none", "none", Int8)
+@example(1, 70, 63, 65, True, None, "scaled", "some", Int8)
+@example(2, 13, 129, 128, True, LEAST_GELU, "plain", "all", Int8)
+@example(3, 70, 96, 100, True, None, "plain", "last", FineInt8)
+@example(4, 70, 63, 65, True, LEAST_GELU, "scaled", "some", FineInt8)
+@example(5, 13, 129, 128, False, None, "none", "all", FineInt8)
 def test_a_linear_layer_rounds_as_is_documented_bit_for_bit(
-    kernels, seed, rows, depth, columns, bias, least, residual, refined
+    kernels, seed, rows, depth, columns, bias, least, residual, refined, precision
 ):
     rng = np.random.default_rng(seed)
     matrix = random_matrix(rng, "matrix", columns, depth, bias)
@@ -109,12 +120,17 @@ def test_a_linear_layer_rounds_as_is_documented_bit_for_bit(
     feeds = {"x": x, "residual": rng.standard_normal((rows, columns), np.float32)}
     feeds["refined"] = chosen
     y = compute(
-        lambda g: write_linear(g, matrix, least, residual != "none", scales, refined=True),
+        lambda g: write_linear(
+            g, matrix, least, residual != "none", scales, refined=True, precision=precision
+        ),
         kernels,
         feeds,
     )["y"]
 
-    first, both = (product(x, matrix, row_range(least), rows) for rows in ((), chosen))
+    is_fine = precision is FineInt8
+    first, both = (
+        product(x, matrix, row_range(least), rows, refines_weights=is_fine) for rows in ((), chosen)
+    )
     terms = [first, both - first, np.float64(0 if matrix.bias is None else matrix.bias)]
     if residual != "none":
         terms.append(feeds["residual"] * np.float64(1 if scales is None else scales))
@@ -130,7 +146,12 @@ def test_a_linear_layer_rounds_as_is_documented_bit_for_bit(
         expected = expected + (feeds["residual"] if scales is None else feeds["residual"] * scales)
     rests = rests_of_rows(x[chosen], row_range(least)) @ values.T.astype(np.int64)
     units = np.float32(row_range(least).units)
-    expected[chosen] += rests.astype(np.float32) * (channel_scales / units) * steps[chosen]
+    terms_of_rows = rests.astype(np.float32) * channel_scales / units
+    if is_fine:
+        others, other_scales = rests_of_weights(matrix)
+        sums = integers[chosen] @ others.T.astype(np.int64)
+        terms_of_rows = terms_of_rows + sums.astype(np.float32) * other_scales
+    expected[chosen] += terms_of_rows * steps[chosen]
     np.testing.assert_array_equal(y, expected)
     assert expected.dtype == np.float32
 
@@ -149,6 +170,21 @@ def test_a_refined_row_is_a_hundred_times_closer_to_what_its_float_would_give(ke
     values, scales = quantize_channels(matrix.weight)
     errors = np.abs(y - np.float64(x) @ (np.float64(values.T) * scales)).mean(axis=1)
     assert errors[chosen].max() < np.delete(errors, chosen).min() / 100
+
+
+@all_kernels
+def test_a_row_in_two_terms_times_weights_in_two_terms_is_next_to_exact(kernels):
+    rng = np.random.default_rng(7)
+    matrix = random_matrix(rng, "matrix", 64, 384, False)
+    x = rng.standard_normal((60, 384), np.float32)
+    chosen = np.array([5, 17, 18, 59])
+    y = compute(
+        lambda g: write_linear(g, matrix, None, False, None, refined=True, precision=FineInt8),
+        kernels,
+        {"x": x, "refined": chosen},
+    )["y"]
+    errors = np.abs(y - np.float64(x) @ np.float64(matrix.weight.T)).mean(axis=1)
+    assert errors[chosen].max() < np.delete(errors, chosen).min() / 50
 
 
 @each_instruction_set
@@ -228,10 +264,13 @@ def test_a_row_with_nan_or_infinity_leaves_the_others_alone(kernels):
     head_norm=st.booleans(),
     is_rotated=st.booleans(),
     refined=REFINED,
+    precision=PRECISIONS,
 )
-@example(0, 70, 64, "rms", 128, 4, 1, False, True, True, "some")
-@example(1, 5, 33, None, 6, 1, 0, True, False, False, "last")
-@example(2, 1, 1, "layer", 2, 1, 1, True, True, True, "all")
+@example(0, 70, 64, "rms", 128, 4, 1, False, True, True, "some", Int8)
+@example(1, 5, 33, None, 6, 1, 0, True, False, False, "last", Int8)
+@example(2, 1, 1, "layer", 2, 1, 1, True, True, True, "all", FineInt8)
+@example(3, 70, 64, "rms", 64, 2, 1, True, False, True, "some", FineInt8)
+@example(4, 9, 64, None, 64, 0, 1, True, False, False, "all", FineInt8)
 def test_a_projection_normalises_multiplies_and_places_heads(
     kernels,
     seed,
@@ -245,6 +284,7 @@ def test_a_projection_normalises_multiplies_and_places_heads(
     head_norm,
     is_rotated,
     refined,
+    precision,
 ):
     """The normalised rows that the operator puts out are those that it rounds.
 
@@ -276,7 +316,7 @@ def test_a_projection_normalises_multiplies_and_places_heads(
         angles = tuple(g.input(name, TensorProto.FLOAT, shape) for name in ("cosines", "sines"))
         projected = projection(
             g,
-            Int8(),
+            precision(),
             "site",
             rows_input(g, "x", depth),
             norm=row_norm,
@@ -301,7 +341,8 @@ def test_a_projection_normalises_multiplies_and_places_heads(
     for name, part in (("queries", queries), ("keys_values", keys_values)):
         if part is None:
             continue
-        real = product(x, part.matrix, row_range(None), feeds["refined"])
+        is_fine = precision is FineInt8
+        real = product(x, part.matrix, row_range(None), feeds["refined"], refines_weights=is_fine)
         y = biased(real, part.matrix)
         placed = y[:, : part.count * head_size].reshape(rows, part.count, head_size)
         if part.norm is not None:
@@ -336,16 +377,20 @@ RESIDUALS = {
     bias=st.booleans(),
     adds=st.sampled_from(sorted(RESIDUALS)),
     refined=REFINED,
+    precision=PRECISIONS,
 )
-@example(0, 70, 64, 160, "rms", "silu", True, False, "the row", "last")
-@example(1, 13, 65, 130, "layer with a bias", "gelu", False, True, "a scaled normalised row", "all")
-@example(2, 1, 1, 1, "layer", "gelu_tanh", False, True, "the normalised row", "first")
-@example(3, 50, 96, 100, "layer", "gelu", True, False, "the row", "some")
-@example(4, 20, 64, 96, "rms", "gelu_tanh", True, False, "nothing", "none")
-@example(5, 40, 32, 512, "rms", "silu", True, False, "the row", "some")
-@example(6, 60, 32, 768, "rms", "silu", True, False, "the row", "none")
+@example(0, 70, 64, 160, "rms", "silu", True, False, "the row", "last", Int8)
+@example(
+    1, 13, 65, 130, "layer with a bias", "gelu", False, True, "a scaled normalised row", "all", Int8
+)
+@example(2, 1, 1, 1, "layer", "gelu_tanh", False, True, "the normalised row", "first", FineInt8)
+@example(3, 50, 96, 100, "layer", "gelu", True, False, "the row", "some", Int8)
+@example(4, 20, 64, 96, "rms", "gelu_tanh", True, False, "nothing", "none", FineInt8)
+@example(5, 40, 32, 512, "rms", "silu", True, False, "the row", "some", FineInt8)
+@example(7, 13, 65, 130, "layer", "gelu", False, True, "the row", "all", FineInt8)
+@example(6, 60, 32, 768, "rms", "silu", True, False, "the row", "none", Int8)
 def test_a_feed_forward_part_computes_its_function(
-    kernels, seed, rows, width, inner, norm, activation, is_gated, bias, adds, refined
+    kernels, seed, rows, width, inner, norm, activation, is_gated, bias, adds, refined, precision
 ):
     """Rows are compared in which no number lies where one more bit could round it otherwise.
 
@@ -371,7 +416,7 @@ def test_a_feed_forward_part_computes_its_function(
 
     def write(g: Graph) -> dict[str, str]:
         g.weight("residual_scales", scales)
-        y = feed_forward(g, Int8(), rows_input(g, "x", width), part, refined_input(g))
+        y = feed_forward(g, precision(), rows_input(g, "x", width), part, refined_input(g))
         return {"y": y}
 
     y = compute(write, kernels, {"x": x, "refined": chosen})["y"]
@@ -379,17 +424,21 @@ def test_a_feed_forward_part_computes_its_function(
     symmetric = row_range(None)
     inner_range = row_range(LEAST_GELU if activation == "gelu" and not is_gated else None)
     outer = normed.astype(np.float32)
-    up = biased(product(outer, part.activated, symmetric, chosen), part.activated)
+
+    def multiply(x: np.ndarray, matrix: Matrix, range_: RowRange) -> np.ndarray:
+        return product(x, matrix, range_, chosen, refines_weights=precision is FineInt8)
+
+    up = biased(multiply(outer, part.activated, symmetric), part.activated)
     between, block = ACTIVATIONS[activation](up), 0
     if part.multiplied is not None:
-        between = between * product(outer, part.multiplied, symmetric, chosen)
+        between = between * multiply(outer, part.multiplied, symmetric)
         block = next((size for size in (256, 128, 64, 32, 16) if inner % size == 0), 0)
     between = mixed(between, block).astype(np.float32)
     # by the quantizer's own arithmetic, or else a weight might round otherwise
     mixed_down = mixing.mixed(part.down.weight, block) / np.float32(block or 1)
     np.testing.assert_allclose(mixed(mixed_down, block), part.down.weight, rtol=0, atol=1e-5)
     down = replace(part.down, weight=mixed_down)
-    expected = biased(product(between, down, inner_range, chosen), part.down)
+    expected = biased(multiply(between, down, inner_range), part.down)
     residual = {"row": x, "normed": normed, "nothing": np.zeros_like(normed)}[part.adds]
     expected = expected + residual * (scales if "scaled" in adds else 1)
 

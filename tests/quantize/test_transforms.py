@@ -103,22 +103,24 @@ def test_channels_are_mixed_in_the_largest_blocks_that_divide_them(width, block)
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "precision", "is_refined", "is_mixed"),
+    ("checkpoint", "precision", "refined", "is_mixed"),
     [
-        ("qwen2", "int8", True, True),
-        ("qwen2", "int4", False, False),
-        ("cross_encoder", "int8", False, False),
+        ("qwen2", "int8", {"refined_rows"}, True),
+        ("qwen2", "int8-fine", {"fine_rows"}, True),
+        ("qwen2", "int4", set(), False),
+        ("cross_encoder", "int8", set(), False),
     ],
 )
 def test_rows_are_mixed_and_refined_where_they_are_said_to_be(
-    request, tmp_path, checkpoint, precision, is_refined, is_mixed
+    request, tmp_path, checkpoint, precision, refined, is_mixed
 ):
     quantize(request.getfixturevalue(checkpoint), tmp_path / "bundle", precision=precision)
     graph = onnx.load(tmp_path / f"bundle/model.{precision}.onnx", load_external_data=False).graph
-    assert ("refined_rows" in {value.name for value in graph.input}) is is_refined
+    inputs = {value.name for value in graph.input}
+    assert inputs & {"refined_rows", "fine_rows"} == refined
     assert any("hadamard" in tensor.name for tensor in graph.initializer) is is_mixed
     recipe = only_variant(tmp_path / "bundle").recipe
-    assert ("mixed" in recipe and "two terms" in recipe) is (precision == "int8")
+    assert ("mixed" in recipe and "two terms" in recipe) is precision.startswith("int8")
 
 
 def test_scales_take_the_range_of_an_outlier_channel_to_the_weight():
@@ -155,6 +157,7 @@ def planted(tmp_path_factory):
     quantize(work / "checkpoint", work / "fp32", precision="fp32")
     quantize(work / "checkpoint", work / "plain", steps=())
     quantize(work / "checkpoint", work / "full")
+    quantize(work / "checkpoint", work / "fine", precision="int8-fine")
     return work
 
 
@@ -163,6 +166,12 @@ def test_the_recipe_undoes_what_outliers_do(planted):
     assert fidelity["full"].mean_error < fidelity["plain"].mean_error / 8
     assert fidelity["full"].kendall_tau > 0.94
     assert fidelity["plain"].kendall_tau < 0.8
+
+
+def test_int8_fine_leaves_much_less_of_the_error(planted):
+    full, fine = (only_variant(planted / name).fidelity for name in ("full", "fine"))
+    assert fine.mean_error < full.mean_error / 2
+    assert fine.kendall_tau >= full.kendall_tau
 
 
 def test_steps_are_exact_beside_outliers_too(planted, tmp_path):

@@ -49,11 +49,17 @@ def clamped(integers: np.ndarray, range_: RowRange) -> np.ndarray:
 
 
 def product(
-    x: np.ndarray, matrix: Matrix, range_: RowRange, refined: Sequence[int] = ()
+    x: np.ndarray,
+    matrix: Matrix,
+    range_: RowRange,
+    refined: Sequence[int] = (),
+    *,
+    refines_weights: bool = False,
 ) -> np.ndarray:
     """Multiply float32 rows by a matrix, both rounded; float64, without the bias.
 
     :param refined: rows that are rounded in two terms
+    :param refines_weights: whether they are multiplied by the weights in two terms, too
     """
     integers, steps = integer_rows(x, range_)
     values, scales = quantize_channels(matrix.weight)
@@ -61,7 +67,19 @@ def product(
     for row in refined:
         rests = rests_of_rows(x[row], range_)
         sums[row] += rests @ values.T.astype(np.int64) / (2 * range_.zero_point)
-    return sums * np.float64(scales) * np.float64(steps)
+    y = sums * np.float64(scales) * np.float64(steps)
+    if refines_weights:
+        others, other_scales = rests_of_weights(matrix)
+        for row in refined:
+            sum_of_row = integers[row] @ others.T.astype(np.int64)
+            y[row] += sum_of_row * np.float64(other_scales) * np.float64(steps[row])
+    return y
+
+
+def rests_of_weights(matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Round what rounding takes from a matrix: int8 [N, K] and scales float32 [N]."""
+    values, scales = quantize_channels(matrix.weight)
+    return quantize_channels(matrix.weight - values * scales[:, None])
 
 
 def mixed(x: np.ndarray, block: int) -> np.ndarray:

@@ -74,6 +74,19 @@ def test_a_decoders_score_sees_its_prefix_and_its_sequence_and_nothing_else(shap
 
 @settings(deadline=None, max_examples=200)
 @given(shapes=groups_of_lengths, max_tokens=st.sampled_from([16, 64, 200, 1024]))
+def test_fine_rows_are_those_of_prefixes_and_of_the_tokens_that_are_scored(shapes, max_tokens):
+    groups = numbered(shapes)
+    batches = list(pack(groups, max_tokens=max_tokens, causal=True))
+    fine = [token for batch in batches for token in batch.token_ids[batch.fine_rows].tolist()]
+    prefixes = [token for group in groups if group.sequences for token in group.prefix.ids.tolist()]
+    last = [int(tokens.ids[-1]) for group in groups for tokens in group.sequences]
+    assert sorted(fine) == sorted(prefixes + last)
+    for batch in batches:
+        assert (np.diff(batch.fine_rows) > 0).all()  # as compiled operators read them
+
+
+@settings(deadline=None, max_examples=200)
+@given(shapes=groups_of_lengths, max_tokens=st.sampled_from([16, 64, 200, 1024]))
 def test_an_encoders_score_sees_its_whole_sequence(shapes, max_tokens):
     groups = [Group(EMPTY, g.sequences, g.score_ids) for g in numbered(shapes)]
     batches = list(pack(groups, max_tokens=max_tokens, causal=False))

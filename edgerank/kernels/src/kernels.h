@@ -27,6 +27,10 @@
 //
 // with 2 * zero_point units in a step, a power of two in both ranges in use: dividing is exact.
 //
+// Where a matrix also has what rounding took from its weights, refined rows are multiplied by that:
+//
+//   y       += float(sum of (integers - zero_point) * rests of weights) * their scales * step
+//
 // Blocks of a row's channels may be multiplied by a Hadamard matrix (of ones and minus ones) before
 // all of this. The matrices that read the row are rounded likewise.
 constexpr int64_t LEAST_MIXED_BLOCK = 16;  // a vector of any instruction set
@@ -69,16 +73,22 @@ constexpr int64_t PANEL_COLUMNS = 16, MATRIX_STEP = 64;
 // only up to the end of a page.
 constexpr int64_t PREFETCH = 2048;
 
+// A matrix as integers.
+struct IntegerMatrix {
+  const int8_t* panels = nullptr;
+  const int32_t* sums = nullptr;  // of the weights of each column
+  const float* scales = nullptr;  // of the columns
+};
+
 // An int8 matrix [depth, columns] times rows less their zero point, and what turns sums into
 // floats. It belongs to somebody else, and is aligned as its elements are.
 struct Matrix {
   int64_t depth = 0;
   int64_t columns = 0;
-  const int8_t* panels = nullptr;
-  const int32_t* sums = nullptr;  // of the weights of each column
-  int zero_point = 0;             // of the rows
-  const float* scales = nullptr;  // of the columns
-  const float* bias = nullptr;    // of the columns, or null
+  IntegerMatrix rounded;
+  int zero_point = 0;           // of the rows
+  const float* bias = nullptr;  // of the columns, or null
+  IntegerMatrix rests;          // what rounding took from the weights; null panels: not known
 };
 
 enum class NormKind : int { none = 0, layer = 1, rms = 2 };

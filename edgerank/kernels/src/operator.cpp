@@ -95,36 +95,49 @@ void* Memory::allocate(size_t bytes) {
   return data_;
 }
 
-Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_t first,
-                   int bias_index) {
+namespace {
+
+// The panels, scales and sums at three inputs; without panels, if the node leaves them out.
+IntegerMatrix load_integers(const Node& node, int64_t depth, int64_t columns, size_t first) {
   Errors& errors = node.errors();
   const Tensor panels = node.constant(first, "a weight");
   const Tensor scales = node.constant(first + 1, "a weight's scales");
   const Tensor sums = node.constant(first + 2, "a weight's sums");
   if (!panels || errors.any()) return {};
-  Tensor bias;
-  if (bias_index >= 0) bias = node.constant(static_cast<size_t>(bias_index), "a bias");
-  const int64_t columns = scales.size();
-  errors.require(scales && columns > 0 && sums && sums.size() == columns,
-                 "edgerank.kernels: a weight must have constant scales and sums of its columns");
+  errors.require(
+      scales && scales.size() == columns && columns > 0 && sums && sums.size() == columns,
+      "edgerank.kernels: a weight must have constant scales and sums of its columns");
   errors.require(panels.rank == 4 &&
                      panels.shape[0] * PANEL_COLUMNS == rounded_up(columns, MATRIX_STEP) &&
                      panels.shape[1] * 4 == rounded_up(depth, MATRIX_STEP) &&
                      panels.shape[2] == PANEL_COLUMNS && panels.shape[3] == 4,
                  "edgerank.kernels: a weight must be panels [N / 16, K / 4, 16, 4] of rows of K and"
                  " columns of N numbers, both filled up to multiples of 64");
+  if (errors.any()) return {};
+  return {static_cast<const int8_t*>(panels.data), static_cast<const int32_t*>(sums.data),
+          scales.floats()};
+}
+
+}  // namespace
+
+Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_t first,
+                   size_t rests, int bias_index) {
+  Errors& errors = node.errors();
+  Matrix matrix;
+  matrix.depth = depth;
+  matrix.columns = node.constant(first + 1, "a weight's scales").size();
+  matrix.zero_point = range.zero_point;
+  matrix.rounded = load_integers(node, depth, matrix.columns, first);
+  if (!matrix.rounded.panels) return {};
+  matrix.rests = load_integers(node, depth, matrix.columns, rests);
+  Tensor bias;
+  if (bias_index >= 0) bias = node.constant(static_cast<size_t>(bias_index), "a bias");
+  matrix.bias = bias.floats();
   errors.require(range.mixed_block == 0 || depth % range.mixed_block == 0,
                  "edgerank.kernels: channels cannot be mixed in blocks of this size");
-  errors.require(!bias || bias.size() == columns,
+  errors.require(!bias || bias.size() == matrix.columns,
                  "edgerank.kernels: a bias must have one number for each column");
-  if (errors.any()) return {};
-  return {depth,
-          columns,
-          static_cast<const int8_t*>(panels.data),
-          static_cast<const int32_t*>(sums.data),
-          range.zero_point,
-          scales.floats(),
-          bias.floats()};
+  return errors.any() ? Matrix{} : matrix;
 }
 
 const float* load_vector(const Node& node, size_t index, const char* name, int64_t size) {

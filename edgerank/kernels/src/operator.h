@@ -159,10 +159,11 @@ class Array {
 
 // Weights stay where ONNX Runtime has them, which keeps constants for as long as their session.
 
-// The matrix at inputs `first` (its panels), `first + 1` (scales), `first + 2` (sums) and, if there
-// is a bias, `bias`, for rows of `depth` numbers in a range. Without panels, if the node leaves it
-// out.
-Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_t first, int bias);
+// The matrix at inputs `first` (its panels), `first + 1` (scales), `first + 2` (sums), what
+// rounding took from it at `rests` and the two that follow, and, if there is a bias, `bias`, for
+// rows of `depth` numbers in a range. Without panels, if the node leaves it out.
+Matrix load_matrix(const Node& node, const RowRange& range, int64_t depth, size_t first,
+                   size_t rests, int bias);
 
 // The vector of `size` floats at an input; null if the node leaves it out.
 const float* load_vector(const Node& node, size_t index, const char* name, int64_t size);

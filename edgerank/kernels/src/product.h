@@ -41,8 +41,9 @@ inline int64_t padded_depth(int64_t depth) { return rounded_up(depth, MATRIX_STE
 struct IntegerRows {
   const uint8_t* integers;
   int64_t stride;
-  const float* steps;   // of the rows
-  RefinedRows refined;  // and the rests of these, in their order
+  const float* steps;               // of the rows
+  RefinedRows refined;              // and of these, in their order:
+  const uint8_t* firsts = nullptr;  // their integers once more
   const uint8_t* rests = nullptr;
   float units = 1;  // of the rests, in a step
 };
@@ -68,13 +69,14 @@ inline int64_t columns_of_strip(const Matrix& matrix, int64_t strip) {
 
 inline Matrix strip_of(const Matrix& matrix, int64_t strip) {
   const int64_t column = strip * TILE_COLUMNS;
+  const IntegerMatrix& whole = matrix.rounded;
   return {matrix.depth,
           columns_of_strip(matrix, strip),
-          matrix.panels + column * padded_depth(matrix.depth),
-          matrix.sums + column,
+          {whole.panels + column * padded_depth(matrix.depth), whole.sums + column,
+           whole.scales + column},
           matrix.zero_point,
-          matrix.scales + column,
-          matrix.bias ? matrix.bias + column : nullptr};
+          matrix.bias ? matrix.bias + column : nullptr,
+          {}};
 }
 
 // What belongs to a strip's columns, with zeros for those that fill it up.
@@ -86,11 +88,11 @@ struct FilledUp {
 
   explicit FilledUp(const Matrix& strip) : view(strip) {
     const size_t bytes = static_cast<size_t>(strip.columns) * 4;
-    std::memcpy(sums, strip.sums, bytes);
-    std::memcpy(scales, strip.scales, bytes);
+    std::memcpy(sums, strip.rounded.sums, bytes);
+    std::memcpy(scales, strip.rounded.scales, bytes);
     if (strip.bias) std::memcpy(bias, strip.bias, bytes);
-    view.sums = sums;
-    view.scales = scales;
+    view.rounded.sums = sums;
+    view.rounded.scales = scales;
     view.bias = bias;
   }
 };
@@ -123,8 +125,9 @@ struct Finish {
   Floats scale, shift, factor;
 
   Finish(const Matrix& strip, int64_t column, const Target& target)
-      : correction(times(load_integers(strip.sums + column), strip.zero_point - INTEGER_OFFSET)),
-        scale(load(strip.scales + column)),
+      : correction(
+            times(load_integers(strip.rounded.sums + column), strip.zero_point - INTEGER_OFFSET)),
+        scale(load(strip.rounded.scales + column)),
         shift(strip.bias ? load(strip.bias + column) : splat(0)),
         factor(target.residual_scales ? load(target.residual_scales + column) : splat(1)) {}
 
@@ -144,7 +147,7 @@ __attribute__((noinline)) void whole_tile(const uint8_t* integers, int64_t strid
                                           const float* steps, const Matrix& strip,
                                           const Target& target) {
   Integers sums[Rows][SUM_VECTORS];
-  tile<Rows>(integers, stride, strip.panels, padded_depth(strip.depth), sums);
+  tile<Rows>(integers, stride, strip.rounded.panels, padded_depth(strip.depth), sums);
 #pragma GCC unroll 16
   for (int j = 0; j < SUM_VECTORS; ++j) {
     const Finish<has_residual> finish(strip, j * WIDTH, target);
@@ -161,7 +164,7 @@ __attribute__((noinline)) void whole_block(int64_t num_rows, const uint8_t* inte
                                            int64_t stride, const float* steps, const Matrix& strip,
                                            const Target& target) {
   alignas(64) int32_t sums[MOST_ROWS * TILE_COLUMNS];
-  block(integers, stride, strip.panels, padded_depth(strip.depth), num_rows, sums);
+  block(integers, stride, strip.rounded.panels, padded_depth(strip.depth), num_rows, sums);
   for (int64_t j = 0; j < TILE_COLUMNS; j += WIDTH) {
     const Finish<has_residual> finish(strip, j, target);
     for (int64_t i = 0; i < num_rows; ++i) {
@@ -229,37 +232,49 @@ inline void product_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
   }
 }
 
-// Adds the second terms of a tile's refined rows, which are counted from its first.
-__attribute__((noinline)) inline void add_rests(const IntegerRows& rows, const float* steps,
-                                                const RefinedRows& refined, const Matrix& matrix,
-                                                int64_t strip, const Target& target) {
-  alignas(64) float terms[MOST_ROWS * TILE_COLUMNS];
-  Matrix unbiased = matrix;
-  unbiased.bias = nullptr;
-  const IntegerRows rests{rows.rests, rows.stride, nullptr, {}};
-  const int64_t place = refined.numbers - rows.refined.numbers;
-  product_tile(rests, place, refined.count, unbiased, strip,
+// Multiplies some of the refined rows by one strip, without their steps: [count][TILE_COLUMNS].
+inline void refining_tile(const IntegerRows& rows, const uint8_t* integers,
+                          const RefinedRows& refined, const Matrix& matrix,
+                          const IntegerMatrix& weights, int64_t strip, float* terms) {
+  Matrix plain = matrix;
+  plain.rounded = weights;
+  plain.bias = nullptr;
+  const IntegerRows some{integers, rows.stride, nullptr, {}};
+  product_tile(some, refined.numbers - rows.refined.numbers, refined.count, plain, strip,
                {terms, TILE_COLUMNS, nullptr, nullptr});
+}
+
+// Adds to a tile's refined rows, which are counted from its first, what refines them.
+__attribute__((noinline)) inline void refine(const IntegerRows& rows, const float* steps,
+                                             const RefinedRows& refined, const Matrix& matrix,
+                                             int64_t strip, const Target& target) {
+  alignas(64) float terms[MOST_ROWS * TILE_COLUMNS], others[MOST_ROWS * TILE_COLUMNS];
+  refining_tile(rows, rows.rests, refined, matrix, matrix.rounded, strip, terms);
+  const bool has_others = matrix.rests.panels != nullptr;
+  if (has_others) refining_tile(rows, rows.firsts, refined, matrix, matrix.rests, strip, others);
   const int64_t columns = columns_of_strip(matrix, strip);
+  const Floats unit = splat(1.0f / rows.units);
   for (int64_t i = 0; i < refined.count; ++i) {
     const int64_t row = refined.row(i);
-    const Floats factor = splat((steps ? steps[row] : 1.0f) / rows.units);
+    const Floats step = splat(steps ? steps[row] : 1.0f);
     for (int64_t j = 0; j < columns; j += WIDTH) {
+      const int64_t at = i * TILE_COLUMNS + j;
       float* y = target.y + row * target.stride + j;
-      const Floats term = get(terms + i * TILE_COLUMNS + j, columns - j) * factor;
-      put(y, get(y, columns - j) + term, columns - j);
+      Floats term = get(terms + at, columns - j) * unit;
+      if (has_others) term = term + get(others + at, columns - j);
+      put(y, get(y, columns - j) + term * step, columns - j);
     }
   }
 }
 
-// As product_tile, with the second terms of those rows that are refined.
+// As product_tile, with what refines some of the rows.
 inline void refined_tile(const IntegerRows& rows, int64_t row, int64_t num_rows,
                          const Matrix& matrix, int64_t strip, const Target& target) {
   product_tile(rows, row, num_rows, matrix, strip, target);
   if (rows.refined.count == 0) return;
   const RefinedRows refined = rows.refined.among(row, num_rows);
   if (refined.count == 0) return;
-  add_rests(rows, rows.steps ? rows.steps + row : nullptr, refined, matrix, strip, target);
+  refine(rows, rows.steps ? rows.steps + row : nullptr, refined, matrix, strip, target);
 }
 
 // Calls visit(row, count) for the tiles of rows.

@@ -29,10 +29,12 @@ struct ProjectionKernel {
       ONNX_FLOAT, ONNX_FLOAT,              // bias, head norm
       ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // keys and values, likewise
       ONNX_FLOAT, ONNX_FLOAT,
-      ONNX_FLOAT,  // Hadamard matrix, for stock operators
-      ONNX_INT64,  // refined rows [R]
+      ONNX_FLOAT,                          // Hadamard matrix, for stock operators
+      ONNX_INT64,                          // refined rows [R]
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // what rounding took from the query's weight, likewise,
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // and from that of keys and values
   };
-  static constexpr size_t NUM_INPUTS = 18, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
+  static constexpr size_t NUM_INPUTS = 24, NUM_REQUIRED = 2, NUM_OUTPUTS = 3;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT, ONNX_FLOAT, ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -49,8 +51,8 @@ struct ProjectionKernel {
     for (size_t part = 0; part < 2; ++part) {
       const size_t first = 6 + 5 * part;
       const Matrix matrix =
-          load_matrix(node, op.range, op.width, first, static_cast<int>(first + 3));
-      if (!matrix.panels || node.errors().any()) continue;
+          load_matrix(node, op.range, op.width, first, 18 + 3 * part, static_cast<int>(first + 3));
+      if (!matrix.rounded.panels || node.errors().any()) continue;
       const int at = op.num_parts++;
       op.parts[at] = matrix;
       Heads& heads = op.heads[at];
@@ -110,8 +112,9 @@ struct LinearKernel {
       ONNX_FLOAT, ONNX_FLOAT,              // residual [..., N], its scales [N]
       ONNX_FLOAT,                          // Hadamard matrix, for stock operators
       ONNX_INT64,                          // refined rows [R]
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // what rounding took from the weight, likewise
   };
-  static constexpr size_t NUM_INPUTS = 10, NUM_REQUIRED = 5, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 13, NUM_REQUIRED = 5, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -122,8 +125,9 @@ struct LinearKernel {
     kernels = &chosen;
     threads = num_threads;
     op.range = row_range(node, 1, "floor", "mixed_block");
-    op.matrix = load_matrix(node, op.range, row_width(node), 2, 5);
-    node.errors().require(op.matrix.panels, "edgerank.kernels: a linear layer lacks its weight");
+    op.matrix = load_matrix(node, op.range, row_width(node), 2, 10, 5);
+    node.errors().require(op.matrix.rounded.panels,
+                          "edgerank.kernels: a linear layer lacks its weight");
     op.residual_scales = load_vector(node, 7, "a residual's scales", op.matrix.columns);
   }
 
@@ -166,8 +170,11 @@ struct FeedForwardKernel {
       ONNX_FLOAT, ONNX_FLOAT,              // residual [T, N], its scales [N]
       ONNX_FLOAT, ONNX_FLOAT,              // Hadamard matrices, for stock operators
       ONNX_INT64,                          // refined rows [R]
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // what rounding took from up, likewise, from gate,
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,  // and from down
+      ONNX_INT8,  ONNX_FLOAT, ONNX_INT32,
   };
-  static constexpr size_t NUM_INPUTS = 21, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
+  static constexpr size_t NUM_INPUTS = 30, NUM_REQUIRED = 3, NUM_OUTPUTS = 1;
   static constexpr ONNXTensorElementDataType OUTPUTS[] = {ONNX_FLOAT};
 
   const Kernels* kernels = nullptr;
@@ -181,13 +188,13 @@ struct FeedForwardKernel {
     op.inner_range = row_range(node, 2, "inner_floor", "inner_mixed_block");
     const int64_t width = row_width(node);
     op.norm = load_norm(node, 3, width);
-    op.up = load_matrix(node, op.range, width, 5, 8);
-    op.gate = load_matrix(node, op.range, width, 9, -1);
-    op.is_gated = op.gate.panels != nullptr;
+    op.up = load_matrix(node, op.range, width, 5, 21, 8);
+    op.gate = load_matrix(node, op.range, width, 9, 24, -1);
+    op.is_gated = op.gate.rounded.panels != nullptr;
     const char* const lacks = "edgerank.kernels: a feed-forward part lacks its weights";
-    node.errors().require(op.up.panels, lacks);
-    op.down = load_matrix(node, op.inner_range, op.up.columns, 12, 15);
-    node.errors().require(op.down.panels, lacks);
+    node.errors().require(op.up.rounded.panels, lacks);
+    op.down = load_matrix(node, op.inner_range, op.up.columns, 12, 27, 15);
+    node.errors().require(op.down.rounded.panels, lacks);
     op.adds_normed = node.integer("adds_normed", 1) != 0;
     op.activation = static_cast<Activation>(node.integer("activation", 0));
     node.errors().require(!op.is_gated || op.gate.columns == op.up.columns,

@@ -2,6 +2,8 @@
 // Included after a simd_*.h and a tile_*.h.
 #pragma once
 
+#include <cstring>
+
 #include "kernels.h"
 #include "mixing.h"
 #include "product.h"
@@ -10,19 +12,19 @@
 
 namespace {
 
-// Room for rows as integers, their steps, and the rests of those that are refined.
+// Room for rows as integers and their steps, and for both terms of those that are refined.
 struct IntegerBuffer {
   RowRange range;
   int64_t width, stride;
   RefinedRows refined;
-  uint8_t *integers, *rests;
+  uint8_t *integers, *firsts, *rests;
   float *steps, *mixed;
 
   static int64_t integers_size(int64_t rows, int64_t width) {
     return Workspace::size<uint8_t>(rounded_up(rows, BLOCK_STEP) * rounded_up(width, 64));
   }
   // a tile's refined rows begin anywhere, and are read in multiples of BLOCK_STEP too
-  static int64_t rests_size(const RefinedRows& refined, int64_t width) {
+  static int64_t refined_size(const RefinedRows& refined, int64_t width) {
     return refined.count ? integers_size(refined.count + BLOCK_STEP - 1, width) : 0;
   }
   static int64_t mixed_size(const RowRange& range, int64_t width) {
@@ -30,8 +32,8 @@ struct IntegerBuffer {
   }
   static int64_t size(const RowRange& range, int64_t rows, const RefinedRows& refined,
                       int64_t width) {
-    return integers_size(rows, width) + rests_size(refined, width) + Workspace::size<float>(rows) +
-           mixed_size(range, width);
+    return integers_size(rows, width) + 2 * refined_size(refined, width) +
+           Workspace::size<float>(rows) + mixed_size(range, width);
   }
 
   IntegerBuffer(Workspace& space, const RowRange& row_range, int64_t rows,
@@ -41,7 +43,8 @@ struct IntegerBuffer {
         stride(rounded_up(width, 64)),
         refined(refined_rows),
         integers(space.take<uint8_t>(integers_size(rows, width))),
-        rests(space.take<uint8_t>(rests_size(refined, width))),
+        firsts(space.take<uint8_t>(refined_size(refined, width))),
+        rests(space.take<uint8_t>(refined_size(refined, width))),
         steps(space.take<float>(rows)),
         mixed(space.take<float>(range.mixed_block ? width : 0)) {}
 
@@ -50,13 +53,18 @@ struct IntegerBuffer {
       mix_blocks(x, width, range.mixed_block, mixed);
       x = mixed;
     }
-    steps[row] = quantize(range, x, width, integers + row * stride);
+    uint8_t* const whole = integers + row * stride;
+    steps[row] = quantize(range, x, width, whole);
     const RefinedRows one = refined.among(row, 1);
     if (!one.count) return;
-    quantize_rests(range, x, width, rests + (one.numbers - refined.numbers) * stride);
+    const int64_t place = (one.numbers - refined.numbers) * stride;
+    std::memcpy(firsts + place, whole, static_cast<size_t>(stride));
+    quantize_rests(range, x, width, rests + place);
   }
 
-  IntegerRows rows() const { return {integers, stride, steps, refined, rests, range.units()}; }
+  IntegerRows rows() const {
+    return {integers, stride, steps, refined, firsts, rests, range.units()};
+  }
 };
 
 // Rounds rows after their norm, if there is one. Normalised rows lie normed_stride apart, so that
