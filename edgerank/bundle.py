@@ -190,9 +190,7 @@ def _decode(path: Path, content: bytes) -> Manifest:
         raise BundleError(f"{path}: not a valid manifest: {error}") from error
 
 
-def _check_size(
-    directory: Path, name: str, size: int, error_type: type[EdgerankError]
-) -> None:
+def _check_size(directory: Path, name: str, size: int, error_type: type[EdgerankError]) -> None:
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
         raise error_type(f"{directory}: its manifest names {name!r}, outside of it")
     path = directory / name

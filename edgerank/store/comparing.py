@@ -10,6 +10,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -137,7 +138,7 @@ class Comparer:
             return
         bounds = np.searchsorted(ends, np.arange(1, num_tasks) * total / num_tasks)
         bounds = [0, *bounds.tolist(), len(lengths)]
-        tasks = [self._pool.submit(run, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
+        tasks = [self._pool.submit(run, *pair) for pair in pairwise(bounds)]
         for task in tasks:
             task.result()
 

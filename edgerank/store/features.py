@@ -158,9 +158,7 @@ def _weighted_part(weights: Array, raw: Array, tokens: Tokens) -> Part:
     return Part(unit_rows(raw[is_word]), tokens.ids[is_word], _pooled(raw.mean(axis=0)))
 
 
-def _logits(
-    comparison: Comparison, query: Query, features: Features, normalize: bool
-) -> Scores:
+def _logits(comparison: Comparison, query: Query, features: Features, normalize: bool) -> Scores:
     logits: Scores = (
         np.float32(comparison.cosine) * features.cosine
         + np.float32(comparison.nearest) * features.nearest

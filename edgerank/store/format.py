@@ -27,7 +27,6 @@ FORMAT_VERSION = 1
 OWN_FILE = re.compile(r"[0-9a-f]{16}\.[a-z_]+|\.store\.json\.[0-9a-f]{8}")
 
 
-
 class Binding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The model that the documents were encoded by, and its settings that change the vectors."""
 

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that the system lets go of when its process ends, however it does."""
+"""One writer at a time: a lock that ends with its process, however that ends."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def open_segment(directory: Path, info: SegmentInfo, binding: Binding, rule: Sto
 
 
 def _indices(directory: Path, name: str, indices: NDArray[Any], count: int) -> NDArray[Any]:
-    if len(indices) and not (0 <= indices.min() and indices.max() < count):
+    if len(indices) and not (indices.min() >= 0 and indices.max() < count):
         raise StoreError(f"{directory / name}: altered: it names documents that are not there")
     return indices
 
@@ -139,9 +140,7 @@ def _indices(directory: Path, name: str, indices: NDArray[Any], count: int) -> N
 def _names(directory: Path, info: SegmentInfo, content: bytes, ends: Offsets) -> list[str]:
     bounds = ends.tolist()
     try:
-        return [
-            content[start:end].decode() for start, end in zip(bounds, bounds[1:], strict=False)
-        ]
+        return [content[start:end].decode() for start, end in pairwise(bounds)]
     except UnicodeDecodeError as error:
         raise StoreError(f"{directory / info.name}.names: altered: not UTF-8") from error
 
