@@ -26,7 +26,15 @@ from edgerank.store.features import Query, store_rule
 from edgerank.store.format import StoreManifest, read_content, read_store_manifest
 from edgerank.store.search import best_places, bm25
 from edgerank.store.segments import Segment
-from edgerank.store.writing import Encoder, add, build, delete, open_segments, places_of
+from edgerank.store.writing import (
+    Encoder,
+    add,
+    build,
+    check_binding,
+    delete,
+    open_segments,
+    places_of,
+)
 
 CANDIDATES = 200  # of a search, of each kind
 SEARCH_HITS = 10  # of a search that does not say how many
@@ -342,32 +350,12 @@ class DocumentStore:
             before = read_content(self.directory)
             try:
                 manifest = read_store_manifest(self.directory)
-                self._check(manifest)
+                check_binding(self.directory, manifest, self.reranker)
                 return Snapshot(manifest, open_segments(self.directory, manifest, self._rule))
             except StoreError:
                 if read_content(self.directory) == before:
                     raise
         raise StoreError(f"{self.directory}: it changes all the time; try again")
-
-    def _check(self, manifest: StoreManifest) -> None:
-        """Check that a store is whole, and this model's."""
-        binding, bundle = manifest.binding, self.reranker.bundle
-        if not manifest.is_complete:
-            raise StoreError(
-                f"{self.directory}: its build was broken off; the same `edgerank store build` goes"
-                " on"
-            )
-        if binding.bundle != bundle.digest:
-            raise StoreError(
-                f"{self.directory}: its vectors are of {binding.model}, of the bundle with digest"
-                f" {binding.bundle[:12]}, and {bundle.directory} has {bundle.digest[:12]}; open it"
-                " with that bundle, or build it again"
-            )
-        if binding.max_length != self.reranker.max_length:
-            raise StoreError(
-                f"{self.directory}: its documents are in parts of {binding.max_length} tokens, and"
-                f" the model has max_length={self.reranker.max_length}"
-            )
 
     def _places(self) -> dict[str, tuple[int, int]]:
         snapshot = self._snapshot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,8 @@ from edgerank.store.encoding import encode_documents, words_of
 from edgerank.store.features import StoreRule
 from edgerank.store.format import (
     FORMAT_VERSION,
+    LOCK_NAME,
+    OWN_FILE,
     STORE_NAME,
     Binding,
     SegmentInfo,
@@ -71,23 +73,22 @@ def build(
     :raises InputError: a document or its id is unusable
     :raises StoreError: there is a store, or something else, or the disk is full
     """
-    with _writable(directory):
+    with _named_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         _check_is_free(directory)
-        with writing(directory):
-            manifest = _begun(directory, encoder.binding())
-            remove_leftovers(directory, manifest)
-            incoming, known, digest = _resumed(directory, manifest, documents, encoder.rule)
+    with _changing(directory):
+        manifest = _begun(directory, encoder.binding())
+        incoming, known, digest = _resumed(directory, manifest, documents)
 
-            def keep(info: SegmentInfo, files: dict[str, File]) -> None:
-                nonlocal manifest
-                manifest = msgspec.structs.replace(
-                    _with_segments(manifest, [(info, files)]), corpus=digest.hexdigest()
-                )
-                commit(directory, manifest)
+        def keep(info: SegmentInfo, files: dict[str, File]) -> None:
+            nonlocal manifest
+            manifest = msgspec.structs.replace(
+                _with_segments(manifest, [(info, files)]), corpus=digest.hexdigest()
+            )
+            commit(directory, manifest)
 
-            _write(directory, encoder, incoming, known, digest.update, keep, show_progress)
-            commit(directory, msgspec.structs.replace(manifest, is_complete=True, corpus=""))
+        _write(directory, encoder, incoming, known, digest.update, keep, show_progress)
+        commit(directory, msgspec.structs.replace(manifest, is_complete=True, corpus=""))
 
 
 def add(
@@ -104,9 +105,9 @@ def add(
     :raises InputError: a document or its id is unusable, or the id is there
     :raises StoreError: the store is unusable, or the disk is full
     """
-    with _writable(directory), writing(directory):
+    with _changing(directory):
         manifest = read_store_manifest(directory)
-        remove_leftovers(directory, manifest)
+        check_binding(directory, manifest, encoder.reranker)
         segments = open_segments(directory, manifest, encoder.rule)
         places = places_of(segments)
         made: list[tuple[SegmentInfo, dict[str, File]]] = []
@@ -123,7 +124,6 @@ def add(
         replaced = [places[name] for name in known if replace and name in places]
         manifest = _without(directory, manifest, segments, replaced)
         commit(directory, _with_segments(manifest, made))
-        remove_leftovers(directory, read_store_manifest(directory))
         return sum(info.documents for info, _ in made)
 
 
@@ -133,9 +133,8 @@ def delete(directory: Path, ids: Iterable[str], rule: StoreRule) -> int:
     :raises InputError: an id is not there
     :raises StoreError: the store is unusable, or the disk is full
     """
-    with _writable(directory), writing(directory):
+    with _changing(directory):
         manifest = read_store_manifest(directory)
-        remove_leftovers(directory, manifest)
         segments = open_segments(directory, manifest, rule)
         places = places_of(segments)
         gone = set()
@@ -144,7 +143,6 @@ def delete(directory: Path, ids: Iterable[str], rule: StoreRule) -> int:
                 raise InputError("ids", f"{name!r} is not in the store", index)
             gone.add(places[name])
         commit(directory, _without(directory, manifest, segments, sorted(gone)))
-        remove_leftovers(directory, read_store_manifest(directory))
         return len(gone)
 
 
@@ -168,9 +166,55 @@ def places_of(segments: Sequence[Segment]) -> dict[str, tuple[int, int]]:
     }
 
 
+def check_binding(directory: Path, manifest: StoreManifest, reranker: Reranker) -> None:
+    """Check that a store is whole, and a model's.
+
+    :raises StoreError: it is not
+    """
+    binding, bundle = manifest.binding, reranker.bundle
+    if not manifest.is_complete:
+        raise StoreError(
+            f"{directory}: its build was broken off; the same `edgerank store build` goes on"
+        )
+    if binding.bundle != bundle.digest:
+        raise StoreError(
+            f"{directory}: its vectors are of {binding.model}, of the bundle with digest"
+            f" {binding.bundle[:12]}, and {bundle.directory} has {bundle.digest[:12]}; open it with"
+            " that bundle, or build it again"
+        )
+    if binding.max_length != reranker.max_length:
+        raise StoreError(
+            f"{directory}: its documents are in parts of {binding.max_length} tokens, and the model"
+            f" has max_length={reranker.max_length}"
+        )
+
+
 @contextmanager
-def _writable(directory: Path) -> Iterator[None]:
-    """Name errors of the disk; what a change has written by then is removed if it can be."""
+def _changing(directory: Path) -> Iterator[None]:
+    """Hold the lock; whatever comes of a change, what its store does not name is removed.
+
+    :raises StoreError: another process is writing, or the disk is full
+    """
+    with _named_errors(directory), writing(directory):
+        _clean(directory)
+        try:
+            yield
+        finally:
+            _clean(directory)
+
+
+def _clean(directory: Path) -> None:
+    """Remove what is left over, if the store can be read."""
+    if not (directory / STORE_NAME).exists():
+        remove_leftovers(directory, None)
+        return
+    with suppress(StoreError):
+        remove_leftovers(directory, decode_store_manifest(directory, read_content(directory)))
+
+
+@contextmanager
+def _named_errors(directory: Path) -> Iterator[None]:
+    """Name errors of the disk."""
     try:
         yield
     except OSError as error:
@@ -194,8 +238,6 @@ def _check_is_free(directory: Path) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    from edgerank.store.format import LOCK_NAME, OWN_FILE
-
     return path.name == LOCK_NAME or OWN_FILE.fullmatch(path.name) is not None
 
 
@@ -217,7 +259,7 @@ def _begun(directory: Path, binding: Binding) -> StoreManifest:
 
 
 def _resumed(
-    directory: Path, manifest: StoreManifest, documents: Iterable[Named], rule: StoreRule
+    directory: Path, manifest: StoreManifest, documents: Iterable[Named]
 ) -> tuple[Iterator[tuple[int, str, str]], set[str], hashlib._Hash]:
     """Skip what a build has stored already, if the documents are still the same.
 
