@@ -204,10 +204,10 @@ def verify(directory: Path) -> None:
 
 def _opened(directory: Path, model: Path, threads: int | None, kernels: str | None) -> Any:
     from edgerank.reranker import Reranker
-    from edgerank.store.format import read_store_manifest
+    from edgerank.store.format import read_binding
     from edgerank.store.store import DocumentStore
 
-    max_length = read_store_manifest(directory).binding.max_length
+    max_length = read_binding(directory).max_length
     reranker = Reranker(model, threads=threads, kernels=kernels, max_length=max_length)
     return DocumentStore.open(directory, reranker)
 

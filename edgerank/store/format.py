@@ -78,6 +78,14 @@ def new_name() -> str:
     return secrets.token_hex(8)
 
 
+def read_binding(directory: Path) -> Binding:
+    """Read which model a store belongs to.
+
+    :raises StoreError: the store is missing, malformed, or of another format
+    """
+    return decode_store_manifest(directory, read_content(directory)).binding
+
+
 def read_store_manifest(directory: Path) -> StoreManifest:
     """Read store.json and check that every file that it names is there at its full size.
 

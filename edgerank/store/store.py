@@ -23,7 +23,12 @@ from edgerank.store.arrays import ranges
 from edgerank.store.comparing import Comparer, choose_backend
 from edgerank.store.encoding import prepare_query, words_of
 from edgerank.store.features import Query, store_rule
-from edgerank.store.format import StoreManifest, read_content, read_store_manifest
+from edgerank.store.format import (
+    StoreManifest,
+    read_binding,
+    read_content,
+    read_store_manifest,
+)
 from edgerank.store.search import best_places, bm25
 from edgerank.store.segments import Segment
 from edgerank.store.writing import (
@@ -38,7 +43,7 @@ from edgerank.store.writing import (
 
 CANDIDATES = 200  # of a search, of each kind
 SEARCH_HITS = 10  # of a search that does not say how many
-OPENINGS = 5  # tries, while another process changes the store
+OPENINGS = 20  # tries, while another process changes the store
 
 Documents = Mapping[str, Document] | Iterable[tuple[str, Document]]
 
@@ -96,20 +101,17 @@ class DocumentStore:
         """
         self.directory = Path(directory)
         chosen = choose_backend(backend)
-        manifest = read_store_manifest(self.directory)
-        if verify:
-            for _ in verify_files(self.directory, manifest.files, StoreError):
-                pass
+        binding = read_binding(self.directory)
         self._owns_model = not isinstance(model, Reranker)
         self.reranker = (
             model
             if isinstance(model, Reranker)
-            else Reranker(model, threads=threads, max_length=manifest.binding.max_length)
+            else Reranker(model, threads=threads, max_length=binding.max_length)
         )
         self._rule = store_rule(self.reranker.bundle)
         self._comparer = Comparer(self._rule, self.reranker.threads, chosen)
         self._lock = threading.Lock()
-        self._snapshot = self._read()
+        self._snapshot = self._read(verify=verify)
 
     @classmethod
     def open(
@@ -344,13 +346,16 @@ class DocumentStore:
     ) -> None:
         self.close()
 
-    def _read(self) -> Snapshot:
-        """Map the store; files may go while another process changes it."""
+    def _read(self, *, verify: bool = False) -> Snapshot:
+        """Map the store, anew if files go because another process changes it meanwhile."""
         for _ in range(OPENINGS):
             before = read_content(self.directory)
             try:
                 manifest = read_store_manifest(self.directory)
                 check_binding(self.directory, manifest, self.reranker)
+                if verify:
+                    for _ in verify_files(self.directory, manifest.files, StoreError):
+                        pass
                 return Snapshot(manifest, open_segments(self.directory, manifest, self._rule))
             except StoreError:
                 if read_content(self.directory) == before:

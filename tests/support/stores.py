@@ -103,5 +103,3 @@ class HashedReranker(Reranker):
 def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
     """Change a file's content."""
     path.write_bytes(change(path.read_bytes()))
-
-
