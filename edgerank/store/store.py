@@ -228,9 +228,16 @@ class DocumentStore:
         Parameters and errors are those of ``rank``.
         """
         names = _id_list(ids)
-        self._find(self._snapshot, names)  # refused before the query is encoded
+        self.check_ids(names)  # before the query is encoded
         encoded = self.reranker.compute(self.prepare_query(query, instruction))
         return self.score_query(encoded, names, normalize)
+
+    def check_ids(self, ids: Sequence[str]) -> None:
+        """Check that documents are there.
+
+        :raises InputError: one is not
+        """
+        self._find(self._snapshot, ids)
 
     def prepare_query(self, query: str, instruction: str | None = None) -> Prepared[Query]:
         """Turn a query into tokens: ``score`` up to the engine, for those who schedule it."""
