@@ -23,6 +23,7 @@ GROUPS = {
         "architectures",
         "published-speed",
         "slices",
+        "store",
         "transforms",
     ),
     "quality": (

@@ -100,10 +100,13 @@ class Comparer:
     def _numba_nearest(
         self, rule: StoreRule, segment: Segment, starts: Ids, ends: Ids, query: Query
     ) -> tuple[Scores, Scores]:
-        from edgerank.store.compiled import functions
+        from edgerank.store.compiled import TOKENS_AT_ONCE, functions
 
         nearest, exact = (np.empty(len(starts), np.float32) for _ in range(2))
-        token_ids = query.token_ids.astype(np.int32)
+        missing = -len(query.shares) % TOKENS_AT_ONCE
+        vectors = np.pad(query.vectors, ((0, missing), (0, 0)))
+        shares = np.pad(query.shares, (0, missing))
+        token_ids = np.pad(query.token_ids, (0, missing), constant_values=-1).astype(np.int32)
 
         def run(first: int, last: int) -> None:
             functions().nearest(
@@ -112,8 +115,8 @@ class Comparer:
                 segment.token_ids,
                 starts,
                 ends,
-                query.vectors,
-                query.shares,
+                vectors,
+                shares,
                 token_ids,
                 rule.has_token_ids,
                 np.float32(rule.saturation[0]),
@@ -136,8 +139,8 @@ class Comparer:
         if self._pool is None or num_tasks == 1:
             run(0, len(lengths))
             return
-        bounds = np.searchsorted(ends, np.arange(1, num_tasks) * total / num_tasks)
-        bounds = [0, *bounds.tolist(), len(lengths)]
+        cuts = np.searchsorted(ends, np.arange(1, num_tasks) * total / num_tasks)
+        bounds = [0, *cuts.tolist(), len(lengths)]
         tasks = [self._pool.submit(run, *pair) for pair in pairwise(bounds)]
         for task in tasks:
             task.result()

@@ -1,7 +1,7 @@
 """What numba compiles, when it is first asked for: a second or two, and then from its cache.
 
-Parts of documents are compared one by one, four tokens of the query at a time, so that each int8
-is read and converted once for the four. The functions let go of Python's lock: threads share the
+Parts of documents are compared one by one, eight tokens of the query at a time, so that each int8
+is read and converted once for the eight. The functions let go of Python's lock: threads share the
 parts. A loop over what several threads share, numba's ``prange``, would need its threading layer.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+TOKENS_AT_ONCE = 8  # of the query; it has a multiple of them
 FAST = {"reassoc", "contract", "nsz"}  # sums in any order; infinities and NaN stay what they are
 
 
@@ -34,12 +35,15 @@ def functions() -> Functions:
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     import numba
 
-    options = {"nogil": True, "fastmath": FAST}
     try:
-        compiled: Callable[..., None] = numba.njit(cache=True, **options)(function)
+        return _typed(numba.njit(cache=True, nogil=True, fastmath=FAST)(function))
     except RuntimeError:  # there is no directory to cache in
-        compiled = numba.njit(**options)(function)
-    return compiled
+        return _typed(numba.njit(nogil=True, fastmath=FAST)(function))
+
+
+def _typed(compiled: Any) -> Callable[..., None]:
+    function: Callable[..., None] = compiled
+    return function
 
 
 def nearest(
@@ -48,8 +52,8 @@ def nearest(
     token_ids: Any,  # int32 [T], or [0]
     starts: Any,  # int64 [P]
     ends: Any,
-    query: Any,  # float32 [n, D]
-    shares: Any,  # float32 [n]
+    query: Any,  # float32 [n, D], n a multiple of TOKENS_AT_ONCE
+    shares: Any,  # float32 [n], 0 for rows that fill it up
     query_ids: Any,  # int32 [n]
     has_token_ids: bool,
     base: Any,
@@ -64,7 +68,6 @@ def nearest(
     count, width = query.shape
     best = np.empty(count, np.float32)
     counts = np.empty(count, np.float32)
-    whole = count // 4 * 4
     for part in range(first, last):
         start, end = starts[part], ends[part]
         length = np.float32(end - start)
@@ -72,25 +75,28 @@ def nearest(
         counts[:] = np.float32(0)
         for row in range(start, end):
             vector, scale = vectors[row], scales[row]
-            for i in range(0, whole, 4):
-                a = b = c = d = np.float32(0)
+            for i in range(0, count, TOKENS_AT_ONCE):
+                a = b = c = d = e = f = g = h = np.float32(0)
                 qa, qb, qc, qd = query[i], query[i + 1], query[i + 2], query[i + 3]
+                qe, qf, qg, qh = query[i + 4], query[i + 5], query[i + 6], query[i + 7]
                 for k in range(width):
                     x = np.float32(vector[k])
                     a += x * qa[k]
                     b += x * qb[k]
                     c += x * qc[k]
                     d += x * qd[k]
+                    e += x * qe[k]
+                    f += x * qf[k]
+                    g += x * qg[k]
+                    h += x * qh[k]
                 best[i] = max(best[i], a * scale)
                 best[i + 1] = max(best[i + 1], b * scale)
                 best[i + 2] = max(best[i + 2], c * scale)
                 best[i + 3] = max(best[i + 3], d * scale)
-            for i in range(whole, count):
-                a = np.float32(0)
-                qa = query[i]
-                for k in range(width):
-                    a += np.float32(vector[k]) * qa[k]
-                best[i] = max(best[i], a * scale)
+                best[i + 4] = max(best[i + 4], e * scale)
+                best[i + 5] = max(best[i + 5], f * scale)
+                best[i + 6] = max(best[i + 6], g * scale)
+                best[i + 7] = max(best[i + 7], h * scale)
             if has_token_ids:
                 for i in range(count):
                     if token_ids[row] == query_ids[i]:

@@ -170,7 +170,8 @@ def _logits(comparison: Comparison, query: Query, features: Features, normalize:
 
 def _pooled(vector: Array) -> Array:
     """Return a vector at length 1; zeros stay."""
-    return unit_rows(vector[None])[0]
+    unit: Array = unit_rows(vector[None])[0]
+    return unit
 
 
 def _token_weights(bundle: Bundle, comparison: Comparison) -> Array:
