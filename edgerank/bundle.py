@@ -67,7 +67,7 @@ def read_bundle(
     if trust is not None:
         _check_signature(path, content, trust)
     manifest = _decode(path, content)
-    check_sizes(directory, manifest.files, BundleError)
+    check_sizes(path, manifest.files, BundleError)
     return Bundle(directory, manifest, hashlib.sha256(content).hexdigest())
 
 
@@ -99,15 +99,13 @@ def verify_files(
         yield name
 
 
-def check_sizes(
-    directory: Path, files: Mapping[str, File], error_type: type[EdgerankError]
-) -> None:
-    """Check that files are there at their full size, in a directory and not outside of it.
+def check_sizes(manifest: Path, files: Mapping[str, File], error_type: type[EdgerankError]) -> None:
+    """Check that the files that a manifest names lie beside it, at their full size.
 
     :raises EdgerankError: of the type, one is not
     """
     for name, file in files.items():
-        _check_size(directory, name, file.size, error_type)
+        _check_size(manifest, name, file.size, error_type)
 
 
 def sign_bundle(bundle: Bundle, key: SecretKey) -> Path:
@@ -190,10 +188,10 @@ def _decode(path: Path, content: bytes) -> Manifest:
         raise BundleError(f"{path}: not a valid manifest: {error}") from error
 
 
-def _check_size(directory: Path, name: str, size: int, error_type: type[EdgerankError]) -> None:
+def _check_size(manifest: Path, name: str, size: int, error_type: type[EdgerankError]) -> None:
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-        raise error_type(f"{directory}: its manifest names {name!r}, outside of it")
-    path = directory / name
+        raise error_type(f"{manifest}: {name!r} points outside of its directory")
+    path = manifest.with_name(name)
     try:
         actual = path.stat().st_size
     except OSError as error:

@@ -220,9 +220,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{name!r} is not among the files")
 
     def needed_files(self) -> list[str]:
-        """Return the names of the files that the tokenizer and the variants need."""
+        """Return the names of the files that the tokenizer, the variants and the rule need."""
         graphs = [name for variant in self.variants for name in (variant.graph, *variant.weights)]
-        return list(dict.fromkeys([self.tokenizer, *graphs]))
+        comparison = self.scoring.comparison
+        tables = [] if comparison is None else [comparison.token_weights]
+        return list(dict.fromkeys([self.tokenizer, *graphs, *tables]))
 
     def length(self, asked: int | None) -> int:
         """Return the maximum length in tokens: what the caller asks for, or the bundle's own.

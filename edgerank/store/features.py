@@ -177,8 +177,6 @@ def _pooled(vector: Array) -> Array:
 def _token_weights(bundle: Bundle, comparison: Comparison) -> Array:
     """Read the weight of each token: float32 [vocabulary]."""
     path = bundle.directory / comparison.token_weights
-    if comparison.token_weights not in bundle.manifest.files:
-        raise BundleError(f"{path}: it is not among the bundle's files")
     try:
         weights: NDArray[np.float32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

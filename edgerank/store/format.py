@@ -92,7 +92,7 @@ def read_store_manifest(directory: Path) -> StoreManifest:
     :raises StoreError: the store is missing, incomplete, malformed, or of another format
     """
     manifest = decode_store_manifest(directory, read_content(directory))
-    check_sizes(directory, manifest.files, StoreError)
+    check_sizes(directory / STORE_NAME, manifest.files, StoreError)
     return manifest
 
 

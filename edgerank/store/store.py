@@ -378,13 +378,13 @@ class DocumentStore:
         """Return segment and place of each document: int64 [len(ids), 2]."""
         with self._lock:
             places = snapshot.places
-        found = np.empty((len(ids), 2), np.int64)
+        found = []
         for index, name in enumerate(ids):
             place = places.get(name) if isinstance(name, str) else None
             if place is None:
                 raise InputError("ids", f"{name!r} is not in the store", index)
-            found[index] = place
-        return found
+            found.append(place)
+        return np.array(found, np.int64).reshape(-1, 2)
 
     def _score(self, segment: Segment, documents: Ids, query: Query, normalize: bool) -> Scores:
         """Score documents of a segment: the best of each one's parts."""
