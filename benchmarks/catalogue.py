@@ -24,6 +24,7 @@ GROUPS = {
         "architectures",
         "published-speed",
         "slices",
+        "store",
         "transforms",
     ),
     "quality": (

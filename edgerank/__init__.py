@@ -18,6 +18,7 @@ from edgerank.errors import (
     RequestTooLarge,
     ServerError,
     ServerFailure,
+    StoreError,
     Unauthenticated,
     Unavailable,
     UnknownModel,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edgerank.client import AsyncClient as AsyncClient
     from edgerank.client import Client as Client
     from edgerank.reranker import Reranker as Reranker
+    from edgerank.store.store import DocumentStore as DocumentStore
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ _MODULES = {
     "AsyncClient": "edgerank.client",
     "Bundle": "edgerank.bundle",
     "Client": "edgerank.client",
+    "DocumentStore": "edgerank.store.store",
     "Reranker": "edgerank.reranker",
 }
 
@@ -49,6 +52,7 @@ __all__ = [
     "BundleError",
     "DeadlineExceeded",
     "Document",
+    "DocumentStore",
     "EdgerankError",
     "Hit",
     "InputError",
@@ -59,6 +63,7 @@ __all__ = [
     "Reranker",
     "ServerError",
     "ServerFailure",
+    "StoreError",
     "Unauthenticated",
     "Unavailable",
     "UnknownModel",

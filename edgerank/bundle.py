@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from edgerank.errors import BundleError
+from edgerank.errors import BundleError, EdgerankError
 from edgerank.files import write_atomically
 from edgerank.manifest import FORMAT_VERSION, MANIFEST_NAME, File, Manifest, Positive, Variant
 
@@ -67,8 +67,7 @@ def read_bundle(
     if trust is not None:
         _check_signature(path, content, trust)
     manifest = _decode(path, content)
-    for name, file in manifest.files.items():
-        _check_size(directory, name, file.size)
+    check_sizes(path, manifest.files, BundleError)
     return Bundle(directory, manifest, hashlib.sha256(content).hexdigest())
 
 
@@ -77,17 +76,36 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
 
     :raises BundleError: a file was altered, or cannot be read
     """
-    for name, file in bundle.manifest.files.items():
-        path = bundle.directory / name
+    return verify_files(bundle.directory, bundle.manifest.files, BundleError)
+
+
+def verify_files(
+    directory: Path, files: Mapping[str, File], error_type: type[EdgerankError]
+) -> Iterator[str]:
+    """Compare files with their sha256, yielding each name once it has been found intact.
+
+    :raises EdgerankError: of the type, a file was altered, or cannot be read
+    """
+    for name, file in files.items():
+        path = directory / name
         try:
             digest = sha256_of(path)
         except OSError as error:
-            raise BundleError(f"{path}: {error.strerror or error}") from error
+            raise error_type(f"{path}: {error.strerror or error}") from error
         if digest != file.sha256:
-            raise BundleError(
-                f"{path}: altered: its sha256 is not the manifest's; copy the bundle again"
+            raise error_type(
+                f"{path}: altered: its sha256 is not the manifest's; copy {directory.name} again"
             )
         yield name
+
+
+def check_sizes(manifest: Path, files: Mapping[str, File], error_type: type[EdgerankError]) -> None:
+    """Check that the files that a manifest names lie beside it, at their full size.
+
+    :raises EdgerankError: of the type, one is not
+    """
+    for name, file in files.items():
+        _check_size(manifest, name, file.size, error_type)
 
 
 def sign_bundle(bundle: Bundle, key: SecretKey) -> Path:
@@ -175,17 +193,17 @@ def _decode(path: Path, content: bytes) -> Manifest:
         raise BundleError(f"{path}: not a valid manifest: {error}") from error
 
 
-def _check_size(directory: Path, name: str, size: int) -> None:
+def _check_size(manifest: Path, name: str, size: int, error_type: type[EdgerankError]) -> None:
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-        raise BundleError(f"{directory / MANIFEST_NAME}: {name!r} points outside the bundle")
-    path = directory / name
+        raise error_type(f"{manifest}: {name!r} points outside of its directory")
+    path = manifest.with_name(name)
     try:
         actual = path.stat().st_size
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}") from error
+        raise error_type(f"{path}: {error.strerror or error}") from error
     if not path.is_file():
-        raise BundleError(f"{path}: not a file")
+        raise error_type(f"{path}: not a file")
     if actual != size:
-        raise BundleError(
+        raise error_type(
             f"{path}: {actual} bytes instead of {size}; the copy is incomplete or altered"
         )

@@ -3,6 +3,7 @@
 * EdgerankError
   x InputError          the query, a document, an option or a file of the caller's is unusable
   x BundleError         the bundle on disk is missing, altered, incomplete or of another format
+  x StoreError          the document store on disk is missing, altered, in use or another model's
   x ProviderError       this machine lacks what a variant of the bundle needs
   x ServerError         a server did not answer a request
     + Unavailable       it was not reached, or is not ready
@@ -67,6 +68,10 @@ class InputError(EdgerankError, ValueError):
 
 class BundleError(EdgerankError):
     """A bundle cannot be trusted or read; the message names the file."""
+
+
+class StoreError(EdgerankError):
+    """A document store cannot be read or written, or is another model's; the message names it."""
 
 
 class ProviderError(EdgerankError):

@@ -83,6 +83,22 @@ class Truncation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Activation = Literal["identity", "sigmoid", "tanh"]
 
 
+class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How late_interaction compares a query and a document that were encoded apart.
+
+    The logit is a sum of three features, each times its weight, and ``bias``. It is what the graph
+    computes for a pair. ``edgerank.store.features`` says what the features are.
+    """
+
+    cosine: float
+    nearest: float
+    exact: float
+    bias: float
+    # repetitions of a word that count half: for any document, and more for each of its words
+    saturation: tuple[float, float]
+    token_weights: str  # file name: .npy, float32 [vocabulary]
+
+
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a graph's output becomes a score; ``edgerank.rules`` computes it.
 
@@ -97,6 +113,7 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalize_offset: float = 0.0  # a normalised logit is sigmoid(logit - offset)
     skipped_tokens: tuple[int, ...] = ()  # maxsim leaves these ids of the document out
     is_mean: bool = False  # maxsim is divided by the tokens of the query
+    comparison: Comparison | None = None  # of late_interaction, for documents encoded before
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,9 +220,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{name!r} is not among the files")
 
     def needed_files(self) -> list[str]:
-        """Return the names of the files that the tokenizer and the variants need."""
+        """Return the names of the files that the tokenizer, the variants and the rule need."""
         graphs = [name for variant in self.variants for name in (variant.graph, *variant.weights)]
-        return list(dict.fromkeys([self.tokenizer, *graphs]))
+        comparison = self.scoring.comparison
+        tables = [] if comparison is None else [comparison.token_weights]
+        return list(dict.fromkeys([self.tokenizer, *graphs, *tables]))
 
     def length(self, asked: int | None) -> int:
         """Return the maximum length in tokens: what the caller asks for, or the bundle's own.

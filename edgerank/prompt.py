@@ -114,14 +114,34 @@ class PromptEncoder:
                 document_index.append(index)
         return Encoded(prefix, sequences, document_index, query_tokens)
 
-    def encode_texts(self, texts: Sequence[str], kind: TextKind) -> list[Tokens]:
-        """Turn texts into tokens, each by itself, cut to the maximum length."""
+    def encode_texts(
+        self, texts: Sequence[str], kind: TextKind, instruction: str | None = None
+    ) -> list[Tokens]:
+        """Turn texts into tokens, each by itself, cut to the maximum length.
+
+        :param instruction: what relevance means, for queries
+        :raises InputError: the family takes no instruction
+        """
         room = self._room(kind)
         if kind == "query":
-            queries = (self._query_ids(text, None)[:room] for text in texts)
+            queries = (self._query_ids(text, instruction)[:room] for text in texts)
             return [self._expanded(self._assemble(self._prompt.query, ids)) for ids in queries]
         documents = self._document_ids(texts)
         return [self._assemble(self._prompt.document, ids[:room]) for ids in documents]
+
+    def encode_parts(self, texts: Sequence[str]) -> tuple[list[Tokens], list[int]]:
+        """Turn documents into tokens, whole: what is too long becomes several sequences.
+
+        :return: the sequences, and the index of each one's text
+        """
+        room = self._room("document")
+        sequences: list[Tokens] = []
+        text_index: list[int] = []
+        for index, ids in enumerate(self._document_ids(texts)):
+            windows = self._windows(ids, room, "split")
+            sequences += [self._assemble(self._prompt.document, window) for window in windows]
+            text_index += [index] * len(windows)
+        return sequences, text_index
 
     def _room(self, kind: TextKind) -> int:
         """Return how many tokens a text may have beside the fixed pieces, by itself."""

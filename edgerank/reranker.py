@@ -29,10 +29,17 @@ from edgerank.engine import Array, Engine, Output, gather
 from edgerank.errors import InputError
 from edgerank.kernels import STOCK, Kernels, choose_kernels
 from edgerank.manifest import CPU_PROVIDER
-from edgerank.packing import MIN_BATCH_TOKENS, Batch, Group, default_batch_tokens, pack
+from edgerank.packing import (
+    MIN_BATCH_TOKENS,
+    Batch,
+    Group,
+    Tokens,
+    default_batch_tokens,
+    pack,
+)
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
 from edgerank.ranking import Hit, Scores, top
-from edgerank.rules import Prepared, Vectors, scoring_rule
+from edgerank.rules import Prepared, ScoringRule, Vectors, scoring_rule
 from edgerank.scripts import foreign_script
 from edgerank.tokenization import open_tokenizer
 from edgerank.variants import choose_variant, machine_capabilities
@@ -128,6 +135,21 @@ class Reranker:
         return self._rule.score_range
 
     @property
+    def rule(self) -> ScoringRule:
+        """How the bundle makes scores of what its graph gives."""
+        return self._rule
+
+    @property
+    def vectors_output(self) -> Output:
+        """The graph's output that texts are encoded by.
+
+        :raises InputError: there is none
+        """
+        self._check_encodes()
+        assert self._rule.vectors is not None
+        return self._rule.vectors
+
+    @property
     def encodes_apart(self) -> bool:
         """Whether a document is encoded once for all queries of ``score_pairs``."""
         return self._rule.encodes_apart
@@ -193,7 +215,7 @@ class Reranker:
             normalize=normalize,
             long_documents=long_documents,
         )
-        return self._compute(prepared, show_progress)
+        return self.compute(prepared, show_progress=show_progress)
 
     def score_pairs(
         self,
@@ -215,7 +237,7 @@ class Reranker:
             normalize=normalize,
             long_documents=long_documents,
         )
-        return self._compute(prepared, show_progress)
+        return self.compute(prepared, show_progress=show_progress)
 
     def encode(
         self,
@@ -238,7 +260,7 @@ class Reranker:
             dimension], in input order
         :raises InputError: a text or an option is unusable, or the bundle scores pairs only
         """
-        return self._compute(self.prepare_texts(texts, kind=kind), show_progress)
+        return self.compute(self.prepare_texts(texts, kind=kind), show_progress=show_progress)
 
     def prepare(
         self,
@@ -273,9 +295,7 @@ class Reranker:
         """Turn texts into tokens: ``encode`` up to the engine, with its parameters and errors."""
         if kind not in get_args(TextKind):
             raise InputError("kind", f"{kind!r} is unknown; choose {', '.join(get_args(TextKind))}")
-        if self._rule.vectors is None:
-            family = self.bundle.manifest.family
-            raise InputError("texts", f"family {family} reads a query and a document together")
+        self._check_encodes()
         checked = [
             check_query(text, "texts", index)
             if kind == "query"
@@ -293,6 +313,35 @@ class Reranker:
 
         encoded = self._prompt.encode_texts(list(places), kind)
         return self._rule.prepare_texts(encoded, kind).then(in_order)
+
+    def tokenize_query(self, query: str, instruction: str | None = None) -> Tokens:
+        """Turn a query into tokens, to be compared with documents that were encoded before.
+
+        :raises InputError: the query or the instruction is unusable
+        """
+        check_query(query)
+        if instruction is not None:
+            check_text(instruction, "instruction")
+        self._warn_of_script([query])
+        [tokens] = self._prompt.encode_texts([query], "query", instruction)
+        return tokens
+
+    def tokenize_documents(self, texts: Sequence[str]) -> tuple[list[Tokens], list[int]]:
+        """Turn documents into tokens, whole: one over the maximum length becomes several parts.
+
+        :return: the parts, and the index of each one's text
+        """
+        return self._prompt.encode_parts(texts)
+
+    def compute(self, prepared: Prepared[R], *, show_progress: bool = False) -> R:
+        """Run what was prepared.
+
+        :raises EdgerankError: the reranker is closed
+        """
+        num_scores = prepared.num_scores
+        batches = _observed(self._batches(prepared.groups), num_scores, show_progress)
+        results = self._run(batches, prepared.output)
+        return prepared.reduce(gather(results, prepared.output, num_scores))
 
     def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
         """Compute groups, one micro-batch for each item that is asked for.
@@ -335,11 +384,10 @@ class Reranker:
                 )
                 return
 
-    def _compute(self, prepared: Prepared[R], show_progress: bool) -> R:
-        num_scores = prepared.num_scores
-        batches = _observed(self._batches(prepared.groups), num_scores, show_progress)
-        results = self._run(batches, prepared.output)
-        return prepared.reduce(gather(results, prepared.output, num_scores))
+    def _check_encodes(self) -> None:
+        if self._rule.vectors is None:
+            family = self.bundle.manifest.family
+            raise InputError("texts", f"family {family} reads a query and a document together")
 
     def _run(self, batches: Iterable[Batch], output: Output) -> Iterator[tuple[Batch, Array]]:
         for batch, (raw,) in self._engine.run(batches, [output.name]):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -133,6 +134,9 @@ def quantize(
             variants.append(variant)
         bar.total = bar.n  # fewer if no matrix was found worth keeping
         shutil.copyfile(opened.tokenizer_path, staging / TOKENIZER_NAME)
+        if isinstance(model, RecognizedModel):
+            for name, table in model.tables.items():
+                np.save(staging / name, table)
         shutil.rmtree(scratch)
         write_manifest(staging, _manifest(source, model, variants, staging, tuple(scripts)))
     return read_bundle(bundle)

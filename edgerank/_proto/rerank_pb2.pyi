@@ -31,18 +31,22 @@ class Options(_message.Message):
     def __init__(self, model: _Optional[str] = ..., instruction: _Optional[str] = ..., normalize: _Optional[bool] = ..., long_documents: _Optional[_Union[LongDocuments, str]] = ...) -> None: ...
 
 class RerankRequest(_message.Message):
-    __slots__ = ("query", "documents", "top_k", "return_documents", "options")
+    __slots__ = ("query", "documents", "top_k", "return_documents", "options", "document_ids", "store")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     RETURN_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
     query: str
     documents: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
     return_documents: bool
     options: Options
-    def __init__(self, query: _Optional[str] = ..., documents: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., return_documents: _Optional[bool] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+    document_ids: _containers.RepeatedScalarFieldContainer[str]
+    store: str
+    def __init__(self, query: _Optional[str] = ..., documents: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., return_documents: _Optional[bool] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., document_ids: _Optional[_Iterable[str]] = ..., store: _Optional[str] = ...) -> None: ...
 
 class RerankResponse(_message.Message):
     __slots__ = ("results", "usage", "timings", "model")

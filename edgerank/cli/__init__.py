@@ -19,6 +19,7 @@ from edgerank.cli.pack import pack, unpack
 from edgerank.cli.quantize import quantize
 from edgerank.cli.rerank import rerank
 from edgerank.cli.serve import serve
+from edgerank.cli.store import store
 from edgerank.cli.verify import verify
 from edgerank.cli.wording import WORDING
 from edgerank.errors import EdgerankError, InputError
@@ -37,6 +38,7 @@ COMMANDS = (
     quantize,
     families,
     rerank,
+    store,
     eval_command,
     inspect,
     verify,

@@ -1,4 +1,4 @@
-"""Bundles with the names that they are served or packed under."""
+"""Bundles and stores with the names that they are served or packed under."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 from edgerank.errors import InputError
 
 
-def named_bundles(models: Iterable[str]) -> dict[str, Path]:
-    """Tell names from bundles: the name ends at the first "=".
+def named_directories(field: str, values: Iterable[str]) -> dict[str, Path]:
+    """Tell names from directories, of bundles or stores: the name ends at the first "=".
 
-    :raises InputError: two models have one name
+    :param field: what errors call them
+    :raises InputError: two have one name
     """
     named: dict[str, Path] = {}
-    for model in models:
-        name, separator, path = model.partition("=")
-        bundle = Path(path if separator else model)
-        name = name if separator else bundle.resolve().name
+    for value in values:
+        name, separator, path = value.partition("=")
+        directory = Path(path if separator else value)
+        name = name if separator else directory.resolve().name
         if not name or name in named:
-            reason = f"the name {name!r} is empty or given twice; use NAME=BUNDLE"
-            raise InputError("model", reason)
-        named[name] = bundle
+            reason = f"the name {name!r} is empty or given twice; use NAME=DIRECTORY"
+            raise InputError(field, reason)
+        named[name] = directory
     return named

@@ -9,7 +9,7 @@ import click
 from edgerank.bundle import DEFAULT_BUNDLE, sha256_of
 from edgerank.cli.extras import needs_extra
 from edgerank.cli.keys import ask_password
-from edgerank.cli.models import named_bundles
+from edgerank.cli.models import named_directories
 
 
 @click.command()
@@ -96,7 +96,7 @@ def pack(
     secret = None if key is None else open_key(key, ask_password)
     wanted = tuple(dict.fromkeys((*extras, "sign")))  # signatures of bundles are checked there
     sources = Sources(wanted, wheels, lock, constraint)
-    made = run(output, named_bundles(models), targets, sources, secret)
+    made = run(output, named_directories("model", models), targets, sources, secret)
     signed = "signed" if secret is not None else "not signed: `edgerank unpack` will refuse it"
     click.echo(f"{output}: {output.stat().st_size / 1e6:,.1f} MB, {signed}")
     click.echo(f"sha256 {sha256_of(output)}")

@@ -133,11 +133,11 @@ def _print_table(ranked: list[tuple[float, Line]]) -> None:
     table.add_column("document", no_wrap=True, overflow="ellipsis", min_width=20, ratio=1)
     for rank, (score, line) in enumerate(ranked, 1):
         table.add_row(
-            str(rank), f"{score:.4f}", Text(_in_one_line(line.id)), Text(_in_one_line(line.text))
+            str(rank), f"{score:.4f}", Text(in_one_line(line.id)), Text(in_one_line(line.text))
         )
     Console().print(table)
 
 
-def _in_one_line(text: str) -> str:
+def in_one_line(text: str) -> str:
     """Leave out what could move the cursor or colour the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

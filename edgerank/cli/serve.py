@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from edgerank.cli.extras import needs_extra
-from edgerank.cli.models import named_bundles
+from edgerank.cli.models import named_directories
 from edgerank.cli.settings import read_settings
 from edgerank.errors import InputError
 from edgerank.serving import settings as table
@@ -108,7 +108,8 @@ def _server_settings(values: Values) -> ServerSettings:
     from edgerank.serving.models import ModelSettings
 
     return ServerSettings(
-        models=named_bundles(values[table.MODEL]),
+        models=named_directories("model", values[table.MODEL]),
+        stores=named_directories("store", values[table.STORE]),
         listen=values[table.LISTEN] if values[table.GRPC] else (),
         http=values[table.HTTP],
         tls=_certificate_files(values),

@@ -19,6 +19,7 @@ OPTIONS = (  # parameters in Python that are options of a command, by the same n
     "platform",
     "precision",
     "python",
+    "store",
     "template",
     "threads",
     "timeout",

@@ -25,6 +25,7 @@ from edgerank.client.messages import (
     pairs_exchange,
     rank_exchange,
     score_exchange,
+    stored_exchange,
     stream_chunk,
     stream_scores,
     stream_start,
@@ -79,6 +80,21 @@ class AsyncClient:
         items = await collect(documents)
         exchange = rank_exchange(query, items, options, top_k, return_documents)
         return await self._exchange(exchange, timeout)
+
+    async def rank_stored(
+        self,
+        query: str,
+        ids: Iterable[str],
+        *,
+        store: str | None = None,
+        top_k: int | None = None,
+        instruction: str | None = None,
+        normalize: bool = False,
+        timeout: float | None = None,
+    ) -> Ranking:
+        """Rank documents of a store; parameters and errors are those of ``Client.rank_stored``."""
+        options = options_of(None, instruction, normalize, None)
+        return await self._exchange(stored_exchange(query, ids, options, store, top_k), timeout)
 
     async def score(
         self,

@@ -20,6 +20,7 @@ from edgerank.client.messages import (
     pairs_exchange,
     rank_exchange,
     score_exchange,
+    stored_exchange,
     stream_chunk,
     stream_scores,
     stream_start,
@@ -82,6 +83,28 @@ class Client:
         options = options_of(model, instruction, normalize, long_documents)
         exchange = rank_exchange(query, documents, options, top_k, return_documents)
         return self._exchange(exchange, timeout)
+
+    def rank_stored(
+        self,
+        query: str,
+        ids: Iterable[str],
+        *,
+        store: str | None = None,
+        top_k: int | None = None,
+        instruction: str | None = None,
+        normalize: bool = False,
+        timeout: float | None = None,
+    ) -> Ranking:
+        """Rank documents of a store of the server by their ids, best first.
+
+        A hit's ``document`` is the id.
+
+        :param store: its name; the server's first by default
+
+        Other parameters and errors are those of ``rank``.
+        """
+        options = options_of(None, instruction, normalize, None)
+        return self._exchange(stored_exchange(query, ids, options, store, top_k), timeout)
 
     def score(
         self,

@@ -87,6 +87,31 @@ def rank_exchange(
     return Exchange("Rerank", request, read)
 
 
+def stored_exchange(
+    query: str, ids: Iterable[str], options: pb.Options, store: str | None, top_k: int | None
+) -> Exchange[Ranking]:
+    """Ask for hits among documents of a store.
+
+    :raises InputError: the query, an id or ``top_k`` is unusable
+    """
+    names = [check_text(name, "ids", index) for index, name in enumerate(as_documents(ids))]
+    if top_k is not None:
+        check_integer("top_k", top_k, 1)
+    request = pb.RerankRequest(
+        query=check_query(query),
+        document_ids=names,
+        store=check_text(store or "", "store"),
+        top_k=min(top_k or 0, len(names)),
+        options=options,
+    )
+
+    def read(response: pb.RerankResponse, request_id: str) -> Ranking:
+        hits = (Hit(result.index, result.score, names[result.index]) for result in response.results)
+        return Ranking(hits, *_about(response, request_id))
+
+    return Exchange("Rerank", request, read)
+
+
 def score_exchange(
     query: str, documents: Iterable[Document], options: pb.Options
 ) -> Exchange[ScoreArray]:

@@ -25,6 +25,7 @@ from edgerank.serving.models import Models, ModelSettings
 from edgerank.serving.notify import tell_systemd
 from edgerank.serving.scheduler import Scheduler
 from edgerank.serving.settings import DRAIN, HTTP, LISTEN, LOG_LEVEL, MAX_QUEUE_TOKENS, LogLevel
+from edgerank.serving.stores import Stores
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class ServerSettings:
     """What ``edgerank serve`` is told; ``settings`` explains each."""
 
     models: Mapping[str, Path]  # by name, the default one first
+    stores: Mapping[str, Path] = field(default_factory=dict)  # by name
     listen: Sequence[str] = LISTEN.default  # for gRPC
     http: Sequence[str] = HTTP.default
     tls: CertificateFiles | None = None
@@ -100,7 +102,8 @@ async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTranspo
     models = Models(settings.models, settings.model_settings)
     scheduler = Scheduler(max_queue_tokens=settings.max_queue_tokens, observe=metrics.observe_run)
     metrics.watch_queue(lambda: scheduler.queue_tokens)
-    inference = Inference(models, scheduler, settings.limits, metrics)
+    stores = Stores(settings.stores)
+    inference = Inference(models, scheduler, settings.limits, metrics, stores)
     tokens = None if settings.tokens is None else BearerTokens(settings.tokens)
     calls = Calls(metrics, tokens, settings.limits.max_calls)
     transports = [make_transport(settings, inference, calls) for make_transport in make_transports]
@@ -109,7 +112,7 @@ async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTranspo
         if settings.metrics is not None:
             _listen_for_scrapes(metrics, *settings.metrics)
         log.info("listening", extra={"addresses": addresses, "pid": os.getpid()})
-        await _serve_until_told(transports, models, metrics, settings.drain_s)
+        await _serve_until_told(transports, models, stores, metrics, settings.drain_s)
     finally:
         await asyncio.gather(*(transport.close() for transport in transports))
         await asyncio.to_thread(scheduler.close)
@@ -118,19 +121,24 @@ async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTranspo
 
 
 async def _serve_until_told(
-    transports: Sequence[Transport], models: Models, metrics: Metrics, drain_s: float
+    transports: Sequence[Transport],
+    models: Models,
+    stores: Stores,
+    metrics: Metrics,
+    drain_s: float,
 ) -> None:
     """Load the models, serve, and drain after a signal."""
     stop = asyncio.Event()
     reload = asyncio.Event()
     _handle_signals(stop, reload)
     await asyncio.to_thread(models.load)
+    await asyncio.to_thread(stores.load, models)
     _describe(models, metrics)
     for transport in transports:
         await transport.serve()
     log.info("serving", extra={"models": {model.name: model.digest for model in models.all()}})
     tell_systemd("READY=1")
-    reloader = asyncio.create_task(_reload_when_asked(models, metrics, reload))
+    reloader = asyncio.create_task(_reload_when_asked(models, stores, metrics, reload))
     await stop.wait()
     reloader.cancel()
     tell_systemd("STOPPING=1")
@@ -165,10 +173,13 @@ def _handle_signals(stop: asyncio.Event, reload: asyncio.Event) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload.set)
 
 
-async def _reload_when_asked(models: Models, metrics: Metrics, asked: asyncio.Event) -> None:
+async def _reload_when_asked(
+    models: Models, stores: Stores, metrics: Metrics, asked: asyncio.Event
+) -> None:
     while True:
         await asked.wait()
         asked.clear()
         await asyncio.to_thread(models.reload)
+        await asyncio.to_thread(stores.reload, models)
         _describe(models, metrics)
         log.info("reload done")

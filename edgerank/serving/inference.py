@@ -24,6 +24,8 @@ from edgerank.serving.limits import Limits, TextSizes
 from edgerank.serving.metrics import Metrics
 from edgerank.serving.models import LoadedModel, Models
 from edgerank.serving.scheduler import Scheduler
+from edgerank.serving.stores import Stores
+from edgerank.store.features import Query
 
 BYTES_PER_TOKEN = 4  # of English; only for the estimate that holds room in the queue
 LONG_BYTES = 1 << 18  # requests with more text are tokenised in a thread of their own
@@ -73,14 +75,21 @@ class Inference:
     """Scores the pairs of a call, in turns with all other calls."""
 
     def __init__(
-        self, models: Models, scheduler: Scheduler, limits: Limits, metrics: Metrics
+        self,
+        models: Models,
+        scheduler: Scheduler,
+        limits: Limits,
+        metrics: Metrics,
+        stores: Stores | None = None,
     ) -> None:
         self.models = models
+        self.stores = stores or Stores({})
         self.limits = limits
         self._scheduler = scheduler
         self._metrics = metrics
         self._short_texts = ThreadPoolExecutor(1, "tokenize")
         self._long_texts = ThreadPoolExecutor(1, "tokenize-long")
+        self._compare = ThreadPoolExecutor(1, "compare")
 
     async def score(self, pairs: Sequence[Pair], options: ScoringOptions) -> Scored:
         """Score pairs; give up when cancelled.
@@ -96,6 +105,41 @@ class Inference:
             num_texts=len(pairs),
             num_bytes=sizes.total,
             estimate=_estimate(pairs, sizes, options, model),
+        )
+        return Scored(**vars(work), scores=scores)
+
+    async def score_stored(
+        self, query: str, ids: Sequence[str], options: ScoringOptions, store_name: str
+    ) -> Scored:
+        """Score documents of a store; give up when cancelled.
+
+        :param query: checked
+        :param store_name: empty for the first
+        :raises InputError: an id is not there, or a text or an option is unusable or over a limit
+        :raises Refused: the request cannot be served, or not now
+        """
+        found = self.stores.get(store_name, options.model)
+        for option in ("long_documents", "max_document_tokens"):
+            if getattr(options, option) is not None:
+                raise InputError(option, "documents of a store are whole; leave it out")
+        pair = Pair(query, "", 0)
+        sizes = self.limits.check_texts([pair], options.instruction)
+        found.store.check_ids(ids)
+
+        def prepare() -> Prepared[Query]:
+            prepared = found.store.prepare_query(query, options.instruction)
+            self.limits.check_queries([pair], prepared.query_tokens)
+            return prepared
+
+        encoded, work = await self._compute(
+            found.model,
+            prepare,
+            num_texts=len(ids),
+            num_bytes=sizes.total,
+            estimate=sizes.total // BYTES_PER_TOKEN + 1,
+        )
+        scores = await asyncio.get_running_loop().run_in_executor(
+            self._compare, found.store.score_query, encoded, ids, options.normalize
         )
         return Scored(**vars(work), scores=scores)
 
@@ -157,6 +201,7 @@ class Inference:
         """End the threads."""
         self._short_texts.shutdown(cancel_futures=True)
         self._long_texts.shutdown(cancel_futures=True)
+        self._compare.shutdown(cancel_futures=True)
 
     def _prepare(
         self, pairs: Sequence[Pair], options: ScoringOptions, model: LoadedModel

@@ -80,6 +80,15 @@ MODEL = SettingSpec[tuple[str, ...]](
     value="[NAME=]BUNDLE",
     default_words="the model in the package",
 )
+STORE = SettingSpec[tuple[str, ...]](
+    "store",
+    "text",
+    (),
+    "Serve this store of documents, under its directory's name unless another is given: requests"
+    " may name documents by their ids. Its model must be among those served. May be given several"
+    " times.",
+    value="[NAME=]STORE",
+)
 CONFIG = SettingSpec[Path | None](
     "config",
     "file",
@@ -269,6 +278,7 @@ LOG_LEVEL = SettingSpec[LogLevel](
 
 SETTINGS: tuple[SettingSpec[object], ...] = (  # in the order of the help and of the documentation
     MODEL,
+    STORE,
     CONFIG,
     LISTEN,
     HTTP,

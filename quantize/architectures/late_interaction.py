@@ -19,10 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
 
+from edgerank.manifest import Comparison
 from quantize.architectures.bert import BERT, Bert, BertInputs
 from quantize.architectures.embedding import VECTORS_OUTPUT
-from quantize.checkpoint.files import Checkpoint, one_label
+from quantize.checkpoint.files import Checkpoint, Floats, one_label
 from quantize.graph.builder import Graph
 from quantize.graph.grid import token_slots, with_mask
 from quantize.graph.precision import Precision
@@ -76,6 +78,21 @@ class LateInteraction(Bert):
 
     def rotated(self, outliers: Sequence[int]) -> LateInteraction:
         return LateInteraction(self._checkpoint, Rotation.random(self.config.head_size, seed=1))
+
+    def comparison(self, table: str) -> tuple[Comparison, Floats]:
+        """Describe the head, for texts that are encoded apart, with the tokens' weights.
+
+        :param table: name of the file that the weights go to
+        :return: the description, and float32 [vocabulary]
+        """
+        load = self._checkpoint.tensor
+        cosine, nearest, exact = map(
+            float, one_label(self._checkpoint, "head.weight", len(FEATURES))
+        )
+        [bias] = map(float, load("head.bias", 1))
+        saturation = self._lexical.saturation
+        weights = load("token_weights", self.config.vocab_size).astype(np.float32)
+        return Comparison(cosine, nearest, exact, bias, saturation, table), weights
 
     def declare(self, g: Graph) -> PairInputs:
         """Declare BERT's inputs; the parts neither see each other nor count each other's tokens."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edgerank.errors import InputError
@@ -42,6 +45,7 @@ from quantize.families.families import (
 )
 from quantize.families.templates import MXBAI_RERANK_V2, Template
 
+TOKEN_WEIGHTS_NAME = "token_weights.npy"  # a file of the bundle
 CROSS_ENCODER = "cross-encoder"  # the family of what optimum exports
 STANFORD = "HF_ColBERT"  # what Stanford's own code calls its BERT
 MASKED_LM = "ForMaskedLM"  # a head that sentence-transformers does not load
@@ -70,6 +74,7 @@ class RecognizedModel(ModelSpec):
     """A checkpoint of an architecture that is written layer by layer."""
 
     model: LayeredModel[Any]
+    tables: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # .npy files, by name
 
     @property
     def is_causal(self) -> bool:
@@ -462,6 +467,7 @@ def _pair_late_interaction(
 ) -> RecognizedModel:
     """Query and document beside each other, each as the encoder reads a text by itself."""
     model = LateInteraction(checkpoint)
+    comparison, token_weights = model.comparison(TOKEN_WEIGHTS_NAME)
     max_length, limit = max_lengths(checkpoint)
     query = joined(checkpoint, tokenizer, "{query}")
     document = joined(checkpoint, tokenizer, "{document}")
@@ -473,8 +479,9 @@ def _pair_late_interaction(
         max_length_limit=limit,
         prompt=Prompt(query, tuple(msgspec.structs.replace(p, token_type=1) for p in document)),
         truncation=Truncation("longest", reserved=num_special, long_documents="split"),
-        scoring=Scoring("late_interaction", activation="sigmoid"),
+        scoring=Scoring("late_interaction", activation="sigmoid", comparison=comparison),
         model=model,
+        tables={TOKEN_WEIGHTS_NAME: token_weights},
     )
 
 

@@ -169,7 +169,7 @@ def unknown_in(code: str, targets: set[str]) -> Iterator[str]:
         if before in GROUPS and after and not after.startswith("-"):
             yield from unknown_in_command(GROUPS[before], words[words.index(before) + 1 :])
     if code.startswith("-"):
-        known = {flag for g in GROUPS.values() for c in g.commands.values() for flag in flags_of(c)}
+        known = {flag for g in GROUPS.values() for c in commands_of(g) for flag in flags_of(c)}
         yield from (word for word in words if word.startswith("-") and flag_of(word) not in known)
     if PLACE.fullmatch(code) and "NAME" not in code and not (ROOT / code).exists():
         yield code
@@ -182,11 +182,21 @@ def unknown_in_command(group: click.Group, words: list[str]) -> Iterator[str]:
     if command is None:
         yield words[0]
         return
+    if isinstance(command, click.Group) and len(words) > 1 and not words[1].startswith("-"):
+        yield from unknown_in_command(command, words[1:])
+        return
     for word in words[1:]:
         if word in ("|", "<", ">"):
             return
         if word.startswith("-") and flag_of(word) not in flags_of(command):
             yield f"{words[0]} {word}"
+
+
+def commands_of(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from commands_of(command)
 
 
 def flags_of(command: click.Command) -> set[str]:
@@ -217,6 +227,8 @@ def test_commands_flags_modules_and_files_exist(page):
     [
         "make coffee",
         "edgerank brew",
+        "edgerank store brew",
+        "edgerank store rank passages query --milk",
         "edgerank rerank query documents.txt --milk",
         "cat documents.txt | edgerank rerank query --milk",
         "python -m benchmarks.coffee",

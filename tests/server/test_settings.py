@@ -71,6 +71,7 @@ def test_a_file_sets_what_nothing_else_does(settings):
 
 def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
     values = {
+        "store": ["books=a/store"],
         "trust": "key.pub",
         "tls-cert": "a.crt",
         "tls-key": "a.key",
@@ -176,7 +177,7 @@ def test_models_are_opened_with_the_variant_kernels_and_batches_asked_for(bundle
         ("max-calls = [1, 2]", "max-calls: it takes one value"),
         ("warmup = 'perhaps'", "warmup: 'perhaps' is not a valid boolean"),
         ("[limits]\nmax-calls = 1", "limits is no setting"),
-        ("max_calls = 1", "max_calls is no setting; there are: model, listen"),
+        ("max_calls = 1", "max_calls is no setting; there are: model, store"),
         ("model = [['a']]", "model: it must be a plain value"),
         ("config = 'b.toml'", "config is no setting"),
         ("max-calls 1", "cannot be read as TOML"),

@@ -59,7 +59,12 @@ def assert_refused(bundle: Path, match: str, **options: Any) -> None:
 
 
 def test_a_sound_bundle_is_found_intact(bundle):
-    assert sorted(verify_bundle(read_bundle(bundle))) == [MODEL, WEIGHTS, TOKENIZER]
+    assert sorted(verify_bundle(read_bundle(bundle))) == [
+        MODEL,
+        WEIGHTS,
+        "token_weights.npy",
+        TOKENIZER,
+    ]
     scores = Reranker(bundle, threads=1, verify=True).score("a query", ["one", "two"])
     assert np.isfinite(scores).all()
 

@@ -22,6 +22,8 @@ LONG_DOCUMENTS: dict[int, LongDocuments | None] = {
 OPTION_FIELDS = {
     "instruction": "options.instruction",
     "long_documents": "options.long_documents",
+    "ids": "document_ids",
+    "model": "options.model",
 }
 
 

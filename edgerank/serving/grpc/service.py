@@ -7,10 +7,11 @@ from typing import Any
 
 from edgerank._proto import rerank_pb2 as pb
 from edgerank.documents import Pair, check_query
+from edgerank.errors import InputError
 from edgerank.ranking import top
 from edgerank.serving.grpc.messages import model_of, options_of, pairs_of, timings_of, usage_of
 from edgerank.serving.grpc.stream import DocumentStream
-from edgerank.serving.inference import Inference
+from edgerank.serving.inference import Inference, Scored
 
 
 class RerankerService:
@@ -21,16 +22,15 @@ class RerankerService:
 
     async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
         """Rank documents."""
-        options = options_of(request.options)
-        self._inference.limits.check_count("documents", len(request.documents))
-        check_query(request.query)
-        scored = await self._inference.score(pairs_of(request.query, request.documents), options)
+        scored = await self._scored(request)
         return pb.RerankResponse(
             results=[
                 pb.Result(
                     index=index,
                     score=scored.scores[index],
-                    document=request.documents[index] if request.return_documents else None,
+                    document=request.documents[index]
+                    if request.return_documents and request.documents
+                    else None,
                 )
                 for index in top(scored.scores, request.top_k or None)
             ],
@@ -38,6 +38,20 @@ class RerankerService:
             timings=timings_of(scored),
             model=scored.model.name,
         )
+
+    async def _scored(self, request: pb.RerankRequest) -> Scored:
+        """Score the documents of a request, or those of a store that it names."""
+        options = options_of(request.options)
+        check_query(request.query)
+        if not (request.document_ids or request.store):
+            self._inference.limits.check_count("documents", len(request.documents))
+            pairs = pairs_of(request.query, request.documents)
+            return await self._inference.score(pairs, options)
+        if request.documents:
+            raise InputError("document_ids", "there are documents too; give one of both")
+        ids = list(request.document_ids)
+        self._inference.limits.check_count("document_ids", len(ids))
+        return await self._inference.score_stored(request.query, ids, options, request.store)
 
     async def RerankStream(
         self, requests: AsyncIterator[pb.RerankStreamRequest], context: Any

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from edgerank.documents import LongDocuments, check_integer, make_pairs
+from edgerank.documents import LongDocuments, check_integer, check_query, make_pairs
 from edgerank.errors import InputError
 from edgerank.ranking import top
 from edgerank.serving.calls import CALL
@@ -30,9 +30,16 @@ class RerankRequest(msgspec.Struct, frozen=True):
 
     query: Annotated[str, Meta(description="What the documents are to be relevant to.")]
     documents: Annotated[
-        str | list[JsonDocument],
+        str | list[JsonDocument] | UnsetType,
         Meta(description="An object reads as its title, its text, and each other field."),
-    ]
+    ] = UNSET
+    document_ids: Annotated[
+        list[str] | None,
+        Meta(description="Instead of documents: ids of documents in a store of the server."),
+    ] = None
+    store: Annotated[
+        str | None, Meta(description="Name of the store; the server's first by default.")
+    ] = None
     model: Annotated[
         str | None, Meta(description="A name of /v1/models; the first model by default.")
     ] = None
@@ -133,7 +140,7 @@ class RerankResponse(msgspec.Struct, frozen=True):
     ] = UNSET
 
 
-ERRORS = ErrorForm(Wording({}, advise), common)
+ERRORS = ErrorForm(Wording({"ids": "document_ids"}, advise), common)
 
 
 def shape(path: str, version: str) -> Shape[RerankRequest]:
@@ -147,18 +154,13 @@ def shape(path: str, version: str) -> Shape[RerankRequest]:
 
 async def rerank(inference: Inference, request: RerankRequest, version: str = "2") -> Answer:
     """Rank documents."""
-    documents = [request.documents] if isinstance(request.documents, str) else request.documents
-    if not documents:
-        raise InputError("documents", "there are none; at least one is needed")
-    inference.limits.check_count("documents", len(documents))
-    pairs = make_pairs(request.query, documents)
-    scored = await inference.score(pairs, _options(request))
-    returned = str(request.return_documents).lower() == "true"
+    scored, texts = await _scored(inference, request)
+    returned = texts is not None and str(request.return_documents).lower() == "true"
     results = [
         RankedDocument(
             index,
             float(scored.scores[index]),
-            DocumentText(pairs[index].text) if returned else None,
+            DocumentText(texts[index]) if texts is not None and returned else None,
         )
         for index in top(scored.scores, _limit(request))
     ]
@@ -166,6 +168,26 @@ async def rerank(inference: Inference, request: RerankRequest, version: str = "2
     if request.top_k is not None or request.truncation is not None:
         response = msgspec.structs.replace(response, data=[_voyage(result) for result in results])
     return Answer(response, timing_headers(scored))
+
+
+async def _scored(inference: Inference, request: RerankRequest) -> tuple[Scored, list[str] | None]:
+    """Score the documents of a request, or those of a store: the texts are None then."""
+    ids, documents = request.document_ids, request.documents
+    if ids is not None:
+        if documents is not UNSET:
+            raise InputError("document_ids", "there are documents too; give one of both")
+        inference.limits.check_count("document_ids", len(ids))
+        query = check_query(request.query)
+        options = _options(request)
+        return await inference.score_stored(query, ids, options, request.store or ""), None
+    if isinstance(documents, UnsetType):
+        raise InputError("documents", "it is missing")
+    documents = [documents] if isinstance(documents, str) else documents
+    if not documents:
+        raise InputError("documents", "there are none; at least one is needed")
+    inference.limits.check_count("documents", len(documents))
+    pairs = make_pairs(request.query, documents)
+    return await inference.score(pairs, _options(request)), [pair.text for pair in pairs]
 
 
 def _voyage(result: RankedDocument) -> VoyageDocument:

@@ -1,0 +1,1 @@
+"""Documents that are encoded once, and ranked for any query: ``edgerank.DocumentStore``."""

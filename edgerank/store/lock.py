@@ -1,0 +1,47 @@
+"""One writer at a time: a lock that ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgerank.errors import StoreError
+from edgerank.store.format import LOCK_NAME
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Hold a store's lock.
+
+    :raises StoreError: another process, or another thread, is writing to the store
+    """
+    try:
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"{directory}: it cannot be written: {error.strerror}") from error
+    try:
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            raise StoreError(
+                f"{directory}: another process is writing to it; try again when that has ended"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)  # lets go of the lock
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,419 @@
+"""``DocumentStore``: documents that were encoded once, ranked for any query."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from edgerank.bundle import DEFAULT_BUNDLE, verify_files
+from edgerank.documents import Document, check_integer
+from edgerank.errors import InputError, StoreError
+from edgerank.packing import Ids
+from edgerank.ranking import Scores, top
+from edgerank.reranker import Reranker
+from edgerank.rules import Prepared
+from edgerank.store.arrays import ranges
+from edgerank.store.comparing import Comparer, choose_backend
+from edgerank.store.encoding import prepare_query, words_of
+from edgerank.store.features import Query, store_rule
+from edgerank.store.format import (
+    StoreManifest,
+    read_binding,
+    read_content,
+    read_store_manifest,
+)
+from edgerank.store.search import best_places, bm25
+from edgerank.store.segments import Segment
+from edgerank.store.writing import (
+    Encoder,
+    add,
+    build,
+    check_binding,
+    delete,
+    open_segments,
+    places_of,
+)
+
+CANDIDATES = 200  # of a search, of each kind
+SEARCH_HITS = 10  # of a search that does not say how many
+OPENINGS = 20  # tries, while another process changes the store
+
+Documents = Mapping[str, Document] | Iterable[tuple[str, Document]]
+
+
+@dataclass(frozen=True)
+class StoredHit:
+    """A ranked document of a store."""
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A store as it was when it was opened; what others write later does not change it."""
+
+    manifest: StoreManifest
+    segments: Sequence[Segment]
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Where each document is: the segment, and the place in it."""
+        return places_of(self.segments)
+
+
+class DocumentStore:
+    """Documents that were encoded once. Safe to call from several threads.
+
+    store = DocumentStore.build("passages", {"dune": "Frank Herbert wrote Dune.", ...})
+    for hit in store.rank("who wrote dune?", top_k=5):
+        print(hit.score, hit.id)
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        model: Reranker | str | os.PathLike[str] = DEFAULT_BUNDLE,
+        *,
+        threads: int | None = None,
+        backend: str | None = None,
+        verify: bool = False,
+    ) -> None:
+        """Open a store.
+
+        :param directory: what ``build`` made
+        :param model: the bundle that made it, or its reranker
+        :param threads: threads to compute with, if a bundle is given; the physical cores given to
+            the process by default
+        :param backend: what compares: "numba", "numpy", or "auto", numba where it is installed.
+            What EDGERANK_STORE says, or "auto", by default
+        :param verify: compare every file with its sha256 first
+        :raises StoreError: the store is missing, altered, unfinished, or another model's
+        :raises BundleError: the bundle is unusable
+        :raises InputError: an option is unusable
+        """
+        self.directory = Path(directory)
+        chosen = choose_backend(backend)
+        binding = read_binding(self.directory)
+        self._owns_model = not isinstance(model, Reranker)
+        self.reranker = (
+            model
+            if isinstance(model, Reranker)
+            else Reranker(model, threads=threads, max_length=binding.max_length)
+        )
+        self._rule = store_rule(self.reranker.bundle)
+        self._comparer = Comparer(self._rule, self.reranker.threads, chosen)
+        self._lock = threading.Lock()
+        self._snapshot = self._read(verify=verify)
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        model: Reranker | str | os.PathLike[str] = DEFAULT_BUNDLE,
+        *,
+        threads: int | None = None,
+        backend: str | None = None,
+        verify: bool = False,
+    ) -> DocumentStore:
+        """Open a store; parameters and errors are those of ``DocumentStore``."""
+        return cls(directory, model, threads=threads, backend=backend, verify=verify)
+
+    @classmethod
+    def build(
+        cls,
+        directory: str | os.PathLike[str],
+        documents: Documents,
+        model: Reranker | str | os.PathLike[str] = DEFAULT_BUNDLE,
+        *,
+        threads: int | None = None,
+        backend: str | None = None,
+        show_progress: bool = False,
+    ) -> DocumentStore:
+        """Encode documents and store them.
+
+        If it is broken off, the same call goes on where it stopped; until it has ended, the store
+        cannot be opened.
+
+        :param documents: by their ids, or pairs of an id and a document, as ``Reranker.rank`` takes
+            it; an iterator is read once, a few hundred at a time. Long documents are stored whole
+        :param show_progress: draw a progress bar on stderr
+        :raises InputError: a document or its id is unusable
+        :raises StoreError: there is a store, or the disk is full, or the bundle is of a kind that
+            reads query and document together
+
+        Other parameters are those of ``DocumentStore``.
+        """
+        choose_backend(backend)
+        reranker = model if isinstance(model, Reranker) else Reranker(model, threads=threads)
+        try:
+            encoder = Encoder(reranker, store_rule(reranker.bundle))
+            build(Path(directory), _pairs(documents), encoder, show_progress=show_progress)
+            store = cls(directory, reranker, backend=backend)
+        except BaseException:
+            if reranker is not model:
+                reranker.close()
+            raise
+        store._owns_model = reranker is not model
+        return store
+
+    def __len__(self) -> int:
+        """Documents, less those that were deleted."""
+        return self._snapshot.manifest.num_documents
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places()
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all documents, in the order in which they came."""
+        return list(self._places())
+
+    @property
+    def manifest(self) -> StoreManifest:
+        """What store.json says."""
+        return self._snapshot.manifest
+
+    @property
+    def backend(self) -> str:
+        """What compares: "numpy" or "numba"."""
+        return self._comparer.backend
+
+    def rank(
+        self,
+        query: str,
+        ids: Iterable[str] | None = None,
+        *,
+        top_k: int | None = None,
+        instruction: str | None = None,
+        normalize: bool = False,
+        candidates: int = CANDIDATES,
+    ) -> list[StoredHit]:
+        """Rank documents by relevance to a query, best first.
+
+        :param ids: of the documents; without them the whole store is searched
+        :param top_k: how many hits to return; all by default, and 10 of a search
+        :param candidates: of a search: the best so many by their words and the best so many by
+            their pooled vectors are scored
+
+        Other parameters and errors are those of ``Reranker.rank``.
+        """
+        if top_k is not None:
+            check_integer("top_k", top_k, 1)
+        check_integer("candidates", candidates, 1)
+        encoded = self.reranker.compute(self.prepare_query(query, instruction))
+        if ids is None:
+            return self.search_query(query, encoded, top_k, normalize, candidates)
+        names = _id_list(ids)
+        scores = self.score_query(encoded, names, normalize)
+        return [StoredHit(names[place], float(scores[place])) for place in top(scores, top_k)]
+
+    def score(
+        self,
+        query: str,
+        ids: Iterable[str],
+        *,
+        instruction: str | None = None,
+        normalize: bool = False,
+    ) -> Scores:
+        """Score documents against a query: float32 [len(ids)], in their order.
+
+        Parameters and errors are those of ``rank``.
+        """
+        names = _id_list(ids)
+        self.check_ids(names)  # before the query is encoded
+        encoded = self.reranker.compute(self.prepare_query(query, instruction))
+        return self.score_query(encoded, names, normalize)
+
+    def check_ids(self, ids: Sequence[str]) -> None:
+        """Check that documents are there.
+
+        :raises InputError: one is not
+        """
+        self._find(self._snapshot, ids)
+
+    def prepare_query(self, query: str, instruction: str | None = None) -> Prepared[Query]:
+        """Turn a query into tokens: ``score`` up to the engine, for those who schedule it."""
+        return prepare_query(self.reranker, self._rule, query, instruction)
+
+    def score_query(self, query: Query, ids: Sequence[str], normalize: bool = False) -> Scores:
+        """Score documents against a query that was encoded: float32 [len(ids)].
+
+        :raises InputError: an id is not there
+        """
+        snapshot = self._snapshot
+        found = self._find(snapshot, ids)
+        scores = np.zeros(len(ids), np.float32)
+        for number, segment in enumerate(snapshot.segments):
+            places = np.flatnonzero(found[:, 0] == number)
+            if len(places):
+                scores[places] = self._score(segment, found[places, 1], query, normalize)
+        return scores
+
+    def search_query(
+        self,
+        text: str,
+        query: Query,
+        top_k: int | None = None,
+        normalize: bool = False,
+        candidates: int = CANDIDATES,
+    ) -> list[StoredHit]:
+        """Search the whole store for a query that was encoded.
+
+        :param text: of the query, for its words
+        """
+        segments = self._snapshot.segments
+        by_vectors = [self._pooled(segment, query) for segment in segments]
+        firsts = [by_vectors]
+        if self._rule.has_tokens:  # else the vectors say it all
+            firsts.append(bm25(segments, words_of(text)))
+        chosen = [np.zeros(0, np.int64)]
+        counts = [segment.info.documents for segment in segments]
+        for scores in firsts:
+            together = np.concatenate([np.zeros(0, np.float32), *scores])
+            is_deleted = np.concatenate(
+                [np.zeros(0, bool), *(segment.is_deleted for segment in segments)]
+            )
+            together[is_deleted] = -np.inf
+            if scores is not by_vectors:
+                together[together <= 0] = -np.inf  # none of the query's words
+            chosen.append(best_places(together, max(candidates, top_k or SEARCH_HITS)))
+        places = np.unique(np.concatenate(chosen))
+        starts = np.cumsum([0, *counts])
+        names: list[str] = []
+        found: list[Scores] = [np.zeros(0, np.float32)]
+        for segment, start, end in zip(segments, starts, starts[1:], strict=False):
+            own = places[(places >= start) & (places < end)] - start
+            names += [segment.names[place] for place in own.tolist()]
+            found.append(self._score(segment, own, query, normalize))
+        scores_found = np.concatenate(found)
+        best = top(scores_found, top_k or SEARCH_HITS)
+        return [StoredHit(names[place], float(scores_found[place])) for place in best]
+
+    def add(
+        self, documents: Documents, *, replace: bool = False, show_progress: bool = False
+    ) -> int:
+        """Add documents, all or none of them; return how many.
+
+        :param replace: whether those whose ids are there take the place of what was there
+        :param show_progress: draw a progress bar on stderr
+        :raises InputError: a document or its id is unusable, or the id is there
+        :raises StoreError: another process is writing, or the disk is full
+        """
+        encoder = Encoder(self.reranker, self._rule)
+        self.refresh()
+        count = add(
+            self.directory,
+            _pairs(documents),
+            encoder,
+            replace=replace,
+            show_progress=show_progress,
+        )
+        self.refresh()
+        return count
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents, all or none of them; return how many.
+
+        :raises InputError: an id is not there
+        :raises StoreError: another process is writing, or the disk is full
+        """
+        count = delete(self.directory, _id_list(ids), self._rule)
+        self.refresh()
+        return count
+
+    def refresh(self) -> None:
+        """See what others have written since.
+
+        :raises StoreError: the store is gone, altered, or another model's
+        """
+        self._snapshot = self._read()
+
+    def close(self) -> None:
+        """Free the memory; a reranker that was passed in stays open."""
+        self._comparer.close()
+        if self._owns_model:
+            self.reranker.close()
+
+    def __enter__(self) -> DocumentStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read(self, *, verify: bool = False) -> Snapshot:
+        """Map the store, anew if files go because another process changes it meanwhile."""
+        for _ in range(OPENINGS):
+            before = read_content(self.directory)
+            try:
+                manifest = read_store_manifest(self.directory)
+                check_binding(self.directory, manifest, self.reranker)
+                if verify:
+                    for _ in verify_files(self.directory, manifest.files, StoreError):
+                        pass
+                return Snapshot(manifest, open_segments(self.directory, manifest, self._rule))
+            except StoreError:
+                if read_content(self.directory) == before:
+                    raise
+        raise StoreError(f"{self.directory}: it changes all the time; try again")
+
+    def _places(self) -> dict[str, tuple[int, int]]:
+        snapshot = self._snapshot
+        with self._lock:
+            return snapshot.places
+
+    def _find(self, snapshot: Snapshot, ids: Sequence[str]) -> Ids:
+        """Return segment and place of each document: int64 [len(ids), 2]."""
+        with self._lock:
+            places = snapshot.places
+        found = []
+        for index, name in enumerate(ids):
+            place = places.get(name) if isinstance(name, str) else None
+            if place is None:
+                raise InputError("ids", f"{name!r} is not in the store", index)
+            found.append(place)
+        return np.array(found, np.int64).reshape(-1, 2)
+
+    def _score(self, segment: Segment, documents: Ids, query: Query, normalize: bool) -> Scores:
+        """Score documents of a segment: the best of each one's parts."""
+        if len(documents) == 0:
+            return np.zeros(0, np.float32)
+        starts, ends = segment.document_parts[documents], segment.document_parts[documents + 1]
+        features = self._comparer.features(segment, ranges(starts, ends), query)
+        raw = self._rule.combine(query, features, normalize)
+        bounds = np.cumsum(ends - starts) - (ends - starts)
+        best = np.maximum.reduceat(raw, bounds)
+        rule = self.reranker.rule
+        return rule.normalization(best) if normalize else rule.activation(best)
+
+    def _pooled(self, segment: Segment, query: Query) -> Scores:
+        """Compare all documents of a segment by their pooled vectors: float32 [N]."""
+        found = self._comparer.pooled(segment, query)
+        return np.maximum.reduceat(found, segment.document_parts[:-1])
+
+
+def _pairs(documents: Documents) -> Iterable[tuple[str, Document]]:
+    if isinstance(documents, Mapping):
+        return documents.items()
+    if isinstance(documents, str) or not isinstance(documents, Iterable):
+        kind = type(documents).__name__
+        raise InputError("documents", f"expected pairs of an id and a document, got {kind}")
+    return documents
+
+
+def _id_list(ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError("ids", f"expected a list of ids, got {type(ids).__name__}")
+    return list(ids)

@@ -1,0 +1,393 @@
+"""Changes of a store: documents come in segments, and go by a list of those that are gone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from tqdm import tqdm
+
+from edgerank.documents import Document, document_text
+from edgerank.errors import InputError, StoreError
+from edgerank.manifest import File
+from edgerank.reranker import Reranker
+from edgerank.store.arrays import write_array
+from edgerank.store.encoding import encode_documents, words_of
+from edgerank.store.features import StoreRule
+from edgerank.store.format import (
+    FORMAT_VERSION,
+    LOCK_NAME,
+    OWN_FILE,
+    STORE_NAME,
+    Binding,
+    SegmentInfo,
+    StoreManifest,
+    commit,
+    decode_store_manifest,
+    new_name,
+    read_content,
+    read_store_manifest,
+    remove_leftovers,
+)
+from edgerank.store.lock import writing
+from edgerank.store.segments import Segment, SegmentWriter, open_segment
+
+SEGMENT_DOCUMENTS = 1 << 14  # a build that is broken off loses no more than so many
+BATCH_DOCUMENTS = 256  # encoded together
+BATCH_CHARACTERS = 1 << 20  # of their texts, which bounds the memory
+
+Named = tuple[str, Document]  # a document behind its id
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model, and how its bundle's texts are kept."""
+
+    reranker: Reranker
+    rule: StoreRule
+
+    def binding(self) -> Binding:
+        """Say what a store that this writes is bound to."""
+        bundle = self.reranker.bundle
+        [[part]] = encode_documents(self.reranker, self.rule, ["a"])
+        return Binding(
+            bundle.manifest.source.model,
+            bundle.digest,
+            bundle.manifest.scoring.rule,
+            self.reranker.max_length,
+            len(part.pooled),
+        )
+
+
+def build(
+    directory: Path, documents: Iterable[Named], encoder: Encoder, *, show_progress: bool = False
+) -> None:
+    """Make a store of documents, or go on where a build of the same documents was broken off.
+
+    :raises InputError: a document or its id is unusable
+    :raises StoreError: there is a store, or something else, or the disk is full
+    """
+    with _named_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        _check_is_free(directory)
+    with _changing(directory):
+        manifest = _begun(directory, encoder.binding())
+        incoming, known, digest = _resumed(directory, manifest, documents)
+
+        def keep(info: SegmentInfo, files: dict[str, File]) -> None:
+            nonlocal manifest
+            manifest = msgspec.structs.replace(
+                _with_segments(manifest, [(info, files)]), corpus=digest.hexdigest()
+            )
+            commit(directory, manifest)
+
+        _write(directory, encoder, incoming, known, digest.update, keep, show_progress)
+        commit(directory, msgspec.structs.replace(manifest, is_complete=True, corpus=""))
+
+
+def add(
+    directory: Path,
+    documents: Iterable[Named],
+    encoder: Encoder,
+    *,
+    replace: bool = False,
+    show_progress: bool = False,
+) -> int:
+    """Add documents, all or none of them; return how many.
+
+    :param replace: whether those whose ids are there take the place of what was there
+    :raises InputError: a document or its id is unusable, or the id is there
+    :raises StoreError: the store is unusable, or the disk is full
+    """
+    with _changing(directory):
+        manifest = read_store_manifest(directory)
+        check_binding(directory, manifest, encoder.reranker)
+        segments = open_segments(directory, manifest, encoder.rule)
+        places = places_of(segments)
+        made: list[tuple[SegmentInfo, dict[str, File]]] = []
+        known: set[str] = set() if replace else set(places)
+        _write(
+            directory,
+            encoder,
+            _checked(documents),
+            known,
+            lambda content: None,
+            lambda info, files: made.append((info, files)),
+            show_progress,
+        )
+        replaced = [places[name] for name in known if replace and name in places]
+        manifest = _without(directory, manifest, segments, replaced)
+        commit(directory, _with_segments(manifest, made))
+        return sum(info.documents for info, _ in made)
+
+
+def delete(directory: Path, ids: Iterable[str], rule: StoreRule) -> int:
+    """Delete documents, all or none of them; return how many.
+
+    :raises InputError: an id is not there
+    :raises StoreError: the store is unusable, or the disk is full
+    """
+    with _changing(directory):
+        manifest = read_store_manifest(directory)
+        segments = open_segments(directory, manifest, rule)
+        places = places_of(segments)
+        gone = set()
+        for index, name in enumerate(ids):
+            if name not in places:
+                raise InputError("ids", f"{name!r} is not in the store", index)
+            gone.add(places[name])
+        commit(directory, _without(directory, manifest, segments, sorted(gone)))
+        return len(gone)
+
+
+def open_segments(directory: Path, manifest: StoreManifest, rule: StoreRule) -> list[Segment]:
+    """Map all segments.
+
+    :raises StoreError: a file is missing, or does not fit the others
+    """
+    return [open_segment(directory, info, manifest.binding, rule) for info in manifest.segments]
+
+
+def places_of(segments: Sequence[Segment]) -> dict[str, tuple[int, int]]:
+    """Return where each document is: the segment, and the place in it."""
+    return {
+        name: (number, place)
+        for number, segment in enumerate(segments)
+        for place, (name, is_deleted) in enumerate(
+            zip(segment.names, segment.is_deleted.tolist(), strict=True)
+        )
+        if not is_deleted
+    }
+
+
+def check_binding(directory: Path, manifest: StoreManifest, reranker: Reranker) -> None:
+    """Check that a store is whole, and a model's.
+
+    :raises StoreError: it is not
+    """
+    binding, bundle = manifest.binding, reranker.bundle
+    if not manifest.is_complete:
+        raise StoreError(
+            f"{directory}: its build was broken off; the same `edgerank store build` goes on"
+        )
+    if binding.bundle != bundle.digest:
+        raise StoreError(
+            f"{directory}: its vectors are of {binding.model}, of the bundle with digest"
+            f" {binding.bundle[:12]}, and {bundle.directory} has {bundle.digest[:12]}; open it with"
+            " that bundle, or build it again"
+        )
+    if binding.max_length != reranker.max_length:
+        raise StoreError(
+            f"{directory}: its documents are in parts of {binding.max_length} tokens, and the model"
+            f" has max_length={reranker.max_length}"
+        )
+
+
+@contextmanager
+def _changing(directory: Path) -> Iterator[None]:
+    """Hold the lock; whatever comes of a change, what its store does not name is removed.
+
+    :raises StoreError: another process is writing, or the disk is full
+    """
+    with _named_errors(directory), writing(directory):
+        _clean(directory)
+        try:
+            yield
+        finally:
+            _clean(directory)
+
+
+def _clean(directory: Path) -> None:
+    """Remove what is left over, if the store can be read."""
+    if not (directory / STORE_NAME).exists():
+        remove_leftovers(directory, None)
+        return
+    with suppress(StoreError):
+        remove_leftovers(directory, decode_store_manifest(directory, read_content(directory)))
+
+
+@contextmanager
+def _named_errors(directory: Path) -> Iterator[None]:
+    """Name errors of the disk."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{directory}: it cannot be written: {error.strerror or error}; the store is what it"
+            " was before"
+        ) from error
+
+
+def _check_is_free(directory: Path) -> None:
+    """Check that a directory is empty, or a build that was broken off."""
+    if (directory / STORE_NAME).exists():
+        if decode_store_manifest(directory, read_content(directory)).is_complete:
+            raise StoreError(
+                f"{directory}: there is a store; `edgerank store add` adds documents to it"
+            )
+        return
+    strangers = [path.name for path in directory.iterdir() if not _is_own(path)]
+    if strangers:
+        raise StoreError(f"{directory}: it holds {strangers[0]} and is no store; choose another")
+
+
+def _is_own(path: Path) -> bool:
+    return path.name == LOCK_NAME or OWN_FILE.fullmatch(path.name) is not None
+
+
+def _begun(directory: Path, binding: Binding) -> StoreManifest:
+    """Return what was built so far, of nothing at first."""
+    if not (directory / STORE_NAME).exists():
+        manifest = StoreManifest(FORMAT_VERSION, binding, False, "", (), {})
+        commit(directory, manifest)
+        return manifest
+    manifest = read_store_manifest(directory)
+    if manifest.is_complete:
+        raise StoreError(f"{directory}: another process has built a store there")
+    if manifest.binding != binding:
+        raise StoreError(
+            f"{directory}: a build by another model or with other settings was broken off here;"
+            " go on with those, or remove the directory"
+        )
+    return manifest
+
+
+def _resumed(
+    directory: Path, manifest: StoreManifest, documents: Iterable[Named]
+) -> tuple[Iterator[tuple[int, str, str]], set[str], hashlib._Hash]:
+    """Skip what a build has stored already, if the documents are still the same.
+
+    :return: those that are left, the ids of the others, and the digest of those
+    """
+    digest = hashlib.sha256()
+    known = set()
+    incoming = _checked(documents)
+    for _, name, text in islice(incoming, manifest.num_documents):
+        digest.update(_content(name, text))
+        known.add(name)
+    if manifest.segments and digest.hexdigest() != manifest.corpus:
+        raise StoreError(
+            f"{directory}: the documents are not those of the build that was broken off here; go on"
+            " with those, or remove the directory"
+        )
+    return incoming, known, digest
+
+
+def _write(
+    directory: Path,
+    encoder: Encoder,
+    documents: Iterator[tuple[int, str, str]],
+    known: set[str],
+    note: Callable[[bytes], None],
+    keep: Callable[[SegmentInfo, dict[str, File]], None],
+    show_progress: bool,
+) -> None:
+    """Encode documents and write them, segment by segment.
+
+    :param known: ids that no document may have; those of the documents are added
+    :param note: told of each document before its segment is kept
+    :param keep: told of each segment that is on the disk
+    """
+    writer: SegmentWriter | None = None
+    try:
+        with tqdm(
+            total=None, initial=len(known), unit="doc", desc="store", disable=not show_progress
+        ) as bar:
+            for batch in _batches(documents, known):
+                writer = writer or SegmentWriter(directory, encoder.rule)
+                texts = [text for _, text in batch]
+                encoded = encode_documents(encoder.reranker, encoder.rule, texts)
+                for (name, text), parts in zip(batch, encoded, strict=True):
+                    writer.add(name, words_of(text), parts)
+                    note(_content(name, text))
+                bar.update(len(batch))
+                if writer.num_documents >= SEGMENT_DOCUMENTS:
+                    finished, writer = writer, None
+                    keep(*finished.finish())
+        if writer is not None:
+            finished, writer = writer, None
+            keep(*finished.finish())
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _batches(
+    documents: Iterator[tuple[int, str, str]], known: set[str]
+) -> Iterator[list[tuple[str, str]]]:
+    batch: list[tuple[str, str]] = []
+    size = 0
+    for index, name, text in documents:
+        if name in known:
+            raise InputError("documents", f"the id {name!r} is there already", index)
+        known.add(name)
+        if batch and (len(batch) == BATCH_DOCUMENTS or size + len(text) > BATCH_CHARACTERS):
+            yield batch
+            batch, size = [], 0
+        batch.append((name, text))
+        size += len(text)
+    if batch:
+        yield batch
+
+
+def _checked(documents: Iterable[Named]) -> Iterator[tuple[int, str, str]]:
+    """Yield index, id and text of each document.
+
+    :raises InputError: one is unusable
+    """
+    for index, document in enumerate(documents):
+        if not isinstance(document, tuple | list) or len(document) != 2:
+            raise InputError("documents", "expected a pair of an id and a document", index)
+        name, content = document
+        if not isinstance(name, str) or not name:
+            raise InputError("documents", f"the id must be a string, not {name!r}", index)
+        yield index, document_text(name, "documents", index), document_text(content, index=index)
+
+
+def _content(name: str, text: str) -> bytes:
+    return b"".join(
+        len(each).to_bytes(8, "little") + each for each in (name.encode(), text.encode())
+    )
+
+
+def _with_segments(
+    manifest: StoreManifest, made: Sequence[tuple[SegmentInfo, dict[str, File]]]
+) -> StoreManifest:
+    files = dict(manifest.files)
+    for _, new in made:
+        files.update(new)
+    segments = (*manifest.segments, *(info for info, _ in made))
+    return msgspec.structs.replace(manifest, segments=segments, files=files)
+
+
+def _without(
+    directory: Path,
+    manifest: StoreManifest,
+    segments: Sequence[Segment],
+    gone: Sequence[tuple[int, int]],
+) -> StoreManifest:
+    """Note which documents are gone; a segment of which none is left goes as a whole."""
+    files = dict(manifest.files)
+    infos: list[SegmentInfo] = []
+    for number, segment in enumerate(segments):
+        is_deleted = segment.is_deleted.copy()
+        is_deleted[[place for other, place in gone if other == number]] = True
+        info = segment.info
+        if is_deleted.all():
+            files = {name: file for name, file in files.items() if not name.startswith(info.name)}
+            files.pop(info.deleted or "", None)
+            continue
+        if (is_deleted != segment.is_deleted).any():
+            files.pop(info.deleted or "", None)
+            name = f"{new_name()}.deleted"
+            places = np.flatnonzero(is_deleted).astype(np.int32)
+            files[name] = write_array(directory / name, places)
+            info = msgspec.structs.replace(info, deleted=name, num_deleted=len(places))
+        infos.append(info)
+    return msgspec.structs.replace(manifest, segments=tuple(infos), files=files)
