@@ -22,7 +22,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures format wheels clean
+.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures docs format wheels clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -74,8 +74,12 @@ bench-full: kernels $(DEV)/.installed ## Compare with other engines: whole model
 		$(call results,peers-full) $(COLLECTION_OPTION) $(BENCH)
 	$(DEV)/bin/python -m benchmarks scaling $(call results,scaling) $(COLLECTION_OPTION)
 
-figures: $(DEV)/.installed ## Render docs/benchmarks.md from the records in benchmarks/records
+figures: $(DEV)/.installed ## Render docs/benchmarks.md, and the README's table and chart, from benchmarks/records
 	$(DEV)/bin/python -m benchmarks.figures
+	$(DEV)/bin/python -m benchmarks.front
+
+docs: $(DEV)/.installed ## Build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict
 
 format: $(DEV)/.installed ## Format the code and fix what the linter can
 	$(DEV)/bin/ruff check --fix

@@ -1,0 +1,161 @@
+"""Pages of the site that are made of the code: settings, commands, the manifest, the Python API."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+
+import click
+import msgspec
+
+from edgerank import manifest as manifest_module
+from edgerank.cli import cli
+from edgerank.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from edgerank.serving.settings import SETTINGS, SettingSpec
+
+API = {  # sections of the page, and what each has
+    "Ranking": ("edgerank.reranker.Reranker", "edgerank.ranking.Hit"),
+    "Clients": (
+        "edgerank.client.Client",
+        "edgerank.client.AsyncClient",
+        "edgerank.client.TlsFiles",
+        "edgerank.client.Ranking",
+        "edgerank.client.ScoreArray",
+        "edgerank.client.ServedModel",
+        "edgerank.client.Usage",
+        "edgerank.client.Timings",
+    ),
+    "Bundles": (
+        "edgerank.bundle.Bundle",
+        "edgerank.bundle.read_bundle",
+        "edgerank.bundle.verify_bundle",
+        "edgerank.bundle.sign_bundle",
+    ),
+    "Quantizing": ("quantize.quantize", "quantize.QuantizeError"),
+    "Evaluating": (
+        "edgerank.evaluation.evaluate_bundles",
+        "edgerank.evaluation.Evaluation",
+        "edgerank.evaluation.EvaluatedRun",
+        "edgerank.evaluation.read_collection",
+        "edgerank.evaluation.bm25",
+        "edgerank.evaluation.rescore",
+        "edgerank.evaluation.evaluate",
+        "edgerank.evaluation.randomisation_test",
+    ),
+    "Integrations": (
+        "edgerank.integrations.langchain.EdgerankCompressor",
+        "edgerank.integrations.llama_index.EdgerankPostprocessor",
+        "edgerank.integrations.haystack.EdgerankRanker",
+        "edgerank.integrations.rerankers.EdgerankRanker",
+        "edgerank.integrations.sentence_transformers.CrossEncoder",
+    ),
+    "Errors": (
+        "edgerank.EdgerankError",
+        "edgerank.InputError",
+        "edgerank.BundleError",
+        "edgerank.ProviderError",
+        "edgerank.ServerError",
+        "edgerank.Unavailable",
+        "edgerank.Unauthenticated",
+        "edgerank.UnknownModel",
+        "edgerank.Overloaded",
+        "edgerank.DeadlineExceeded",
+        "edgerank.RequestTooLarge",
+        "edgerank.ServerFailure",
+    ),
+}
+
+
+def python() -> str:
+    """Name what mkdocstrings shall describe."""
+    parts = ["# Python API", "Names without an underscore that are not on this page may change."]
+    for title, names in API.items():
+        parts.append(f"## {title}")
+        parts += [f"::: {name}" for name in names]
+    return "\n\n".join(parts) + "\n"
+
+
+def command_line() -> str:
+    """Show the help of every command."""
+    parts = ["# Command line", "The help of each command, as `--help` prints it."]
+    for name, command in sorted(cli.commands.items()):
+        context = click.Context(command, info_name=f"edgerank {name}", terminal_width=100)
+        help_text = command.get_help(context)
+        parts.append(f"## edgerank {name}\n\n```text\n{help_text}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def configuration() -> str:
+    """List every setting of the server with its flag, variable, key and default."""
+    parts = [
+        "# Configuration of the server",
+        "Each setting of `edgerank serve` is a flag, an environment variable, or a key of the TOML"
+        " file that `--config` names. A flag goes before the environment, and both go before the"
+        " file. Where a flag may be given several times, its variable separates the values by"
+        " white space, and the file has a list.",
+    ]
+    parts += [_setting(setting) for setting in SETTINGS]
+    return "\n\n".join(parts) + "\n"
+
+
+def _setting(setting: SettingSpec[object]) -> str:
+    flag = f"{setting.flag} {setting.metavar}".rstrip()
+    facts = {
+        "flag": f"`{flag}`",
+        "variable": f"`{setting.variable}`",
+        "key": f"`{setting.name}`",
+        "default": setting.shown_default or "none",
+    }
+    if setting.default is True:
+        facts["flag"] += f", `{setting.negative_flag}`"
+    if setting.least is not None:
+        facts["least"] = str(setting.least)
+    if setting.choices:
+        facts["choices"] = ", ".join(f"`{choice}`" for choice in setting.choices)
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"## {setting.name}\n\n{setting.help}\n\n| | |\n|---|---|\n{rows}"
+
+
+def manifest() -> str:
+    """Describe the structures of a manifest, field by field."""
+    parts = [
+        "# Schema of the manifest",
+        f"`{MANIFEST_NAME}`, format {FORMAT_VERSION}. [Bundles](../bundle.md) explains what it is for;"
+        " [manifest.schema.json](manifest.schema.json) is the same as a JSON schema.",
+    ]
+    tree = ast.parse(inspect.getsource(manifest_module))
+    comments = inspect.getsource(manifest_module).splitlines()
+    structures = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for structure in reversed(structures):
+        words = inspect.cleandoc(ast.get_docstring(structure) or "").replace("``", "`")
+        rows = "\n".join(_fields(structure, comments))
+        table = f"| field | type | default | |\n|---|---|---|---|\n{rows}"
+        parts.append(f"## {structure.name}\n\n{words}\n\n{table}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(structure: ast.ClassDef, lines: list[str]) -> Iterator[str]:
+    for node in structure.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            kind = ast.unparse(node.annotation).replace("|", "\\|")
+            default = "" if node.value is None else f"`{ast.unparse(node.value)}`"
+            line = lines[(node.end_lineno or node.lineno) - 1]
+            comment = line.partition("  # ")[2]
+            if not comment and "  # " not in line:
+                comment = _comment_above(lines, node.lineno - 1)
+            yield f"| `{node.target.id}` | `{kind}` | {default} | {comment} |"
+
+
+def _comment_above(lines: list[str], place: int) -> str:
+    """Return the comment lines that stand over a field."""
+    above: list[str] = []
+    while lines[place - 1].strip().startswith("# "):
+        place -= 1
+        above.insert(0, lines[place].strip().removeprefix("# "))
+    return " ".join(above)
+
+
+def manifest_schema() -> str:
+    """Return the JSON schema of a manifest."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2).decode()
