@@ -24,6 +24,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "reference/python.md": pages.python,
     "reference/command-line.md": pages.command_line,
     "reference/configuration.md": pages.configuration,
+    "reference/metrics.md": pages.metrics,
     "reference/manifest.md": pages.manifest,
     "reference/manifest.schema.json": pages.manifest_schema,
 }

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import click
 import msgspec
+from prometheus_client.metrics import MetricWrapperBase
 
 from edgerank import manifest as manifest_module
 from edgerank.cli import cli
 from edgerank.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from edgerank.serving.metrics import Metrics
 from edgerank.serving.settings import SETTINGS, SettingSpec
 
 API = {  # sections of the page, and what each has
@@ -117,11 +119,29 @@ def _setting(setting: SettingSpec[object]) -> str:
     return f"## {setting.name}\n\n{setting.help}\n\n| | |\n|---|---|\n{rows}"
 
 
+def metrics() -> str:
+    """List every metric of the server."""
+    parts = [
+        "# Metrics of the server",
+        "[Operations](../operations.md#metrics) says what they are good for. Names of counters end"
+        " in `_total`; a histogram has `_bucket`, `_sum` and `_count`.",
+    ]
+    rows = []
+    for metric in vars(Metrics()).values():
+        if isinstance(metric, MetricWrapperBase):
+            (described,) = metric.describe()
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            name, kind, help_text = described.name, described.type, described.documentation
+            rows.append(f"| `{name}` | {kind} | {labels} | {help_text} |")
+    table = "\n".join(["| metric | kind | labels | |", "|---|---|---|---|", *rows])
+    return "\n\n".join([*parts, table]) + "\n"
+
+
 def manifest() -> str:
     """Describe the structures of a manifest, field by field."""
     parts = [
         "# Schema of the manifest",
-        f"`{MANIFEST_NAME}`, format {FORMAT_VERSION}. [Bundles](../bundle.md) explains what it is for;"
+        f"`{MANIFEST_NAME}`, format {FORMAT_VERSION}. [Bundles](../bundle.md) explains it;"
         " [manifest.schema.json](manifest.schema.json) is the same as a JSON schema.",
     ]
     tree = ast.parse(inspect.getsource(manifest_module))
@@ -158,4 +178,6 @@ def _comment_above(lines: list[str], place: int) -> str:
 
 def manifest_schema() -> str:
     """Return the JSON schema of a manifest."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2).decode()
+    return msgspec.json.format(
+        msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2
+    ).decode()

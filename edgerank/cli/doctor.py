@@ -20,7 +20,7 @@ CANNOT_RUN = 1  # the exit status
 
 @click.command()
 @bundle_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON object.")
 def doctor(model: Path, as_json: bool) -> None:
     """Say what edgerank finds on this machine, what it runs with, and how fast.
 
