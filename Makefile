@@ -22,7 +22,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures docs format wheels clean
+.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries coverage soak bench bench-full figures docs format wheels release-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -93,6 +93,9 @@ wheels: $(WHEELS)/.installed ## Build the source distribution and a wheel for ea
 	for target in x86_64-linux aarch64-linux aarch64-macos x86_64-windows; do \
 		EDGERANK_KERNELS_TARGET=$$target $(WHEELS)/bin/python -m hatchling build -t wheel || exit 1; \
 	done
+
+release-check: wheels $(DEV)/.installed ## Install the wheel in a bare environment, test it there, write a bill of materials
+	PYTHON=$(PYTHON) .ci/release-check $(DEV)/bin/python
 
 clean: ## Remove the environments, caches and build outputs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist

@@ -71,7 +71,10 @@ API = {  # sections of the page, and what each has
 
 def python() -> str:
     """Name what mkdocstrings shall describe."""
-    parts = ["# Python API", "Names without an underscore that are not on this page may change."]
+    parts = [
+        "# Python API",
+        "The names on this page are the public interface. Other names may change in any version.",
+    ]
     for title, names in API.items():
         parts.append(f"## {title}")
         parts += [f"::: {name}" for name in names]

@@ -71,7 +71,7 @@ def test_a_client_in_node_ranks(server, tmp_path):
 @pytest.mark.skipif(
     not all(map(shutil.which, GO_TOOLS))
     or not (GO_PACKAGES / "src/google.golang.org/grpc").exists(),
-    reason=f"needs {', '.join(GO_TOOLS)} and of Debian golang-google-grpc-dev with" "
+    reason=f"needs {', '.join(GO_TOOLS)} and of Debian golang-google-grpc-dev and"
     " golang-github-golang-protobuf-1-5-dev",
 )
 def test_a_client_in_go_ranks(server, tmp_path):
