@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 
 import click
@@ -85,7 +86,7 @@ def command_line() -> str:
     """Show the help of every command."""
     parts = ["# Command line", "The help of each command, as `--help` prints it."]
     for name, command in sorted(cli.commands.items()):
-        context = click.Context(command, info_name=f"edgerank {name}", terminal_width=100)
+        context = click.Context(command, info_name=f"edgerank {name}", terminal_width=80)
         help_text = command.get_help(context)
         parts.append(f"## edgerank {name}\n\n```text\n{help_text}\n```")
     return "\n\n".join(parts) + "\n"
@@ -147,27 +148,32 @@ def manifest() -> str:
         f"`{MANIFEST_NAME}`, format {FORMAT_VERSION}. [Bundles](../bundle.md) explains it;"
         " [manifest.schema.json](manifest.schema.json) is the same as a JSON schema.",
     ]
-    tree = ast.parse(inspect.getsource(manifest_module))
-    comments = inspect.getsource(manifest_module).splitlines()
-    structures = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    source = inspect.getsource(manifest_module)
+    structures = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    words = {s.name: inspect.cleandoc(ast.get_docstring(s) or "") for s in structures}
     for structure in reversed(structures):
-        words = inspect.cleandoc(ast.get_docstring(structure) or "").replace("``", "`")
-        rows = "\n".join(_fields(structure, comments))
+        rows = "\n".join(_fields(structure, source.splitlines(), words))
         table = f"| field | type | default | |\n|---|---|---|---|\n{rows}"
-        parts.append(f"## {structure.name}\n\n{words}\n\n{table}")
+        described = words[structure.name].replace("``", "`")
+        parts.append(f"## {structure.name}\n\n{described}\n\n{table}")
     return "\n\n".join(parts) + "\n"
 
 
-def _fields(structure: ast.ClassDef, lines: list[str]) -> Iterator[str]:
+def _fields(structure: ast.ClassDef, lines: list[str], words: dict[str, str]) -> Iterator[str]:
+    """Yield a row for each field; one without a comment is described as its type is."""
     for node in structure.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            kind = ast.unparse(node.annotation).replace("|", "\\|")
-            default = "" if node.value is None else f"`{ast.unparse(node.value)}`"
-            line = lines[(node.end_lineno or node.lineno) - 1]
-            comment = line.partition("  # ")[2]
-            if not comment and "  # " not in line:
-                comment = _comment_above(lines, node.lineno - 1)
-            yield f"| `{node.target.id}` | `{kind}` | {default} | {comment} |"
+            kind = ast.unparse(node.annotation)
+            default = "required" if node.value is None else f"`{ast.unparse(node.value)}`"
+            comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")[2]
+            comment = comment or _comment_above(lines, node.lineno - 1)
+            named = [name for name in words if re.search(rf"\b{name}\b", kind)]
+            if named and not comment:
+                comment = words[named[0]].partition("\n")[0]
+            for name in named:
+                comment = f"{comment.rstrip('.')}. See [{name}](#{name.lower()})."
+            shown = kind.replace("|", "\\|")
+            yield f"| `{node.target.id}` | `{shown}` | {default} | {comment} |"
 
 
 def _comment_above(lines: list[str], place: int) -> str:

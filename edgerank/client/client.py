@@ -35,7 +35,7 @@ class Client:
             for hit in client.rank("who wrote dune?", documents, top_k=5):
                 print(hit.score, hit.index, hit.document)
 
-    Keep it for many calls: opening a connection takes longer than a small call.
+    Keep it for many calls: every new client opens a connection of its own.
     """
 
     def __init__(
