@@ -41,9 +41,9 @@ def keygen(key: Path, password: bool) -> None:
     help="Sign with this secret key, made by `edgerank keygen` or minisign.",
 )
 def sign(bundle: Path, key: Path) -> None:
-    """Sign a bundle, once its files are found intact.
+    """Check the files of a bundle, and sign it.
 
-    A signature that it has is replaced.
+    An existing signature is replaced.
     """
     from edgerank.signing import open_key
 

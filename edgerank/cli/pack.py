@@ -82,7 +82,7 @@ def pack(
     constraint: Path | None,
     key: Path | None,
 ) -> None:
-    """Pack all that a site without a network needs into one file.
+    """Make one file with everything that a site without internet access needs.
 
     It holds bundles, wheels of edgerank and what it needs, a bill of materials, licence texts and
     an installer. pip fetches the wheels from where it is configured to.
@@ -126,8 +126,8 @@ def pack(
 def unpack(file: Path, trust: Path, output: Path) -> None:
     """Check a pack and unpack it.
 
-    The signature is checked before anything is read, and nothing is written of a pack that was
-    altered or holds what it must not.
+    The signature is checked before anything is read. If the pack was altered or has an entry that
+    is not allowed, nothing is written.
     """
     with needs_extra("unpacking", "sign"):
         from edgerank.airgap.archive import unpack as run
