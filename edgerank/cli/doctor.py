@@ -24,9 +24,9 @@ CANNOT_RUN = 1  # the exit status
 def doctor(model: Path, as_json: bool) -> None:
     """Describe this machine as edgerank sees it, and measure its speed.
 
-    The output has the CPU, the memory, the libraries, the kernels and the variant of the bundle. The
-    speed is measured by scoring short documents for a second, with the kernels in use and with ONNX
-    Runtime's own operators. The exit status is 1 if something keeps edgerank from running.
+    The output has the CPU, the memory, the libraries, the kernels and the variant of the bundle.
+    The speed is measured by scoring short documents for a second, with the kernels in use and with
+    ONNX Runtime's own operators. The exit status is 1 if something keeps edgerank from running.
     """
     from edgerank.doctor import diagnose
 
