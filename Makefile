@@ -22,7 +22,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries test-airgap coverage soak bench bench-full figures format wheels clean
+.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries test-airgap coverage soak bench bench-full figures docs format wheels release-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -77,8 +77,12 @@ bench-full: kernels $(DEV)/.installed ## Compare with other engines: whole model
 		$(call results,peers-full) $(COLLECTION_OPTION) $(BENCH)
 	$(DEV)/bin/python -m benchmarks scaling $(call results,scaling) $(COLLECTION_OPTION)
 
-figures: $(DEV)/.installed ## Render docs/benchmarks.md from the records in benchmarks/records
+figures: $(DEV)/.installed ## Render docs/benchmarks.md, and the README's table and chart, from benchmarks/records
 	$(DEV)/bin/python -m benchmarks.figures
+	$(DEV)/bin/python -m benchmarks.front
+
+docs: $(DEV)/.installed ## Build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict
 
 format: $(DEV)/.installed ## Format the code and fix what the linter can
 	$(DEV)/bin/ruff check --fix
@@ -92,6 +96,9 @@ wheels: $(WHEELS)/.installed ## Build the source distribution and a wheel for ea
 	for target in x86_64-linux aarch64-linux aarch64-macos x86_64-windows; do \
 		EDGERANK_KERNELS_TARGET=$$target $(WHEELS)/bin/python -m hatchling build -t wheel || exit 1; \
 	done
+
+release-check: wheels $(DEV)/.installed ## Install the wheel in a bare environment, test it there, write a bill of materials
+	PYTHON=$(PYTHON) .ci/release-check $(DEV)/bin/python
 
 clean: ## Remove the environments, caches and build outputs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist

@@ -190,7 +190,9 @@ def _decode(path: Path, content: bytes) -> Manifest:
             )
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path}: not a valid manifest: {error}") from error
+        raise BundleError(
+            f"{path}: not a valid manifest: {error}; copy the bundle again"
+        ) from error
 
 
 def _check_size(manifest: Path, name: str, size: int, error_type: type[EdgerankError]) -> None:

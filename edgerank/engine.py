@@ -61,7 +61,9 @@ class Engine:
         known = {*self._session.pasts, *(field.name for field in fields(Batch))}
         is_known = known.issuperset(self._session.inputs)
         if not is_known or not {*outputs}.issubset(self._session.outputs):
-            raise BundleError(f"{graph}: not the graph that the manifest describes")
+            raise BundleError(
+                f"{graph}: not the graph that the manifest describes; copy the bundle again"
+            )
 
     @property
     def is_causal(self) -> bool:

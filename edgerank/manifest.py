@@ -119,9 +119,9 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the weights came from."""
 
-    model: str
-    revision: str | None = None
-    license: str | None = None
+    model: str  # the name of the checkpoint, such as its id on the hub
+    revision: str | None = None  # commit of the checkpoint
+    license: str | None = None  # as the checkpoint names it
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,8 +195,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format_version: Positive
     source: Source
-    family: str
-    architecture: str
+    family: str  # for people; the runtime does not look at it
+    architecture: str  # for people, too
     max_length: int  # tokens, as the truncation rule counts them
     max_length_limit: int  # the most that max_length may be set to
     prompt: Prompt
@@ -205,7 +205,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scripts: tuple[str, ...]  # of queries, as ``edgerank.scripts`` names them; (): any
     tokenizer: str  # file name
     variants: tuple[Variant, ...]  # in the order of preference
-    files: dict[str, File]
+    files: dict[str, File]  # all others of the bundle, by name
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.max_length <= self.max_length_limit:

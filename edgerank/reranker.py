@@ -50,11 +50,13 @@ R = TypeVar("R")
 
 
 class Reranker:
-    """A model, opened. Safe to call from several threads, by micro-batch in turn.
+    """An opened model. Several threads may use it; it computes one micro-batch at a time.
 
-    reranker = Reranker()  # the model in the package; or Reranker("models/mxbai-rerank-large-v2")
-    for hit in reranker.rank("who wrote dune?", documents, top_k=5):
-        print(hit.score, hit.index, hit.document)
+        reranker = Reranker()  # the model in the package; or Reranker("models/mxbai-large")
+        for hit in reranker.rank("who wrote dune?", documents, top_k=5):
+            print(hit.score, hit.index, hit.document)
+
+    Open it once and keep it. ``close``, or the end of a ``with`` block, frees its memory.
     """
 
     def __init__(

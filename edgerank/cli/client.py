@@ -26,27 +26,36 @@ TOKEN_VARIABLE = "EDGERANK_TOKEN"
     envvar="EDGERANK_SERVER",
     show_envvar=True,
     metavar="ADDRESS",
-    help="The server's address: HOST:PORT or unix:PATH.",
+    help="Ask the server at this address: HOST:PORT or unix:PATH.",
 )
 @click.option(
-    "-m", "--model", help="The model's name on the server. The default is the server's first."
+    "-m", "--model", help="Ask the model of this name. The default is the server's first model."
 )
 @ranking_options
-@click.option("--tls", is_flag=True, help="Use TLS and trust the system's authorities.")
-@click.option("--tls-ca", type=FILE, help="Use TLS and trust this authority, a PEM file.")
-@click.option("--tls-cert", type=FILE, help="The client's certificate, a PEM file.")
-@click.option("--tls-key", type=FILE, help="The key of the client's certificate, a PEM file.")
+@click.option(
+    "--tls", is_flag=True, help="Use TLS, and trust the certificate authorities of the system."
+)
+@click.option(
+    "--tls-ca", type=FILE, help="Use TLS, and trust the certificate authority in this PEM file."
+)
+@click.option(
+    "--tls-cert", type=FILE, help="Use TLS, and present the client certificate in this PEM file."
+)
+@click.option(
+    "--tls-key", type=FILE, help="Use the private key in this PEM file for the client certificate."
+)
 @click.option(
     "--token-file",
     type=FILE,
-    help=f"Read the bearer token from this file. The default is the variable {TOKEN_VARIABLE}.",
+    help="Read the bearer token from this file. The default is the token in the variable"
+    f" {TOKEN_VARIABLE}.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Give up after so many seconds.",
+    help="Give up after this many seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")
 def client(

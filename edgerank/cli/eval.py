@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Rank so many documents of each query.",
+    help="Rank this many documents of each query.",
 )
 @click.option(
     "--first-stage",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="Take the candidates from this TREC run file. The default is BM25's.",
+    help="Take the candidates from this TREC run file. By default, BM25 finds them.",
 )
 @click.option(
     "--runs",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Write the rankings to this directory as TREC run files. The same command goes on where an"
-    " interrupted one stopped.",
+    help="Write the rankings to this directory as TREC run files. If the command is interrupted,"
+    " run it again to continue.",
 )
 @click.option(
     "--split", default="test", show_default=True, help="Read the judgements of qrels/SPLIT.tsv."
@@ -47,12 +47,14 @@ if TYPE_CHECKING:
 @click.option(
     "--max-length",
     type=int,
-    help="Most tokens of query and document together. The default is the bundle's.",
+    help="Read at most this many tokens of a query and a document together. The default is the"
+    " bundle's.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Threads to compute with. The default is the physical cores given to this process.",
+    help="Compute with this many threads. The default is the number of physical cores that this"
+    " process may use.",
 )
 @kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every query.")

@@ -13,7 +13,7 @@ from edgerank.errors import InputError
 def families(name: str | None) -> None:
     """List the families of models that `quantize` knows.
 
-    With NAME, print the template of that family as JSON, to begin one of your own with.
+    With NAME, print the template of that family as JSON, as a start for a template of your own.
     """
     with needs_extra("listing families", "quantize"):
         from quantize.families.families import FAMILIES, describe

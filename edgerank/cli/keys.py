@@ -17,7 +17,8 @@ PASSWORD_VARIABLE = "EDGERANK_KEY_PASSWORD"
 @click.option(
     "--password",
     is_flag=True,
-    help=f"Encrypt the secret key with a password that is asked for, or in {PASSWORD_VARIABLE}.",
+    help="Encrypt the secret key with a password. The command asks for it, unless the variable"
+    f" {PASSWORD_VARIABLE} is set.",
 )
 def keygen(key: Path, password: bool) -> None:
     """Make a pair of keys to sign with: KEY, which is secret, and KEY.pub.
@@ -37,12 +38,12 @@ def keygen(key: Path, password: bool) -> None:
     "--key",
     required=True,
     type=click.Path(path_type=Path),
-    help="The secret key, of `edgerank keygen` or minisign.",
+    help="Sign with this secret key, made by `edgerank keygen` or minisign.",
 )
 def sign(bundle: Path, key: Path) -> None:
-    """Sign a bundle, once its files are found intact.
+    """Check the files of a bundle, and sign it.
 
-    A signature that it has is replaced.
+    An existing signature is replaced.
     """
     from edgerank.signing import open_key
 

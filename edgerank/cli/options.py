@@ -16,7 +16,7 @@ bundle_option = click.option(
     envvar="EDGERANK_MODEL",
     show_envvar=True,
     type=click.Path(path_type=Path),
-    help="The bundle to rank with. The default is the one in the package.",
+    help="Rank with this bundle. The default is the model in the package.",
 )
 trust_option = click.option(
     "--trust",
@@ -26,6 +26,7 @@ trust_option = click.option(
 )
 kernels_option = click.option(
     "--kernels",
-    help="Compute with these kernels: auto, stock or an instruction set that `edgerank doctor`"
-    f" lists. The default is what {VARIABLE} says, or auto.",
+    help="Compute with these kernels: the fastest compiled ones (auto), the operators of ONNX"
+    " Runtime (stock), or those of an instruction set that `edgerank doctor` lists. The default is"
+    f" the value of {VARIABLE}, or auto.",
 )

@@ -21,7 +21,7 @@ from edgerank.cli.models import named_directories
     metavar="[NAME=]BUNDLE",
     multiple=True,
     default=[f"default={DEFAULT_BUNDLE}"],
-    help="A bundle to pack, under its directory's name unless another is given. May be given"
+    help="Pack this bundle, under its directory's name unless another is given. May be given"
     " several times. The default is the model in the package.",
 )
 @click.option(
@@ -35,40 +35,41 @@ from edgerank.cli.models import named_directories
     "pythons",
     metavar="3.N",
     multiple=True,
-    help="The Python of the machines to install on. May be given several times. The default is"
-    " this one.",
+    help="Pack for machines with this version of Python. May be given several times. The default is"
+    " the version that runs this command.",
 )
 @click.option(
     "--platform",
     "platforms",
     metavar="PLATFORM",
     multiple=True,
-    help="Their platform, such as manylinux_2_28_x86_64 or manylinux_2_28_aarch64: a Linux with"
-    " glibc 2.28 or newer. May be given several times. The default is this one.",
+    help="Pack for machines of this platform, such as manylinux_2_28_x86_64 or"
+    " manylinux_2_28_aarch64: a Linux with glibc 2.28 or newer. May be given several times. The"
+    " default is the platform of this machine.",
 )
 @click.option(
     "--wheel",
     "wheels",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="edgerank's own wheel; one for each platform. pip fetches it by default.",
+    help="Pack this wheel of edgerank, one for each platform. By default, pip fetches the wheels.",
 )
 @click.option(
     "--lock",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Take exactly the versions and hashes in this file of requirements.",
+    help="Pack exactly the versions and hashes in this file of requirements.",
 )
 @click.option(
     "--constraint",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Bound the versions that pip chooses by this file.",
+    help="Restrict the versions that pip chooses by this file of constraints.",
 )
 @click.option(
     "--sign",
     "key",
     metavar="KEY",
     type=click.Path(path_type=Path),
-    help="Sign the pack and the bundles in it with this secret key, of `edgerank keygen`.",
+    help="Sign the pack and the bundles in it with this secret key, made by `edgerank keygen`.",
 )
 def pack(
     output: Path,
@@ -81,7 +82,7 @@ def pack(
     constraint: Path | None,
     key: Path | None,
 ) -> None:
-    """Pack all that a site without a network needs into one file.
+    """Make one file with everything that a site without internet access needs.
 
     It holds bundles, wheels of edgerank and what it needs, a bill of materials, licence texts and
     an installer. pip fetches the wheels from where it is configured to.
@@ -113,20 +114,20 @@ def pack(
     metavar="PUB",
     required=True,
     type=click.Path(path_type=Path),
-    help="The public key that must have signed the pack.",
+    help="Refuse a pack that this public key has not signed.",
 )
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="The directory to make.",
+    help="Write the content of the pack to this new directory.",
 )
 def unpack(file: Path, trust: Path, output: Path) -> None:
     """Check a pack and unpack it.
 
-    The signature is checked before anything is read, and nothing is written of a pack that was
-    altered or holds what it must not.
+    The signature is checked before anything is read. If the pack was altered or has an entry that
+    is not allowed, nothing is written.
     """
     with needs_extra("unpacking", "sign"):
         from edgerank.airgap.archive import unpack as run

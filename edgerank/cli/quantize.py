@@ -21,7 +21,7 @@ from edgerank.manifest import PrecisionName
     "bundle",
     required=True,
     type=click.Path(path_type=Path),
-    help="The directory of the bundle. A bundle that is there is replaced.",
+    help="Write the bundle to this directory. A bundle that is already there is replaced.",
 )
 @click.option(
     "--precision",
@@ -30,47 +30,50 @@ from edgerank.manifest import PrecisionName
     default=["int8"],
     show_default=True,
     multiple=True,
-    help="How weights are stored. int8-fine, for decoders, is more exact than int8 and twice as"
-    " large; int4 is for machines short of memory. Given several times, each precision becomes a"
-    " variant of the bundle, the preferred one first.",
+    help="Store the weights in this precision. int8-fine, for decoders, is more exact than int8 and"
+    " takes twice the space. int4 takes the least memory, and is slower and less exact than int8."
+    " fp32 keeps the weights of the original. Give the option several times to make a variant in"
+    " each precision, the preferred one first.",
 )
 @click.option(
     "--calibrate",
     metavar="FILE.jsonl",
     type=click.Path(path_type=Path),
-    help='Calibrate with, and measure on, this text: {"query": ..., "document": ...} a line. The'
-    " default is a built-in text.",
+    help="Calibrate with the texts of this file, and measure the fidelity on some of them. Each"
+    ' line is {"query": ..., "document": ...}. The default is a text that comes with edgerank.',
 )
 @click.option(
     "--keep-fp32",
     metavar="auto|N|NAMES",
-    help="Leave some matrices in float32: those that stand out, the N that lose most, or those with"
-    " these names, which may have wildcards and are separated by commas.",
+    help="Keep some matrices in float32: those whose error stands out (auto), the N matrices with"
+    " the largest errors, or those with these names. Names are separated by commas and may have"
+    " wildcards.",
 )
 @click.option(
     "--family",
     metavar="NAME",
-    help="Say which family the checkpoint is of, where its files do not tell. `edgerank families`"
-    " lists them.",
+    help="Treat the checkpoint as a model of this family. This is for checkpoints whose files do"
+    " not tell their family; `edgerank families` lists the names.",
 )
 @click.option(
     "--template",
     metavar="FILE.json",
     type=click.Path(path_type=Path),
-    help="Prompt a decoder by this template. Begin with what `edgerank families NAME` prints.",
+    help="Ask a decoder by the prompt of this template. To write one, begin with the output of"
+    " `edgerank families NAME`.",
 )
 @click.option(
     "--script",
     "scripts",
     metavar="NAME",
     multiple=True,
-    help="Say which script the model is made for, such as Latin: whoever asks in another is warned."
-    " May be given several times.",
+    help="Record that the model is made for this script, such as Latin. Queries in another script"
+    " cause a warning. May be given several times.",
 )
 @click.option(
     "--min-tau",
     type=click.FloatRange(-1, 1),
-    help="Refuse a variant whose Kendall tau against the original is lower.",
+    help="Fail if the Kendall tau of a variant against the original is lower than this.",
 )
 @click.option(
     "--report",

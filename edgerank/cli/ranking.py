@@ -37,14 +37,21 @@ def ranking_options(command: Command) -> Command:
             help="Print only the best K documents. The default is all.",
         ),
         click.option(
-            "--instruction", help="Tell the model what relevance means. Only some models take one."
+            "--instruction",
+            help="Tell the model in a sentence what relevance means. Only some models take an"
+            " instruction.",
         ),
-        click.option("--normalize", is_flag=True, help="Give every score as one from 0 to 1."),
+        click.option(
+            "--normalize",
+            is_flag=True,
+            help="Convert every score to the range from 0 to 1. The order stays the same.",
+        ),
         click.option(
             "--long-documents",
             type=click.Choice(get_args(LongDocuments)),
-            help="What to do with a document over the maximum length: cut its end off, score its"
-            " parts and take the best, or stop with an error. The default is the model's own.",
+            help="Choose what happens to a document over the maximum length: truncate cuts its end"
+            " off, split scores its parts and takes the best score, refuse stops with an error. The"
+            " default is the model's own.",
         ),
     )
     for option in reversed(options):  # as decorators apply: the last one first

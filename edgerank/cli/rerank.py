@@ -21,12 +21,14 @@ from edgerank.documents import LongDocuments
 @click.option(
     "--max-length",
     type=int,
-    help="Most tokens of query and document together. The default is the bundle's.",
+    help="Read at most this many tokens of a query and a document together. The default is the"
+    " bundle's.",
 )
 @click.option(
     "--threads",
     type=int,
-    help="Threads to compute with. The default is the physical cores given to this process.",
+    help="Compute with this many threads. The default is the number of physical cores that this"
+    " process may use.",
 )
 @kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")

@@ -76,8 +76,8 @@ def serve(**by_parameter: Any) -> None:
     EDGERANK_MAX_QUEUE_TOKENS, or in the file that --config names. Where an option may be given
     several times, its variable separates the values by white space.
 
-    SIGTERM drains: calls in progress end, no others are taken. SIGHUP loads again the bundles that
-    have changed.
+    After SIGTERM, the server finishes the calls in progress, refuses new ones, and ends. After
+    SIGHUP, it opens the bundles that have changed.
     """
     values = Values(by_parameter)
     transports: list[MakeTransport] = []

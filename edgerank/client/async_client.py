@@ -43,9 +43,9 @@ class AsyncClient:
     Documents and pairs may come from async iterables too. Cancelling a call's task gives the call
     up on the server too.
 
-    async with AsyncClient("localhost:50051") as client:
-        for hit in await client.rank("who wrote dune?", documents, top_k=5):
-            print(hit.score, hit.index, hit.document)
+        async with AsyncClient("localhost:50051") as client:
+            for hit in await client.rank("who wrote dune?", documents, top_k=5):
+                print(hit.score, hit.index, hit.document)
     """
 
     def __init__(

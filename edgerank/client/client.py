@@ -30,11 +30,13 @@ from edgerank.documents import Document, LongDocuments, as_documents
 
 
 class Client:
-    """A connection to a server, safe to share between threads; it opens when first used.
+    """A connection to a server, which opens with the first call. Several threads may share it.
 
-    with Client("localhost:50051") as client:
-        for hit in client.rank("who wrote dune?", documents, top_k=5):
-            print(hit.score, hit.index, hit.document)
+        with Client("localhost:50051") as client:
+            for hit in client.rank("who wrote dune?", documents, top_k=5):
+                print(hit.score, hit.index, hit.document)
+
+    Keep it for many calls: every new client opens a connection of its own.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ def _read_texts(path: Path) -> dict[str, str]:
             raise InputError(str(path), f"line {number}: the id {key!r} was there before")
         texts[key] = document_text({"title": record.title or "", "text": record.text})
     if not texts:
-        raise InputError(str(path), "empty")
+        raise InputError(str(path), "empty; expected a JSON object with _id and text a line")
     return texts
 
 
@@ -110,5 +110,5 @@ def _read_qrels(path: Path) -> Qrels:
                 f" {before} before",
             )
     if not qrels:
-        raise InputError(str(path), "no judgements")
+        raise InputError(str(path), "no judgements below the header; expected one a line")
     return qrels

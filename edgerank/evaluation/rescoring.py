@@ -85,7 +85,10 @@ def rescore(
             scored: Run = {query: {} for query in group}
             for (query, document), score in zip(places, scores, strict=True):
                 if not math.isfinite(score):
-                    raise EdgerankError(f"query {query!r}, document {document!r}: score {score}")
+                    raise EdgerankError(
+                        f"query {query!r}, document {document!r}: score {score}; scores must be"
+                        " finite"
+                    )
                 scored[query][document] = score
             append(scored)
             run.update(scored)

@@ -93,36 +93,35 @@ CONFIG = SettingSpec[Path | None](
     "config",
     "file",
     None,
-    "Read the other settings from this TOML file, where they are called as the flags are. Flags and"
-    " environment variables take precedence.",
+    "Read the other settings from this TOML file. Its keys are the names of the flags without the"
+    " dashes. Flags and environment variables take precedence.",
 )
 LISTEN = SettingSpec[tuple[str, ...]](
     "listen",
     "text",
     ("127.0.0.1:50051",),
-    "Listen for gRPC here: HOST:PORT or unix:PATH. May be given several times.",
+    "Listen for gRPC at this address: HOST:PORT or unix:PATH. May be given several times.",
     value="ADDRESS",
 )
 HTTP = SettingSpec[tuple[str, ...]](
     "http",
     "text",
     (),
-    "Listen for HTTP here: HOST:PORT or unix:PATH (needs edgerank[http]). May be given several"
-    " times.",
+    "Listen for HTTP at this address: HOST:PORT or unix:PATH (needs edgerank[http]). May be given"
+    " several times.",
     value="ADDRESS",
 )
 GRPC = SettingSpec[bool](
     "grpc",
     "switch",
     True,
-    "Serve gRPC. Without it, --http is needed and --listen means nothing.",
+    "Serve gRPC. With --no-grpc, --http is required and --listen has no effect.",
 )
 TLS_CERT = SettingSpec[Path | None](
     "tls-cert",
     "file",
     None,
-    "Prove who the server is with this certificate chain (PEM). The file is read again when it"
-    " changes.",
+    "Use TLS with this certificate chain (PEM). The file is read again when it changes.",
 )
 TLS_KEY = SettingSpec[Path | None](
     "tls-key",
@@ -147,13 +146,13 @@ INSECURE = SettingSpec[bool](
     "insecure",
     "switch",
     False,
-    "Allow an address that other machines can reach without TLS and authentication.",
+    "Allow addresses that other machines can reach without TLS and authentication.",
 )
 METRICS = SettingSpec[str | None](
     "metrics",
     "text",
     None,
-    "Serve metrics for Prometheus at this address.",
+    "Serve metrics for Prometheus at this address, without TLS and without tokens.",
     value="HOST:PORT",
 )
 OTLP_ENDPOINT = SettingSpec[str | None](
@@ -184,7 +183,7 @@ PROVIDERS = SettingSpec[tuple[str, ...]](
     "text",
     (),
     "Choose the variant of a bundle by this execution provider of ONNX Runtime. May be given"
-    " several times, the most wanted first.",
+    " several times, the preferred one first.",
     value="PROVIDER",
     default_words="the bundle's order",
 )
@@ -209,8 +208,8 @@ MAX_BATCH_TOKENS = SettingSpec[int | None](
     "max-batch-tokens",
     "integer",
     None,
-    "Compute at most this many tokens at once, in one micro-batch. More take more memory, and"
-    " longer until a short request has its turn beside long ones.",
+    "Compute at most this many tokens in one micro-batch. A larger number takes more memory, and"
+    " lets short requests wait longer beside long ones.",
     least=MIN_BATCH_TOKENS,
     default_words=f"{COMPILED_BATCH_TOKENS} with compiled kernels, {STOCK_BATCH_TOKENS} without",
 )
@@ -218,60 +217,64 @@ MAX_DOCUMENTS = SettingSpec[int](
     "max-documents",
     "integer",
     4096,
-    "Refuse a request of more documents or pairs.",
+    "Refuse a request with more documents or pairs than this.",
     least=1,
 )
 MAX_DOCUMENT_BYTES = SettingSpec[int](
     "max-document-bytes",
     "integer",
     1 << 18,
-    "Refuse a document, query or instruction of more bytes of UTF-8.",
+    "Refuse a document, query or instruction with more bytes of UTF-8 than this.",
     least=1,
 )
 MAX_QUERY_TOKENS = SettingSpec[int](
     "max-query-tokens",
     "integer",
     1024,
-    "Refuse a query of more tokens, its instruction included.",
+    "Refuse a query with more tokens than this. Its instruction counts too.",
     least=1,
 )
 MAX_MESSAGE_BYTES = SettingSpec[int](
-    "max-message-bytes", "integer", 1 << 26, "Refuse a message of more bytes.", least=1024
+    "max-message-bytes",
+    "integer",
+    1 << 26,
+    "Refuse a message with more bytes than this.",
+    least=1024,
 )
 MAX_CALLS = SettingSpec[int](
     "max-calls",
     "integer",
     1024,
-    "Answer at most this many calls at once. This times the bytes of a message bounds the memory"
-    " that clients can fill.",
+    "Answer at most this many calls at once, and refuse others. This number times"
+    " --max-message-bytes bounds the memory that clients can fill.",
     least=1,
 )
 MAX_QUEUE_TOKENS = SettingSpec[int](
     "max-queue-tokens",
     "integer",
     1 << 19,
-    "Refuse requests while this many tokens wait or are being computed. Set it to what the models"
-    " compute in the longest time that is worth waiting.",
+    "Refuse requests while this many tokens wait or are being computed. Set it to the number of"
+    " tokens that the models compute in the longest acceptable waiting time.",
     least=1,
 )
 DRAIN = SettingSpec[float](
     "drain",
     "number",
     30.0,
-    "Give calls in progress this many seconds to end after SIGTERM.",
+    "After SIGTERM, wait at most this many seconds for the calls in progress to end.",
     least=0,
 )
 WARMUP = SettingSpec[bool](
     "warmup",
     "switch",
     True,
-    "Score once with each model before serving.",
+    "Score once with each model before the server reports that it is ready.",
 )
 LOG_LEVEL = SettingSpec[LogLevel](
     "log-level",
     "text",
     "info",
-    "Log messages from this level on: debug, info, warning or error. Each call has a line at info.",
+    "Log messages from this level on: debug, info, warning or error. Each call is logged at info.",
     choices=("debug", "info", "warning", "error"),
     value="LEVEL",
 )

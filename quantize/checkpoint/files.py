@@ -197,7 +197,7 @@ def _weight_files(directory: Path) -> list[Path]:
         index = read_json(index_path)
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict):
-            raise QuantizeError(f"{index_path}: no weight_map")
+            raise QuantizeError(f"{index_path}: no weight_map; download the file again")
         files = [directory / name for name in sorted({str(name) for name in weight_map.values()})]
     else:
         files = [directory / "model.safetensors"]
@@ -217,7 +217,9 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(HEADER_LIMIT_BYTES, size - 8):
-            raise QuantizeError(f"{path}: not a safetensors file, or truncated")
+            raise QuantizeError(
+                f"{path}: not a safetensors file, or truncated; download the file again"
+            )
         try:
             header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
             header.pop("__metadata__", None)
@@ -225,7 +227,9 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
                 name: msgspec.json.decode(raw, type=_HeaderEntry) for name, raw in header.items()
             }
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise QuantizeError(f"{path}: broken safetensors header: {error}") from error
+            raise QuantizeError(
+                f"{path}: broken safetensors header: {error}; download the file again"
+            ) from error
     tensors = {}
     for name, entry in entries.items():
         if entry.dtype not in STORED_DTYPES:
@@ -233,7 +237,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         begin, end = entry.data_offsets
         expected = math.prod(entry.shape) * STORED_DTYPES[entry.dtype].itemsize
         if begin < 0 or end - begin != expected or 8 + length + end > size:
-            raise QuantizeError(f"{path}: tensor {name!r} is truncated")
+            raise QuantizeError(f"{path}: tensor {name!r} is truncated; download the file again")
         renamed = name.replace("LayerNorm.gamma", "LayerNorm.weight")  # as some versions save it
         renamed = renamed.replace("LayerNorm.beta", "LayerNorm.bias")
         tensors[renamed] = StoredTensor(path, entry.dtype, entry.shape, 8 + length + begin)

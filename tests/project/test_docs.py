@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,11 +21,13 @@ import pytest
 from benchmarks import catalogue
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli import cli
+from edgerank.serving.settings import SETTINGS
 from quantize.training.__main__ import cli as training
 from tests.support import ROOT
 from tests.support.serving import ServerProcess
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FRONT = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md"]
+PAGES = [*(ROOT / name for name in FRONT), *sorted((ROOT / "docs").glob("*.md"))]
 CARD = DEFAULT_BUNDLE / "MODEL_CARD.md"
 RENDERED = ROOT / "docs/benchmarks.md"  # from records, which may be of earlier commands
 INTEGRATIONS = ROOT / "docs/integrations.md"  # tests/clients runs it, where the frameworks are
@@ -37,7 +41,9 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_EXECUTED = re.compile(r"<!-- not executed: \S.* -->\s*\Z")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`]+)`")
-PLACE = re.compile(r"(?:edgerank|quantize|benchmarks|tests|docs|proto|requirements)/[\w./-]*")
+PLACE = re.compile(
+    r"(?:edgerank|quantize|benchmarks|tests|docs|proto|requirements|examples)/[\w./-]*"
+)
 MODULE = re.compile(r"(?:benchmarks|quantize)(?:\.[a-z_]+)+")
 BENCHMARKS = [name for _, name in catalogue.names()]
 GROUPS: dict[str, click.Group] = {"edgerank": cli, "quantize.training": training}
@@ -139,14 +145,14 @@ def test_links_lead_somewhere(page):
 
 
 def code_of(page: Path) -> Iterator[str]:
-    """Yield a page's lines of shell and its spans of code."""
+    """Yield a page's lines of shell and its spans of code; "…" is in messages only."""
     prose: list[str] = []
     for line in FENCED.sub("", page.read_text()).replace("\\\n", " ").split("\n"):
         if line.startswith("    "):
             yield line.strip()
         else:
             prose.append(line)
-    yield from SPAN.findall(" ".join(prose))
+    yield from (span for span in SPAN.findall(" ".join(prose)) if "…" not in span)
 
 
 def words_of(code: str) -> list[str]:
@@ -251,3 +257,78 @@ def test_settings_in_toml_are_flags():
     for block in blocks:
         keys = msgspec.toml.decode(block.source)
         assert {f"--{key}" for key in keys} <= flags_of(cli.commands["serve"])
+
+
+def texts_of_the_code(*packages: str) -> str:
+    """The strings of the packages, one a line; "…" stands for what is filled in."""
+    texts = []
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+                    texts.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code():
+    page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 40
+    known = texts_of_the_code("edgerank", "quantize")
+    parts = {part.strip() for message in messages for part in message.split("…")}
+    assert {part for part in parts if part not in known} == set()
+
+
+def test_operations_name_every_message_of_the_servers_log():
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    logged = {
+        node.args[0].value
+        for path in (ROOT / "edgerank/serving").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "log"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert len(logged) > 8
+    assert {message for message in logged if f"`{message}`" not in page} == set()
+
+
+def test_limits_are_the_defaults_of_the_settings():
+    page = (ROOT / "docs/limits.md").read_text("utf-8")
+    table = page[page.index("## Limits of the server") : page.index("## Limits of platforms")]
+    shown = re.findall(r"\| ([\d,]+) \|", table)
+    names = (
+        "documents",
+        "document-bytes",
+        "query-tokens",
+        "message-bytes",
+        "calls",
+        "queue-tokens",
+    )
+    defaults = {setting.name: setting.default for setting in SETTINGS}
+    assert shown == [f"{defaults[f'max-{name}']:,}" for name in names]
+
+
+def test_commits_that_are_named_as_examples_exist():
+    page = (ROOT / "docs/extending.md").read_text("utf-8")
+    commits = re.findall(r"commit `([0-9a-f]{7})`", page, re.IGNORECASE)
+    assert len(commits) > 5
+    is_shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True
+    )
+    if is_shallow.stdout.strip() != "false":
+        pytest.skip("needs the history of the repository")
+    for commit in commits:
+        found = subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=ROOT)
+        assert found.returncode == 0, commit
+
+
+def test_every_example_is_on_the_page_of_examples():
+    page = (ROOT / "examples/README.md").read_text("utf-8")
+    for path in (ROOT / "examples").iterdir():
+        assert f"]({path.name}" in page or path.name in ("README.md", "__pycache__"), path.name

@@ -1,0 +1,138 @@
+"""Render the README's table and its chart from the records: a part of ``make figures``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+
+from benchmarks.common.paths import RECORDS, ROOT
+from benchmarks.common.record import Record, Row, read_record, show
+from benchmarks.common.tables import Table, markdown
+
+matplotlib.use("Agg")
+
+PAGE = ROOT / "README.md"
+CHART = ROOT / "docs/speed.svg"
+RECORD = RECORDS / "peers.json"
+BEGIN = "<!-- Rendered from benchmarks/records/peers.json by `make figures`. -->"
+END = "<!-- Rendered until here. -->"
+OURS = "edgerank int8"
+COLOURS = {True: "#0f766e", False: "#9ca3af"}  # edgerank's bars, and the others'
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model in the record: the calls that are shown, and the reference beside edgerank."""
+
+    workload: str  # as the record begins it
+    call: str
+    reference: str
+    title: str
+
+
+COMPARISONS = (
+    Comparison("C:", "1 x 100", "sentence-transformers torch", "MiniLM-L6"),
+    Comparison("A:", "1 x 32", "mxbai-rerank fp32", "mxbai-rerank-large-v2, 4 of 28 layers"),
+)
+QUANTITIES = (  # name in the table, figure in the record
+    ("speed, documents/s", "documents/s"),
+    ("fidelity, Kendall tau against float32", "Kendall tau"),
+    ("memory at its peak, GB", "peak memory"),
+    ("size of the model, GB", "model"),
+    ("start to first score, s", "process start to first score"),
+)
+
+
+def main() -> None:
+    """Write both."""
+    record = read_record(RECORD)
+    PAGE.write_text(fill(PAGE.read_text(), table(record)))
+    draw(record, CHART)
+
+
+def fill(page: str, rendered: str) -> str:
+    """Return a page with the text between the markers replaced.
+
+    :raises ValueError: the page lacks a marker
+    """
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"the page has no lines {BEGIN!r} and {END!r} around its table")
+    return f"{before}{BEGIN}\n\n{rendered}\n\n{END}{after}"
+
+
+def table(record: Record) -> str:
+    """Lay out five rows, with edgerank and the reference of each comparison as columns."""
+    columns = [
+        (comparison, system)
+        for comparison in COMPARISONS
+        for system in (OURS, comparison.reference)
+    ]
+    heads = [f"{one.title}: {system}" for one, system in columns]
+    rows = [
+        (name, *(show(_figure(record, one, system, figure)) for one, system in columns))
+        for name, figure in QUANTITIES
+    ]
+    return markdown(Table(("", *heads), 1, tuple(rows)))
+
+
+def speeds(record: Record, comparison: Comparison) -> dict[str, float]:
+    """Return the documents/s of every system in a comparison, the fastest first."""
+    found = {
+        row.labels["system"]: row.figures["documents/s"].value
+        for row in record.rows
+        if "documents/s" in row.figures and _is_of(row, comparison)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def draw(record: Record, path: Path) -> None:
+    """Draw the documents/s of all systems as bars, a panel for each comparison."""
+    shown = [speeds(record, comparison) for comparison in COMPARISONS]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgerank"}):
+        drawing = Drawing(figsize=(8, 5.4), layout="constrained")
+        panels = drawing.subplots(len(shown), 1, height_ratios=[len(bars) for bars in shown])
+        for axes, comparison, bars in zip(panels, COMPARISONS, shown, strict=True):
+            _draw_bars(axes, f"{comparison.title}: documents/s", bars)
+        drawing.savefig(path, metadata={"Date": None}, facecolor="white")
+
+
+def _draw_bars(axes: Axes, title: str, bars: dict[str, float]) -> None:
+    colours = [COLOURS[name.startswith("edgerank")] for name in bars]
+    drawn = axes.barh(list(bars), list(bars.values()), color=colours)
+    axes.bar_label(drawn, [show(value) for value in bars.values()], padding=3)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlim(0, 1.1 * max(bars.values()))
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(bottom=False, labelbottom=False, left=False)
+
+
+def _figure(record: Record, comparison: Comparison, system: str, name: str) -> float:
+    """Look a figure up: some are of a call, the others of the model as a whole.
+
+    :raises LookupError: the record lacks it
+    """
+    rows: Sequence[Row] = [
+        row
+        for row in record.rows
+        if name in row.figures and row.labels.get("system") == system and _is_of(row, comparison)
+    ]
+    if len(rows) != 1:
+        raise LookupError(f"{RECORD.name} has {len(rows)} rows with {name!r} of {system}")
+    return rows[0].figures[name].value
+
+
+def _is_of(row: Row, comparison: Comparison) -> bool:
+    is_workload = row.labels.get("workload", "").startswith(comparison.workload)
+    return is_workload and row.labels.get("call", comparison.call) == comparison.call
+
+
+if __name__ == "__main__":
+    main()

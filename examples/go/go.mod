@@ -1,0 +1,3 @@
+module edgerank-example
+
+go 1.27.3
