@@ -16,7 +16,7 @@ import pytest
 from edgerank import Reranker
 from edgerank.bundle import read_bundle
 from quantize import quantize
-from quantize.recipe import STEPS
+from quantize.recipe import STEPS, RecipeStep
 from tests.kernels.test_bundles import (
     INT8_SHARE,
     QUERIES,
@@ -38,6 +38,14 @@ INPUTS = {  # of rows in two terms, which a graph of the architecture reads in t
 }
 
 
+def write_rows(path: Path) -> Path:
+    rows = [
+        {"query": query, "document": text, "id": text} for query, text in product(QUERIES, TEXTS)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
 @pytest.fixture(scope="module", params=INPUTS)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a small random decoder in float32, int8 and int8-fine."""
@@ -46,15 +54,11 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         save_qwen2(work / "checkpoint", bpe_tokenizer())
     else:
         other_family("gemma3")(work / "checkpoint")
-    rows = [
-        {"query": query, "document": text, "id": text} for query, text in product(QUERIES, TEXTS)
-    ]
-    (work / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     quantize(
         work / "checkpoint",
         work / "bundle",
         precision=["fp32", *PRECISIONS],
-        calibrate=work / "rows.jsonl",
+        calibrate=write_rows(work / "rows.jsonl"),
         steps=tuple(step for step in STEPS if step != "gptq"),  # of which few rows are too little
     )
     return work / "bundle"
@@ -91,6 +95,18 @@ def test_the_bundle_says_which_variant_is_of_which_precision(bundle):
 def test_int8_fine_is_several_times_closer_to_float32_than_int8(stock):
     errors = {name: rms(stock[name] - stock["fp32"]) for name in PRECISIONS}
     assert errors["int8-fine"] < errors["int8"] / 2
+
+
+def test_channels_are_smoothed_unless_all_rows_are_in_two_terms(tmp_path):
+    other_family("gemma3")(tmp_path / "checkpoint")
+    rows = write_rows(tmp_path / "rows.jsonl")
+
+    def weights(*steps: RecipeStep) -> bytes:
+        quantize(tmp_path / "checkpoint", tmp_path / "bundle", calibrate=rows, steps=steps)
+        return (tmp_path / "bundle/model.int8.onnx.data").read_bytes()
+
+    assert weights("smooth", "refine") == weights("refine")
+    assert weights("smooth") != weights()
 
 
 @each_instruction_set
