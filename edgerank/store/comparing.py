@@ -35,7 +35,7 @@ def choose_backend(name: str | None = None) -> Backend:
     :raises InputError: there is none of that name, or numba is not installed
     """
     name = name or os.environ.get(VARIABLE) or "auto"
-    has_numba = importlib.util.find_spec("numba") is not None
+    has_numba = _is_installed("numba")
     if name == "auto":
         return "numba" if has_numba else "numpy"
     if name == "numba" and not has_numba:
@@ -44,6 +44,13 @@ def choose_backend(name: str | None = None) -> Backend:
         if name == known:
             return name  # type: ignore[return-value]
     raise InputError("backend", f"{name!r} is unknown; choose auto, {', '.join(get_args(Backend))}")
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:  # of a finder that hides it
+        return False
 
 
 class Comparer:

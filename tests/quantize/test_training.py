@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from edgerank import Reranker
+from edgerank import DocumentStore, Reranker
 from edgerank.engine import gather
 from edgerank.errors import InputError
 from edgerank.packing import EMPTY, Group, Tokens
@@ -237,6 +237,14 @@ def test_a_score_is_a_probability_and_depends_on_its_pair_alone(late):
     assert (together >= 0).all() and (together <= 1).all()
     alone = [late.score(query, [text])[0] for query, text in pairs]
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_store_scores_documents_that_were_encoded_apart_as_the_graph_scores_pairs(late, tmp_path):
+    documents = {str(place): text for place, text in enumerate([*TEXTS, ""])}
+    with DocumentStore.build(tmp_path / "store", documents, late) as store:
+        for query in TEXTS[:3]:
+            expected = late.score(query, documents.values())
+            np.testing.assert_allclose(store.score(query, documents), expected, atol=1e-3)
 
 
 def test_a_document_over_the_length_is_split_unless_the_caller_says(late):
