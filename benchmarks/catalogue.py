@@ -27,6 +27,7 @@ GROUPS = {
     ),
     "quality": (
         "precisions",
+        "relevance-prompt",
         "recipe",
         "bfloat16",
         "outliers",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
 
 import numpy as np
 
@@ -22,3 +23,26 @@ def rescored(collection: Collection, candidates: Run, score: Scorer) -> Rescored
 
 def ndcg(collection: Collection, run: Run) -> Figure:
     return Figure(evaluate(collection.qrels, run).means[NDCG])
+
+
+def part_of(collection: Collection, queries: Iterable[str]) -> Collection:
+    """Return a collection of the same documents with some of its queries."""
+    kept = list(queries)
+    return Collection(
+        name=collection.name,
+        documents=collection.documents,
+        queries={query: collection.queries[query] for query in kept},
+        qrels={query: collection.qrels[query] for query in kept},
+    )
+
+
+def draw(candidates: Run, most: int) -> Run:
+    """Draw queries, always the same ones, that have so many documents at most between them."""
+    drawn: Run = {}
+    seen: set[str] = set()
+    for query in Random(0).sample(sorted(candidates), len(candidates)):
+        if len(seen | set(candidates[query])) > most:
+            break
+        drawn[query] = candidates[query]
+        seen.update(candidates[query])
+    return drawn
