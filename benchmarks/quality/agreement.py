@@ -16,6 +16,7 @@ from benchmarks.peers.workers.worker import RELEVANCE
 from edgerank.evaluation import bm25, read_collection
 
 TOP = 10
+DOCUMENTS_AT_ONCE = 50
 MAX_LENGTH = 1024  # tokens of a prompt; no document here is cut
 
 Pair = tuple[str, str]  # query, document

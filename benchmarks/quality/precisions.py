@@ -49,6 +49,7 @@ PEERS = {  # peer and setting
     "sentence-transformers int8": ("sentence-transformers", "onnx-int8"),
 }
 REFERENCE = "float32"
+DOCUMENTS_AT_ONCE = 400
 SYSTEMS = [*PRECISIONS, *PEERS]
 
 
@@ -122,7 +123,13 @@ def measure(
                 with opened(name, model, environments.absolute(), directory) as system:
                     sizes[name] = system.num_bytes
                     found[name] = [
-                        kept_scores(system, one.pairs, directory / "scores", f"{name}: {one.name}")
+                        kept_scores(
+                            system,
+                            one.pairs,
+                            directory / "scores",
+                            f"{name}: {one.name}",
+                            documents_at_once=DOCUMENTS_AT_ONCE,
+                        )
                         for one in judged
                     ]
             except PeerError as error:

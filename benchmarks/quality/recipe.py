@@ -19,7 +19,13 @@ from benchmarks.common import options
 from benchmarks.common.bundles import quantized
 from benchmarks.common.paths import GEMMA, MINILM, MPNET, trained_checkpoint
 from benchmarks.common.record import Figure, Row
-from benchmarks.quality.agreement import compare, pairs_of, spread_of, write_template
+from benchmarks.quality.agreement import (
+    DOCUMENTS_AT_ONCE,
+    compare,
+    pairs_of,
+    spread_of,
+    write_template,
+)
 from benchmarks.quality.dynamic import write_dynamic
 from benchmarks.quality.systems import bundle_system, kept_scores
 from edgerank.bundle import read_bundle
@@ -47,7 +53,13 @@ def measure(
 
         def scores(bundle: Path) -> Any:
             with bundle_system(bundle) as system:
-                return kept_scores(system, flat, directory / "scores", bundle.name)
+                return kept_scores(
+                    system,
+                    flat,
+                    directory / "scores",
+                    bundle.name,
+                    documents_at_once=DOCUMENTS_AT_ONCE,
+                )
 
         original = directory / "fp32"
         expected = scores(quantized(checkpoint, original, precision="fp32", template=template))

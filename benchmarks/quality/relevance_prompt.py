@@ -22,7 +22,13 @@ from benchmarks.common.bundles import quantized
 from benchmarks.common.paths import GEMMA, trained_checkpoint
 from benchmarks.common.record import Figure, Row
 from benchmarks.peers.processes import PeerError
-from benchmarks.quality.agreement import compare, pairs_of, spread_of, write_template
+from benchmarks.quality.agreement import (
+    DOCUMENTS_AT_ONCE,
+    compare,
+    pairs_of,
+    spread_of,
+    write_template,
+)
 from benchmarks.quality.dynamic import write_dynamic
 from benchmarks.quality.systems import System, bundle_system, kept_scores, peer_system
 
@@ -62,7 +68,13 @@ def measure(
             labels = {"system": name}
             try:
                 with opened(name, environments.absolute(), directory) as system:
-                    scores = kept_scores(system, flat, directory / "scores", name)
+                    scores = kept_scores(
+                        system,
+                        flat,
+                        directory / "scores",
+                        name,
+                        documents_at_once=DOCUMENTS_AT_ONCE,
+                    )
             except PeerError as error:
                 yield Row({**labels, "reason": str(error)})
                 continue

@@ -25,8 +25,6 @@ from edgerank import Reranker
 from edgerank.cpu import physical_cores
 from edgerank.files import write_atomically
 
-DOCUMENTS_AT_ONCE = 400  # an interruption loses their scores
-
 Pair = tuple[str, str]  # query, document
 Scores = NDArray[np.float64]
 
@@ -76,15 +74,18 @@ def peer_system(
         worker.close()
 
 
-def kept_scores(system: System, pairs: Sequence[Pair], directory: Path, name: str) -> Scores:
+def kept_scores(
+    system: System, pairs: Sequence[Pair], directory: Path, name: str, *, documents_at_once: int
+) -> Scores:
     """Score pairs, or read back what was scored before: [pairs].
 
-    Documents that are scored together stay together, as an embedding model embeds each once.
+    A document is scored in one call with all of its queries, as an embedding model embeds it once.
 
     :param name: of the progress bar
+    :param documents_at_once: of a call, whose scores an interruption loses
     """
     documents = list(dict.fromkeys(document for _, document in pairs))
-    parts = {document: place // DOCUMENTS_AT_ONCE for place, document in enumerate(documents)}
+    parts = {document: place // documents_at_once for place, document in enumerate(documents)}
     part_of = np.array([parts[document] for _, document in pairs])
     scores = np.zeros(len(pairs))
     for part in tqdm(range(int(part_of.max()) + 1), desc=name):

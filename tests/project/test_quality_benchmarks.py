@@ -36,23 +36,25 @@ class Lengths:
         return np.array([len(document) for _, document in pairs], np.float32)
 
 
-def test_a_document_is_scored_in_one_call_with_all_of_its_queries(tmp_path, monkeypatch):
-    monkeypatch.setattr(systems, "DOCUMENTS_AT_ONCE", 2)
+def scored(system, pairs, directory):
+    return kept_scores(system, pairs, directory, "test", documents_at_once=2)
+
+
+def test_a_document_is_scored_in_one_call_with_all_of_its_queries(tmp_path):
     lengths = Lengths()
-    assert kept_scores(lengths.system, PAIRS, tmp_path, "test").tolist() == [1, 2, 1, 3, 4]
+    assert scored(lengths.system, PAIRS, tmp_path).tolist() == [1, 2, 1, 3, 4]
     assert lengths.calls == [PAIRS[:3], PAIRS[3:]]
 
 
-def test_scores_are_read_back_where_system_and_texts_are_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(systems, "DOCUMENTS_AT_ONCE", 2)
-    kept_scores(Lengths().system, PAIRS, tmp_path, "test")
+def test_scores_are_read_back_where_system_and_texts_are_the_same(tmp_path):
+    scored(Lengths().system, PAIRS, tmp_path)
     again = Lengths()
-    assert kept_scores(again.system, PAIRS, tmp_path, "test").tolist() == [1, 2, 1, 3, 4]
+    assert scored(again.system, PAIRS, tmp_path).tolist() == [1, 2, 1, 3, 4]
     assert again.calls == []
-    kept_scores(again.system, [*PAIRS[:4], ("c", "v")], tmp_path, "test")
+    scored(again.system, [*PAIRS[:4], ("c", "v")], tmp_path)
     assert again.calls == [[("b", "zzz"), ("c", "v")]]
     other = Lengths("another bundle")
-    kept_scores(other.system, PAIRS, tmp_path, "test")
+    scored(other.system, PAIRS, tmp_path)
     assert len(other.calls) == 2
 
 
