@@ -84,7 +84,9 @@ class Judged:
 
 
 @click.argument("collections", nargs=-1, type=options.CollectionPath(), default=COLLECTIONS)
-@click.option("--model", type=click.Choice(list(DOCUMENTS_AT_ONCE)), default=MINILM, show_default=True)
+@click.option(
+    "--model", type=click.Choice(list(DOCUMENTS_AT_ONCE)), default=MINILM, show_default=True
+)
 @click.option(
     "--system", "systems", type=click.Choice(SYSTEMS), multiple=True, help="All by default."
 )
