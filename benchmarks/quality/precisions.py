@@ -92,10 +92,7 @@ class Judged:
 )
 @options.candidates(50)
 @click.option(
-    "--documents",
-    type=click.IntRange(1),
-    help="Draw as many queries of a collection as have so many candidates, together, at most;"
-    " all by default.",
+    "--queries", type=click.IntRange(1), help="Queries of a collection at most; all by default."
 )
 @options.environments
 @options.work
@@ -104,7 +101,7 @@ def measure(
     model: str,
     systems: tuple[str, ...],
     candidates: int,
-    documents: int | None,
+    queries: int | None,
     environments: Path,
     work: Path | None,
 ) -> Iterator[Row]:
@@ -112,8 +109,8 @@ def measure(
     for path in collections:
         collection = read_collection(path)
         run = bm25(collection, candidates)
-        if documents is not None:
-            run = draw(run, documents)
+        if queries is not None:
+            run = draw(run, queries)
             collection = part_of(collection, run)
         judged.append(Judged(collection, run))
     found: dict[str, list[Scores]] = {}

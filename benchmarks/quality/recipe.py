@@ -26,9 +26,10 @@ from benchmarks.quality.agreement import (
     spread_of,
     write_template,
 )
-from benchmarks.quality.dynamic import write_dynamic
+from benchmarks.quality.dynamic import dynamic_bundle
 from benchmarks.quality.systems import bundle_system, kept_scores
 from edgerank.bundle import read_bundle
+from edgerank.kernels import STOCK
 from quantize.recipe import STEPS, RecipeStep
 
 MODELS = MINILM, MPNET, GEMMA
@@ -51,8 +52,8 @@ def measure(
         directory = Path(kept) / model
         template = write_template(directory / "template.json") if model == GEMMA else None
 
-        def scores(bundle: Path) -> Any:
-            with bundle_system(bundle) as system:
+        def scores(bundle: Path, kernels: str | None = None) -> Any:
+            with bundle_system(bundle, kernels) as system:
                 return kept_scores(
                     system,
                     flat,
@@ -70,11 +71,9 @@ def measure(
                 {"model": model, "steps": name, "matrices in float32": str(num_kept(bundle))},
                 compare(scores(bundle), expected, pairs),
             )
-        dynamic = directory / "ONNX Runtime dynamic, per tensor"
-        if not dynamic.exists():
-            write_dynamic(original, dynamic)
+        dynamic = dynamic_bundle(original, directory / "ONNX Runtime dynamic, per tensor")
         labels = {"model": model, "steps": dynamic.name, "matrices in float32": "0"}
-        yield Row(labels, compare(scores(dynamic), expected, pairs))
+        yield Row(labels, compare(scores(dynamic, STOCK), expected, pairs))
 
 
 def recipes(model: str) -> dict[str, dict[str, Any]]:

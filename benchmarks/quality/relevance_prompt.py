@@ -29,8 +29,9 @@ from benchmarks.quality.agreement import (
     spread_of,
     write_template,
 )
-from benchmarks.quality.dynamic import write_dynamic
+from benchmarks.quality.dynamic import dynamic_bundle
 from benchmarks.quality.systems import System, bundle_system, kept_scores, peer_system
+from edgerank.kernels import STOCK
 
 COLLECTIONS = "cisi", "xquad-en"  # shared
 REFERENCE = "float32"
@@ -98,7 +99,5 @@ def opened(name: str, environments: Path, directory: Path) -> AbstractContextMan
     template = write_template(directory / "template.json")
     bundle = quantized(checkpoint, directory / precision, precision=precision, template=template)
     if name == DYNAMIC:
-        source, bundle = bundle, directory / "dynamic"
-        if not bundle.exists():
-            write_dynamic(source, bundle)
+        return bundle_system(dynamic_bundle(bundle, directory / "dynamic"), STOCK)
     return bundle_system(bundle)

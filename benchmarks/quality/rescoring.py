@@ -36,13 +36,7 @@ def part_of(collection: Collection, queries: Iterable[str]) -> Collection:
     )
 
 
-def draw(candidates: Run, most: int) -> Run:
-    """Draw queries, always the same ones, that have so many documents at most between them."""
-    drawn: Run = {}
-    seen: set[str] = set()
-    for query in Random(0).sample(sorted(candidates), len(candidates)):
-        if len(seen | set(candidates[query])) > most:
-            break
-        drawn[query] = candidates[query]
-        seen.update(candidates[query])
-    return drawn
+def draw(candidates: Run, num_queries: int) -> Run:
+    """Draw so many queries at most, always the same ones."""
+    drawn = Random(0).sample(sorted(candidates), min(num_queries, len(candidates)))
+    return {query: candidates[query] for query in drawn}

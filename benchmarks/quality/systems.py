@@ -39,8 +39,8 @@ class System:
 
 
 @contextmanager
-def bundle_system(bundle: Path) -> Iterator[System]:
-    with Reranker(bundle) as reranker:
+def bundle_system(bundle: Path, kernels: str | None = None) -> Iterator[System]:
+    with Reranker(bundle, kernels=kernels) as reranker:
         identity = f"{reranker.bundle.digest} {reranker.kernels.name}"
         yield System(reranker.score_pairs, graph_bytes(reranker.bundle), identity)
 
