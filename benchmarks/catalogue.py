@@ -29,6 +29,7 @@ GROUPS = {
     ),
     "quality": (
         "precisions",
+        "relevance-prompt",
         "recipe",
         "bfloat16",
         "outliers",

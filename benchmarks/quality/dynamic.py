@@ -10,14 +10,24 @@ import msgspec
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from edgerank.bundle import describe_files, read_bundle, write_manifest
+from edgerank.bundle import Bundle, describe_files, read_bundle, write_manifest
+from edgerank.files import atomic_directory
 from edgerank.manifest import CPU_PROVIDER, Needs, Variant
 
 
-def write_dynamic(fp32_bundle: Path, target: Path) -> None:
-    """Quantize every MatMul per tensor, as ``quantize_dynamic`` does unless told otherwise."""
-    source = read_bundle(fp32_bundle)
-    target.mkdir()
+def dynamic_bundle(fp32_bundle: Path, target: Path) -> Path:
+    """Quantize every MatMul per tensor, as ``quantize_dynamic`` does unless told otherwise.
+
+    What is there already is kept: the bundle's path, in any case. It runs with stock operators
+    alone, for the quantizer drops shapes that compiled ones need.
+    """
+    if not target.exists():
+        with atomic_directory(target, lambda _: False) as directory:
+            _write(read_bundle(fp32_bundle), directory)
+    return target
+
+
+def _write(source: Bundle, target: Path) -> None:
     name = "model.dynamic.onnx"
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole.onnx"  # the quantizer wants the weights in the file

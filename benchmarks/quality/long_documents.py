@@ -16,7 +16,7 @@ import click
 
 from benchmarks.common import options
 from benchmarks.common.record import Figure, Row, median
-from benchmarks.quality.rescoring import ndcg
+from benchmarks.quality.rescoring import ndcg, part_of
 from edgerank import LongDocuments, Reranker
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.evaluation import NDCG, Collection, Run, bm25, read_collection
@@ -40,12 +40,7 @@ def measure(collection: Path, bundle: Path, queries: int, candidates: int) -> It
     found = bm25(judged, candidates)
     answered = [query for query in found if any(judged.qrels[query].get(d) for d in found[query])]
     found = {query: found[query] for query in answered[:queries]}
-    part = Collection(
-        name=judged.name,
-        documents=judged.documents,
-        queries={query: judged.queries[query] for query in found},
-        qrels={query: judged.qrels[query] for query in found},
-    )
+    part = part_of(judged, found)
     reranker = Reranker(bundle)
     runs, lengths = score(reranker, part, found)
     labels = {"collection": f"{judged.name}, {len(found)} queries"}

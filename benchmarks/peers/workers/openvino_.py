@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ BATCH_TOKENS = {"decoder": 1024, "encoder": 1024}
 Inputs = dict[str, Any]
 
 
-def is_decoder(checkpoint: Path) -> bool:
+def decoder_prompt(checkpoint: Path) -> worker.Prompt | None:
+    """Return what a decoder is asked, None for encoders."""
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
-    return bool(config["model_type"] == "qwen2")
+    return worker.PROMPTS.get(config["model_type"])
 
 
 def prepare(checkpoint: Path, setting: str, work: Path) -> None:
@@ -33,10 +34,15 @@ def prepare(checkpoint: Path, setting: str, work: Path) -> None:
     sys.modules["torchvision"] = None  # type: ignore[assignment]
     import nncf
     import openvino
-    from optimum.intel import OVModelForCausalLM, OVModelForSequenceClassification
+    from optimum import intel
 
-    decodes = is_decoder(checkpoint)
-    kind = OVModelForCausalLM if decodes else OVModelForSequenceClassification
+    decodes = decoder_prompt(checkpoint) is not None
+    if decodes:
+        kind = intel.OVModelForCausalLM
+    elif worker.embeds(checkpoint):
+        kind = intel.OVModelForFeatureExtraction
+    else:
+        kind = intel.OVModelForSequenceClassification
     exported = kind.from_pretrained(checkpoint, export=True, compile=False, load_in_8bit=False)
     model = exported.model
     if decodes:
@@ -45,7 +51,7 @@ def prepare(checkpoint: Path, setting: str, work: Path) -> None:
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
     elif setting == "int8":
         names = {name for port in model.inputs for name in port.names}
-        data = nncf.Dataset(list(calibration(checkpoint, names, decodes)))
+        data = nncf.Dataset(list(calibration(checkpoint, names)))
         model = nncf.quantize(
             model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION
         )
@@ -68,30 +74,37 @@ def score_last(model: Any) -> None:
 CALIBRATION = 64
 
 
-def calibration(checkpoint: Path, names: set[str], decodes: bool) -> Iterator[Inputs]:
+def calibration(checkpoint: Path, names: set[str]) -> Iterator[Inputs]:
     """Yield inputs of text at hand: paragraphs of the standard library's documentation."""
     import pydoc_data.topics
 
     topics = list(pydoc_data.topics.topics.values())
     texts = [part for topic in topics for part in topic.split("\n\n") if 200 < len(part) < 1000]
-    tokenizer = read_tokenizer(checkpoint, decodes)
+    prompt = decoder_prompt(checkpoint)
+    tokenizer = read_tokenizer(checkpoint)
     step = len(texts) // CALIBRATION
     for text in texts[: step * CALIBRATION : step]:
         query, document = " ".join(text.split()[:8]), text
-        if decodes:
-            prefix = worker.encode(tokenizer, worker.QUERY, query=query)
-            tail = worker.encode(tokenizer, worker.DOCUMENT, document=document)
+        if prompt is not None:
+            prefix = worker.encode(tokenizer, prompt.query, query=query)
+            tail = worker.encode(tokenizer, prompt.document, document=document)
             yield decoder_inputs([prefix + tail], 0, names)
+        elif worker.embeds(checkpoint):
+            yield encoder_inputs(tokenizer.encode_batch([document]), names)
         else:
             yield encoder_inputs(tokenizer.encode_batch([(query, document)]), names)
 
 
-def read_tokenizer(checkpoint: Path, decodes: bool) -> Any:
+def read_tokenizer(checkpoint: Path) -> Any:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.no_truncation() if decodes else tokenizer.enable_truncation(512)
+    if decoder_prompt(checkpoint) is not None:
+        tokenizer.no_truncation()
+    else:
+        longest = worker.max_length(checkpoint) if worker.embeds(checkpoint) else 512
+        tokenizer.enable_truncation(longest)
     return tokenizer
 
 
@@ -146,21 +159,59 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
     options |= OPTIONS.get(setting, {})
     compiled = openvino.Core().compile_model(work / "model.xml", "CPU", options)
     names = {name for port in compiled.inputs for name in port.names}
-    decodes = is_decoder(checkpoint)
-    tokenizer = read_tokenizer(checkpoint, decodes)
+    prompt = decoder_prompt(checkpoint)
+    tokenizer = read_tokenizer(checkpoint)
     request = compiled.create_infer_request()
-    most = BATCH_TOKENS["decoder" if decodes else "encoder"]
+    files = [work / "model.xml", work / "model.bin"]
+
+    def score_pairs(pairs: list[tuple[str, str]]) -> list[float]:
+        return [float(row[0]) for row in in_batches(encoded(pairs))]
+
+    def embed(texts: list[str]) -> Any:
+        return in_batches(encoded(texts))
+
+    def encoded(texts: Sequence[Any]) -> Sequence[Any]:
+        encodings: Sequence[Any] = tokenizer.encode_batch(texts)
+        return encodings
+
+    def in_batches(encodings: Sequence[Any]) -> list[Any]:
+        """Return each text's output: logits, or the mean of its hidden states."""
+        outputs: list[Any] = [None] * len(encodings)
+        for batch in batches(
+            [len(encoding.ids) for encoding in encodings], BATCH_TOKENS["encoder"]
+        ):
+            inputs = encoder_inputs([encodings[index] for index in batch], names)
+            output = request.infer(inputs)[0]
+            if output.ndim == 3:
+                output = worker.mean_pooled(output, inputs["attention_mask"])
+            for index, row in zip(batch, output, strict=True):
+                outputs[index] = row
+        return outputs
+
+    if prompt is not None:
+        score = decoder(request, tokenizer, prompt, names)
+        return worker.Model(worker.one_after_another(score), files)
+    if worker.embeds(checkpoint):
+        return worker.Model(worker.as_cosines(embed), files)
+    return worker.Model(worker.as_pairs(score_pairs), files)
+
+
+def decoder(
+    request: Any, tokenizer: Any, prompt: worker.Prompt, names: set[str]
+) -> Callable[[str, list[str]], list[float]]:
+    import openvino
+
+    yes, no = (worker.answer_id(tokenizer, answer) for answer in (prompt.yes, prompt.no))
 
     def score(query: str, documents: list[str]) -> list[float]:
-        yes, no = (tokenizer.token_to_id(answer) for answer in "10")
-        prefix = worker.encode(tokenizer, worker.QUERY, query=query)
-        tails = [worker.encode(tokenizer, worker.DOCUMENT, document=text) for text in documents]
+        prefix = worker.encode(tokenizer, prompt.query, query=query)
+        tails = [worker.encode(tokenizer, prompt.document, document=text) for text in documents]
         scores = [0.0] * len(tails)
         request.reset_state()
         request.infer(decoder_inputs([prefix], 0, names))
         states = request.query_state()
         kept = [openvino.Tensor(state.state.data.copy()) for state in states]
-        for batch in batches([len(tail) for tail in tails], most):
+        for batch in batches([len(tail) for tail in tails], BATCH_TOKENS["decoder"]):
             for state, values in zip(states, kept, strict=True):
                 state.state = values
             rows = [tails[index] for index in batch]
@@ -169,19 +220,7 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
                 scores[index] = float(row[yes]) - float(row[no])
         return scores
 
-    def score_pairs(pairs: list[tuple[str, str]]) -> list[float]:
-        encodings = tokenizer.encode_batch(pairs)
-        scores = [0.0] * len(pairs)
-        for batch in batches([len(encoding.ids) for encoding in encodings], most):
-            inputs = encoder_inputs([encodings[index] for index in batch], names)
-            for index, row in zip(batch, request.infer(inputs)[0], strict=True):
-                scores[index] = float(row[0])
-        return scores
-
-    files = [work / "model.xml", work / "model.bin"]
-    if decodes:
-        return worker.Model(worker.one_after_another(score), files)
-    return worker.Model(worker.as_pairs(score_pairs), files)
+    return score
 
 
 if __name__ == "__main__":

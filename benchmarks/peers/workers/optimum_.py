@@ -1,4 +1,4 @@
-"""optimum's ORTModelForSequenceClassification with its dynamic int8 quantization, in batches.
+"""optimum's dynamic int8 quantization of a cross-encoder or an embedding model, in batches.
 
 The loop over batches is the user's to write with this library: texts of like length together, which
 its documentation does not ask for but no one would leave out.
@@ -6,19 +6,28 @@ its documentation does not ask for but no one would leave out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import worker
 
 BATCH_SIZE = 32
 
 
+def model_class(checkpoint: Path) -> Any:
+    from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTModelForSequenceClassification
+
+    embeds = worker.embeds(checkpoint)
+    return ORTModelForFeatureExtraction if embeds else ORTModelForSequenceClassification
+
+
 def prepare(checkpoint: Path, setting: str, work: Path) -> None:
-    from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
+    from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
     from transformers import AutoTokenizer
 
-    model = ORTModelForSequenceClassification.from_pretrained(checkpoint, export=True)
+    model = model_class(checkpoint).from_pretrained(checkpoint, export=True)
     config = AutoQuantizationConfig.avx512_vnni(
         is_static=False, per_channel=setting == "int8-per-channel"
     )
@@ -28,15 +37,12 @@ def prepare(checkpoint: Path, setting: str, work: Path) -> None:
 
 def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Model:
     import onnxruntime
-    from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     name = "model_quantized.onnx"
-    model = ORTModelForSequenceClassification.from_pretrained(
-        work, file_name=name, session_options=options
-    )
+    model = model_class(checkpoint).from_pretrained(work, file_name=name, session_options=options)
     tokenizer = AutoTokenizer.from_pretrained(work)
 
     def score(pairs: list[tuple[str, str]]) -> list[float]:
@@ -55,7 +61,24 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
                 scores[place] = float(logit)
         return scores
 
-    return worker.Model(worker.as_pairs(score), sorted(work.glob(f"{name}*")))
+    def embed(texts: Sequence[str]) -> Any:
+        import numpy as np
+
+        length, vectors = worker.max_length(checkpoint), []
+        for first in range(0, len(texts), BATCH_SIZE):
+            batch = tokenizer(
+                list(texts[first : first + BATCH_SIZE]),
+                padding=True,
+                truncation=True,
+                max_length=length,
+                return_tensors="np",
+            )
+            states = model(**batch).last_hidden_state
+            vectors.append(worker.mean_pooled(states, batch["attention_mask"]))
+        return np.concatenate(vectors)
+
+    scored = worker.as_cosines(embed) if worker.embeds(checkpoint) else worker.as_pairs(score)
+    return worker.Model(scored, sorted(work.glob(f"{name}*")))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""sentence-transformers' CrossEncoder on torch, on ONNX Runtime in float32 and int8, on OpenVINO.
+"""sentence-transformers on torch, on ONNX Runtime in float32 and int8, on OpenVINO.
+
+A CrossEncoder or, where the checkpoint is an embedding model, a SentenceTransformer.
 
 The int8 export is that of its own ``export_dynamic_quantized_onnx_model``, for the instruction
 set that this CPU has.
@@ -7,6 +9,7 @@ set that this CPU has.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import worker
 
@@ -21,18 +24,25 @@ def quantized_for() -> str:
     return "avx2" if "avx2" in flags else "arm64"
 
 
+def model_class(checkpoint: Path) -> Any:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    return SentenceTransformer if worker.embeds(checkpoint) else CrossEncoder
+
+
 def prepare(checkpoint: Path, setting: str, work: Path) -> None:
     if setting.startswith("torch"):
         return
     if setting == "openvino-int8":
         raise worker.CannotRunError("its int8 export calibrates on a dataset of the model hub")
-    from sentence_transformers import CrossEncoder, export_dynamic_quantized_onnx_model
+    from sentence_transformers import export_dynamic_quantized_onnx_model
 
+    kind = model_class(checkpoint)
     if setting == "openvino":
-        model = CrossEncoder(str(checkpoint), backend="openvino", model_kwargs={"export": True})
+        model = kind(str(checkpoint), backend="openvino", model_kwargs={"export": True})
         model.save_pretrained(str(work))
         return
-    model = CrossEncoder(str(checkpoint), backend="onnx", model_kwargs={"export": True})
+    model = kind(str(checkpoint), backend="onnx", model_kwargs={"export": True})
     model.save_pretrained(str(work))
     if setting == "onnx-int8":
         export_dynamic_quantized_onnx_model(model, quantized_for(), str(work))
@@ -40,17 +50,17 @@ def prepare(checkpoint: Path, setting: str, work: Path) -> None:
 
 def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Model:
     import torch
-    from sentence_transformers import CrossEncoder
 
+    kind = model_class(checkpoint)
     torch.set_num_threads(threads)
     if setting.startswith("torch"):
         files = sorted(checkpoint.glob("*.safetensors"))
         options = {"torch_dtype": "bfloat16"} if setting == "torch-bf16" else {}
-        model = CrossEncoder(str(checkpoint), device="cpu", model_kwargs=options)
+        model = kind(str(checkpoint), device="cpu", model_kwargs=options)
     elif setting == "openvino":
         files = sorted((work / "openvino").iterdir())
         options = {"ov_config": {"INFERENCE_NUM_THREADS": threads}}
-        model = CrossEncoder(str(work), device="cpu", backend="openvino", model_kwargs=options)
+        model = kind(str(work), device="cpu", backend="openvino", model_kwargs=options)
     else:
         import onnxruntime
 
@@ -59,7 +69,7 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
         pattern = "model_q*.onnx" if setting == "onnx-int8" else "model.onnx"
         (graph,) = (work / "onnx").glob(pattern)
         files = sorted(graph.parent.glob(f"{graph.name}*"))
-        model = CrossEncoder(
+        model = kind(
             str(work),
             device="cpu",
             backend="onnx",
@@ -69,7 +79,12 @@ def load(checkpoint: Path, setting: str, threads: int, work: Path) -> worker.Mod
                 "session_options": session_options,
             },
         )
-    return worker.Model(worker.as_pairs(model.predict), files)
+    score = (
+        worker.as_cosines(model.encode)
+        if worker.embeds(checkpoint)
+        else worker.as_pairs(model.predict)
+    )
+    return worker.Model(score, files)
 
 
 if __name__ == "__main__":

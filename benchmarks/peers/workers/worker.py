@@ -1,5 +1,5 @@
-"""What workers share: the command line, the clock, one JSON line for each line read; the prompt of
-mxbai-rerank-v2, for those whose peer does not know it.
+"""What workers share: the command line, the clock, one JSON line for each line read; decoders'
+prompts and embeddings' cosines, for those whose peer does not know them.
 
 Standard library only: a peer's environment need not hold anything else. The peer's packages are
 imported when ``run`` says, so that their import can be timed; files beside this one may have the
@@ -25,17 +25,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 Request = dict[str, Any]  # "query": str, "documents": list[str]
 TINY: Request = {"query": "who wrote dune?", "documents": ["Dune was written by Frank Herbert."]}
-# of mxbai-rerank-v2: pieces that are tokenised apart
-CHAT = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-QUERY = (CHAT + "<|im_end|>\n<|im_start|>user\n", "query: {query}", "\n")
-DOCUMENT = (
-    "document: {document}",
-    "\n",
-    "You are a search relevance expert who evaluates how well documents match search queries. For"
-    " each query-document pair, carefully analyze the semantic relationship between them, then"
-    " provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
-    "<|im_end|>\n<|im_start|>assistant\n",
-)
+EMBEDDER = "modules.json"  # a file that embedding models of sentence-transformers have
 CANNOT_RUN = 3  # exit status
 
 
@@ -52,6 +42,43 @@ class Model:
     used: dict[str, str] = field(default_factory=dict)  # what else computes, told with the versions
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What a decoder reads, in pieces that are tokenised apart, and the answers to compare."""
+
+    query: tuple[str, ...]
+    document: tuple[str, ...]
+    yes: str
+    no: str
+
+
+CHAT = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+MXBAI = Prompt(
+    query=(CHAT + "<|im_end|>\n<|im_start|>user\n", "query: {query}", "\n"),
+    document=(
+        "document: {document}",
+        "\n",
+        "You are a search relevance expert who evaluates how well documents match search queries."
+        " For each query-document pair, carefully analyze the semantic relationship between them,"
+        " then provide your binary relevance judgment (0 for not relevant, 1 for relevant)."
+        "\nRelevance:",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    yes="1",
+    no="0",
+)
+RELEVANCE = Prompt(  # for a decoder that is no reranker
+    query=("<bos>Query: {query}\n",),
+    document=(
+        "Document: {document}",
+        "\nIs the document relevant to the query? Yes or No:",
+    ),
+    yes=" Yes",
+    no=" No",
+)
+PROMPTS = {"qwen2": MXBAI, "gemma3_text": RELEVANCE}  # of decoders, by config.json's model_type
+
+
 def encode(tokenizer: Any, pieces: Sequence[str], **texts: str) -> list[int]:
     """Write texts into a prompt's pieces and return their token ids.
 
@@ -60,6 +87,12 @@ def encode(tokenizer: Any, pieces: Sequence[str], **texts: str) -> list[int]:
     written = [piece.format(**texts) for piece in pieces]
     parts = tokenizer.encode_batch(written, add_special_tokens=False)
     return [token for part in parts for token in part.ids]
+
+
+def answer_id(tokenizer: Any, answer: str) -> int:
+    """Return the token id of an answer, which is one token."""
+    (token,) = encode(tokenizer, [answer])
+    return token
 
 
 def run(
@@ -131,6 +164,49 @@ def as_pairs(
         return [[next(values) for _ in request["documents"]] for request in requests]
 
     return score_requests
+
+
+def embeds(checkpoint: Path) -> bool:
+    """Tell an embedding model of sentence-transformers from a cross-encoder and a decoder."""
+    return (checkpoint / EMBEDDER).exists()
+
+
+def max_length(checkpoint: Path) -> int:
+    """Read an embedding model's length, in tokens."""
+    config = json.loads((checkpoint / "sentence_bert_config.json").read_text())
+    return int(config["max_seq_length"])
+
+
+def as_cosines(embed: Callable[[list[str]], Any]) -> Callable[[list[Request]], list[list[float]]]:
+    """Score concurrent requests by cosines; a text of several of them is embedded once.
+
+    :param embed: texts, the shortest first, to float32 [texts, width]
+    """
+
+    def score_requests(requests: list[Request]) -> list[list[float]]:
+        import numpy as np
+
+        unique = {request["query"]: None for request in requests}
+        unique |= {text: None for request in requests for text in request["documents"]}
+        texts = sorted(unique, key=len)
+        vectors = np.asarray(embed(texts), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        place = {text: index for index, text in enumerate(texts)}
+        return [
+            [
+                float(vectors[place[request["query"]]] @ vectors[place[t]])
+                for t in request["documents"]
+            ]
+            for request in requests
+        ]
+
+    return score_requests
+
+
+def mean_pooled(states: Any, mask: Any) -> Any:
+    """Average the states [texts, tokens, width] of the tokens that the mask [texts, tokens] has."""
+    weights = mask[:, :, None]
+    return (states * weights).sum(axis=1) / weights.sum(axis=1)
 
 
 def _answer(model: Any, requests: list[Request]) -> dict[str, Any]:
