@@ -160,7 +160,11 @@ async def info(inference: Inference, request: None) -> Answer:
     )
 
 
-_SHARED = [name for name in rerank.RerankRequest.__struct_fields__ if name != "long_documents"]
+_SHARED = [
+    name
+    for name in rerank.RerankRequest.__struct_fields__
+    if name in TextsRequest.__struct_fields__
+]
 RERANK = Shape("/rerank", TextsRequest, list[RankedText] | rerank.RerankResponse, answer, ERRORS)
 INFO = Shape("/info", None, Info, info, ERRORS)
 
