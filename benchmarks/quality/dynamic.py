@@ -18,8 +18,8 @@ from edgerank.manifest import CPU_PROVIDER, Needs, Variant
 def dynamic_bundle(fp32_bundle: Path, target: Path) -> Path:
     """Quantize every MatMul per tensor, as ``quantize_dynamic`` does unless told otherwise.
 
-    What is there already is kept: the bundle's path, in any case. It runs with stock operators
-    alone, for the quantizer drops shapes that compiled ones need.
+    What is there already is kept: the bundle's path, in any case. DeBERTa's runs with stock
+    operators alone, as shapes that the compiled ones need are dropped.
     """
     if not target.exists():
         with atomic_directory(target, lambda _: False) as directory:

@@ -31,7 +31,6 @@ from benchmarks.quality.agreement import (
 )
 from benchmarks.quality.dynamic import dynamic_bundle
 from benchmarks.quality.systems import System, bundle_system, kept_scores, peer_system
-from edgerank.kernels import STOCK
 
 COLLECTIONS = "cisi", "xquad-en"  # shared
 REFERENCE = "float32"
@@ -99,5 +98,5 @@ def opened(name: str, environments: Path, directory: Path) -> AbstractContextMan
     template = write_template(directory / "template.json")
     bundle = quantized(checkpoint, directory / precision, precision=precision, template=template)
     if name == DYNAMIC:
-        return bundle_system(dynamic_bundle(bundle, directory / "dynamic"), STOCK)
+        return bundle_system(dynamic_bundle(bundle, directory / "dynamic"))
     return bundle_system(bundle)
