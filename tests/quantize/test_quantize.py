@@ -418,7 +418,7 @@ def test_a_tokenizers_maximum_length_that_makes_no_sense_is_refused(
 
 @pytest.mark.parametrize("precision", ["int2", "", "INT8", None, ["int8", "int2"]], ids=str)
 def test_an_unknown_precision_is_named_beside_the_known_ones(decoder, tmp_path, precision):
-    match = r"precision: '(int2||INT8|None)' is unknown; choose int8, int4, fp32"
+    match = r"precision: '(int2||INT8|None)' is unknown; choose int8, int8-fine, int4, fp32"
     assert_refused(decoder, match, tmp_path, error=InputError, precision=precision)
 
 

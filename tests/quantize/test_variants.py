@@ -17,6 +17,7 @@ from tests.support.bundles import only_variant
 from tests.support.cli import succeed
 
 QUERY = "who wrote dune?"
+OF_ENCODERS = ("int8", "fp32", "int4")  # precisions
 DOCUMENTS = ["Dune was written by Frank Herbert in 1965.", "Paris", "数は力 слово", ""]
 
 
@@ -27,7 +28,7 @@ def several(tmp_path_factory: pytest.TempPathFactory, cross_encoder: Path) -> Pa
     quantize(
         cross_encoder,
         work / "bundle",
-        precision=("int8", "fp32", "int4"),
+        precision=OF_ENCODERS,
         keep_fp32=["layers.0.dense"],
         report=work / "reports",
     )
@@ -37,7 +38,7 @@ def several(tmp_path_factory: pytest.TempPathFactory, cross_encoder: Path) -> Pa
     return work
 
 
-@pytest.mark.parametrize("name", ["int8", "fp32", "int4"])
+@pytest.mark.parametrize("name", OF_ENCODERS)
 def test_a_variant_scores_as_the_bundle_of_its_precision_alone(several, name):
     with Reranker(several / "bundle", variant=name) as reranker:
         assert reranker.variant.name == name
@@ -67,7 +68,7 @@ def test_each_variant_is_described_and_measured_as_it_is_alone(several):
 
 def test_the_files_are_those_of_the_variants_and_one_tokenizer(several):
     files = {path.name for path in (several / "bundle").iterdir()}
-    graphs = {f"model.{name}.onnx{end}" for name in PRECISIONS for end in ("", ".data")}
+    graphs = {f"model.{name}.onnx{end}" for name in OF_ENCODERS for end in ("", ".data")}
     assert files == {"edgerank.json", "tokenizer.json", *graphs}
     assert {*verify_bundle(read_bundle(several / "bundle"))} == files - {"edgerank.json"}
 
