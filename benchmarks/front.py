@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from benchmarks.common.paths import RECORDS, ROOT
-from benchmarks.common.record import Record, Row, read_record, show
+from benchmarks.common.record import Row, read_record, show
 from benchmarks.common.tables import Table, markdown
 
 matplotlib.use("Agg")
 
 PAGE = ROOT / "README.md"
 CHART = ROOT / "docs/speed.svg"
-RECORD = RECORDS / "peers.json"
-BEGIN = "<!-- Rendered from benchmarks/records/peers.json by `make figures`. -->"
+BENCHMARK = "peers"  # whose records there are for several workloads
+BEGIN = "<!-- Rendered from the records of the benchmark peers by `make figures`. -->"
 END = "<!-- Rendered until here. -->"
 OURS = "edgerank int8"
 COLOURS = {True: "#0f766e", False: "#9ca3af"}  # edgerank's bars, and the others'
@@ -27,9 +27,9 @@ COLOURS = {True: "#0f766e", False: "#9ca3af"}  # edgerank's bars, and the others
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model in the record: the calls that are shown, and the reference beside edgerank."""
+    """One model in the records: the calls that are shown, and the reference beside edgerank."""
 
-    workload: str  # as the record begins it
+    workload: str  # as the records begin it
     call: str
     reference: str
     title: str
@@ -39,7 +39,7 @@ COMPARISONS = (
     Comparison("C:", "1 x 100", "sentence-transformers torch", "MiniLM-L6"),
     Comparison("A:", "1 x 32", "mxbai-rerank fp32", "mxbai-rerank-large-v2, 4 of 28 layers"),
 )
-QUANTITIES = (  # name in the table, figure in the record
+QUANTITIES = (  # name in the table, figure in the records
     ("speed, documents/s", "documents/s"),
     ("fidelity, Kendall tau against float32", "Kendall tau"),
     ("memory at its peak, GB", "peak memory"),
@@ -50,9 +50,15 @@ QUANTITIES = (  # name in the table, figure in the record
 
 def main() -> None:
     """Write both."""
-    record = read_record(RECORD)
-    PAGE.write_text(fill(PAGE.read_text(), table(record)))
-    draw(record, CHART)
+    rows = measured()
+    PAGE.write_text(fill(PAGE.read_text(), table(rows)))
+    draw(rows, CHART)
+
+
+def measured() -> list[Row]:
+    """Return the rows of all committed records of the comparison with other engines."""
+    records = map(read_record, sorted(RECORDS.glob("*.json")))
+    return [row for record in records if record.benchmark == BENCHMARK for row in record.rows]
 
 
 def fill(page: str, rendered: str) -> str:
@@ -67,7 +73,7 @@ def fill(page: str, rendered: str) -> str:
     return f"{before}{BEGIN}\n\n{rendered}\n\n{END}{after}"
 
 
-def table(record: Record) -> str:
+def table(measured_rows: Sequence[Row]) -> str:
     """Lay out five rows, with edgerank and the reference of each comparison as columns."""
     columns = [
         (comparison, system)
@@ -76,25 +82,25 @@ def table(record: Record) -> str:
     ]
     heads = [f"{one.title}: {system}" for one, system in columns]
     rows = [
-        (name, *(show(_figure(record, one, system, figure)) for one, system in columns))
+        (name, *(show(_figure(measured_rows, one, system, figure)) for one, system in columns))
         for name, figure in QUANTITIES
     ]
     return markdown(Table(("", *heads), 1, tuple(rows)))
 
 
-def speeds(record: Record, comparison: Comparison) -> dict[str, float]:
+def speeds(rows: Sequence[Row], comparison: Comparison) -> dict[str, float]:
     """Return the documents/s of every system in a comparison, the fastest first."""
     found = {
         row.labels["system"]: row.figures["documents/s"].value
-        for row in record.rows
+        for row in rows
         if "documents/s" in row.figures and _is_of(row, comparison)
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def draw(record: Record, path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw the documents/s of all systems as bars, a panel for each comparison."""
-    shown = [speeds(record, comparison) for comparison in COMPARISONS]
+    shown = [speeds(rows, comparison) for comparison in COMPARISONS]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgerank"}):
         drawing = Drawing(figsize=(8, 5.4), layout="constrained")
         panels = drawing.subplots(len(shown), 1, height_ratios=[len(bars) for bars in shown])
@@ -114,19 +120,19 @@ def _draw_bars(axes: Axes, title: str, bars: dict[str, float]) -> None:
     axes.tick_params(bottom=False, labelbottom=False, left=False)
 
 
-def _figure(record: Record, comparison: Comparison, system: str, name: str) -> float:
+def _figure(rows: Sequence[Row], comparison: Comparison, system: str, name: str) -> float:
     """Look a figure up: some are of a call, the others of the model as a whole.
 
-    :raises LookupError: the record lacks it
+    :raises LookupError: no row has it, or several have
     """
-    rows: Sequence[Row] = [
+    found = [
         row
-        for row in record.rows
+        for row in rows
         if name in row.figures and row.labels.get("system") == system and _is_of(row, comparison)
     ]
-    if len(rows) != 1:
-        raise LookupError(f"{RECORD.name} has {len(rows)} rows with {name!r} of {system}")
-    return rows[0].figures[name].value
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} rows of {BENCHMARK} have {name!r} of {system}")
+    return found[0].figures[name].value
 
 
 def _is_of(row: Row, comparison: Comparison) -> bool:
