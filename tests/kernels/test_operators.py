@@ -430,8 +430,10 @@ def test_a_feed_forward_part_computes_its_function(
 
     up = biased(multiply(outer, part.activated, symmetric), part.activated)
     between, block = ACTIVATIONS[activation](up), 0
+    size = np.abs(up).max() * np.abs(part.down.weight).max()
     if part.multiplied is not None:
-        between = between * multiply(outer, part.multiplied, symmetric)
+        factors = multiply(outer, part.multiplied, symmetric)
+        between, size = between * factors, size * np.abs(factors).max()
         block = next((size for size in (256, 128, 64, 32, 16) if inner % size == 0), 0)
     between = mixed(between, block).astype(np.float32)
     # by the quantizer's own arithmetic, or else a weight might round otherwise
@@ -447,7 +449,8 @@ def test_a_feed_forward_part_computes_its_function(
         > 1e-3
     )
     largest = np.abs(expected).max(axis=1, keepdims=True)
-    errors = np.abs(y - expected) / np.maximum(largest, 1e-12)  # a row of zeros is right or not
+    # activation functions are exact to a part of what they read, not of the nearly 0 in their tails
+    errors = np.abs(y - expected) / np.maximum(largest, max(0.01 * size, 1e-12))
     assert is_sure.any() or min(rows, width) < 20
     is_refined = np.isin(np.arange(rows), chosen)
     assert (errors[is_sure & ~is_refined] <= 1e-5).all()
