@@ -44,6 +44,9 @@ CPU revision	: 1
 """
 
 
+OTHER_PYTHONS = "3.10", "3.12", "3.13"
+
+
 @pytest.fixture(scope="module")
 def released() -> list[str]:
     """Options that name edgerank's own wheels; skip where wheels cannot be fetched for the rest."""
@@ -98,7 +101,7 @@ def for_other_pythons(keys, released, tmp_path_factory) -> Path:
     )
 
 
-@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+@pytest.mark.parametrize("version", OTHER_PYTHONS)
 def test_a_pack_for_another_python_is_complete_without_a_lock(version, for_other_pythons):
     lines = (for_other_pythons / f"requirements/{version}-{PLATFORM}x86_64.txt").read_text()
     names = re.findall(r"^([^=]+)==", lines, re.MULTILINE)
@@ -109,7 +112,7 @@ def test_a_pack_for_another_python_is_complete_without_a_lock(version, for_other
     assert [each for each in wheels if each.startswith("numpy-") and f"-cp{tag}-" in each]
 
 
-@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+@pytest.mark.parametrize("version", OTHER_PYTHONS)
 def test_another_python_installs_its_pack_and_ranks(
     version, for_other_pythons, keys, expected, tmp_path
 ):
