@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TypeVar, get_args
 
 from tqdm import tqdm
 
 from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
+from edgerank.closing import Closing
 from edgerank.cpu import physical_cores
 from edgerank.documents import (
     Document,
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
-class Reranker:
+class Reranker(Closing):
     """An opened model. Several threads may use it; it computes one micro-batch at a time.
 
         reranker = Reranker()  # the model in the package; or Reranker("models/mxbai-large")
@@ -356,17 +356,6 @@ class Reranker:
     def close(self) -> None:
         """Free the model's memory; calls in progress and later ones raise ``EdgerankError``."""
         self._engine.close()
-
-    def __enter__(self) -> Reranker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _warn_of_script(self, queries: Iterable[str]) -> None:
         """Log once that a query is in a script that the model is not made for."""

@@ -199,12 +199,7 @@ def write_mxbai_v1(target: Path) -> None:
         norm(f"{prefix}.output.LayerNorm")
     dense("pooler.dense", hidden, hidden)
     dense("classifier", 1, hidden, scale=10)
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    tokenizer = shared_tokenizer("deberta-v3") or pair_tokenizer(special, "[CLS]", "[SEP]")
-    save_checkpoint(target, MXBAI_BASE_V1, tensors, tokenizer)
-    named = {f"{token.strip('[]').lower()}_token": token for token in special}
-    settings = {"model_max_length": 512, "model_input_names": ["input_ids", "attention_mask"]}
-    _write_tokenizer_settings(target, settings | named)
+    _save_encoder(target, MXBAI_BASE_V1, tensors, "deberta-v3")
 
 
 def write_ettin(target: Path, config: Mapping[str, Any]) -> None:
@@ -244,9 +239,16 @@ def write_ettin(target: Path, config: Mapping[str, Any]) -> None:
         }
         if layer > 0:
             tensors[f"{prefix}.attn_norm.weight"] = norm()
+    _save_encoder(target, config, tensors, "modernbert")
+
+
+def _save_encoder(
+    target: Path, config: Mapping[str, Any], tensors: Tensors, tokenizer: str
+) -> None:
+    """Save a cross-encoder, with the shared tokenizer of this name if it is there."""
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    tokenizer = shared_tokenizer("modernbert") or pair_tokenizer(special, "[CLS]", "[SEP]")
-    save_checkpoint(target, config, tensors, tokenizer)
+    made = shared_tokenizer(tokenizer) or pair_tokenizer(special, "[CLS]", "[SEP]")
+    save_checkpoint(target, config, tensors, made)
     named = {f"{token.strip('[]').lower()}_token": token for token in special}
     settings = {"model_max_length": 512, "model_input_names": ["input_ids", "attention_mask"]}
     _write_tokenizer_settings(target, settings | named)

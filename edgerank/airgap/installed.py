@@ -53,7 +53,13 @@ def verify_installation(directory: Path, trust: Path | None = None) -> Installed
 
 def _read_manifest(directory: Path, trust: Path | None) -> PackManifest:
     path = directory / MANIFEST
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise PackError(
+            f"{path}: {error.strerror}; an installation is a directory that install.py of a pack"
+            " made"
+        ) from error
     if trust is not None:
         from edgerank.signing import SignatureError, check_signature, open_trusted
 

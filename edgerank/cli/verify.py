@@ -18,8 +18,7 @@ from edgerank.manifest import MANIFEST_NAME
 @click.option(
     "--installed",
     is_flag=True,
-    help="The directory is an installation from a pack: no file of it may be altered, missing or"
-    " added.",
+    help="Check an installation from a pack: no file of it may be altered, missing or added.",
 )
 @trust_option
 def verify(directory: Path, installed: bool, trust: Path | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -26,10 +25,11 @@ from edgerank.client.messages import (
     stream_start,
 )
 from edgerank.client.results import Ranking, ScoreArray, ServedModel
+from edgerank.closing import Closing
 from edgerank.documents import Document, LongDocuments, as_documents
 
 
-class Client:
+class Client(Closing):
     """A connection to a server, which opens with the first call. Several threads may share it.
 
         with Client("localhost:50051") as client:
@@ -177,17 +177,6 @@ class Client:
         channel = self._connection.close()
         if channel is not None:
             channel.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _exchange(self, exchange: Exchange[R], timeout: float | None) -> R:
         call_options = self._connection.call_options(timeout)

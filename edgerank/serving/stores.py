@@ -78,14 +78,14 @@ def _open_store(name: str, path: Path, models: Models) -> LoadedStore:
             " give its bundle with --model"
         )
     store = DocumentStore.open(path, model.reranker)
-    if store.ids:
+    if len(store):
         store.score("who wrote dune?", store.ids[:1])  # compiles what compares
     log.info(
         "loaded",
         extra={
             "store": name,
             "model": model.name,
-            "documents": len(store.ids),
+            "documents": len(store),
             "backend": store.backend,
         },
     )

@@ -6,17 +6,17 @@ import hashlib
 import mmap
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from edgerank.closing import Closing
 from edgerank.errors import StoreError
 from edgerank.manifest import File
 
 
-class ArrayFile:
+class ArrayFile(Closing):
     """A file that is written once, from its beginning to its end, and hashed meanwhile."""
 
     def __init__(self, path: Path) -> None:
@@ -45,15 +45,8 @@ class ArrayFile:
         self._file.close()
         return File(self._size, self._digest.hexdigest())
 
-    def __enter__(self) -> ArrayFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file, finished or not."""
         self._file.close()
 
 

@@ -35,15 +35,12 @@ def functions() -> Functions:
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     import numba
 
+    compiled: Callable[..., None]
     try:
-        return _typed(numba.njit(cache=True, nogil=True, fastmath=FAST)(function))
+        compiled = numba.njit(cache=True, nogil=True, fastmath=FAST)(function)
     except RuntimeError:  # there is no directory to cache in
-        return _typed(numba.njit(nogil=True, fastmath=FAST)(function))
-
-
-def _typed(compiled: Any) -> Callable[..., None]:
-    function: Callable[..., None] = compiled
-    return function
+        compiled = numba.njit(nogil=True, fastmath=FAST)(function)
+    return compiled
 
 
 def nearest(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgerank.engine import Array, Results
-from edgerank.packing import EMPTY, Group, Tokens
+from edgerank.engine import Results
+from edgerank.packing import EMPTY, Group
 from edgerank.reranker import Reranker
 from edgerank.rules import Prepared
 from edgerank.store.features import Query, StoreRule
@@ -55,13 +55,9 @@ def encode_documents(
                 continue
             tokens = sequences[place]
             rows = raw[end - len(tokens) : end] if output.per == "token" else raw[row]
-            parts[place] = _kept(rule, rows, tokens)
+            parts[place] = quantize_part(rule.part(rows, tokens))
     documents: list[list[QuantizedPart]] = [[] for _ in texts]
     for index, part in zip(text_index, parts, strict=True):
         assert part is not None
         documents[index].append(part)
     return documents
-
-
-def _kept(rule: StoreRule, rows: Array, tokens: Tokens) -> QuantizedPart:
-    return quantize_part(rule.part(rows, tokens))

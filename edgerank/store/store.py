@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from edgerank.bundle import DEFAULT_BUNDLE, verify_files
+from edgerank.closing import Closing
 from edgerank.documents import Document, check_integer
 from edgerank.errors import InputError, StoreError
 from edgerank.packing import Ids
@@ -37,6 +37,7 @@ from edgerank.store.writing import (
     build,
     check_binding,
     delete,
+    find,
     open_segments,
     places_of,
 )
@@ -69,7 +70,7 @@ class Snapshot:
         return places_of(self.segments)
 
 
-class DocumentStore:
+class DocumentStore(Closing):
     """Documents that were encoded once. Safe to call from several threads.
 
     store = DocumentStore.build("passages", {"dune": "Frank Herbert wrote Dune.", ...})
@@ -208,11 +209,11 @@ class DocumentStore:
         if top_k is not None:
             check_integer("top_k", top_k, 1)
         check_integer("candidates", candidates, 1)
-        encoded = self.reranker.compute(self.prepare_query(query, instruction))
         if ids is None:
+            encoded = self.reranker.compute(self.prepare_query(query, instruction))
             return self.search_query(query, encoded, top_k, normalize, candidates)
         names = _id_list(ids)
-        scores = self.score_query(encoded, names, normalize)
+        scores = self.score(query, names, instruction=instruction, normalize=normalize)
         return [StoredHit(names[place], float(scores[place])) for place in top(scores, top_k)]
 
     def score(
@@ -276,11 +277,11 @@ class DocumentStore:
             firsts.append(bm25(segments, words_of(text)))
         chosen = [np.zeros(0, np.int64)]
         counts = [segment.info.documents for segment in segments]
+        is_deleted = np.concatenate(
+            [np.zeros(0, bool), *(segment.is_deleted for segment in segments)]
+        )
         for scores in firsts:
             together = np.concatenate([np.zeros(0, np.float32), *scores])
-            is_deleted = np.concatenate(
-                [np.zeros(0, bool), *(segment.is_deleted for segment in segments)]
-            )
             together[is_deleted] = -np.inf
             if scores is not by_vectors:
                 together[together <= 0] = -np.inf  # none of the query's words
@@ -308,7 +309,6 @@ class DocumentStore:
         :raises StoreError: another process is writing, or the disk is full
         """
         encoder = Encoder(self.reranker, self._rule)
-        self.refresh()
         count = add(
             self.directory,
             _pairs(documents),
@@ -342,17 +342,6 @@ class DocumentStore:
         if self._owns_model:
             self.reranker.close()
 
-    def __enter__(self) -> DocumentStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _read(self, *, verify: bool = False) -> Snapshot:
         """Map the store, anew if files go because another process changes it meanwhile."""
         for _ in range(OPENINGS):
@@ -378,13 +367,7 @@ class DocumentStore:
         """Return segment and place of each document: int64 [len(ids), 2]."""
         with self._lock:
             places = snapshot.places
-        found = []
-        for index, name in enumerate(ids):
-            place = places.get(name) if isinstance(name, str) else None
-            if place is None:
-                raise InputError("ids", f"{name!r} is not in the store", index)
-            found.append(place)
-        return np.array(found, np.int64).reshape(-1, 2)
+        return np.array(find(places, ids), np.int64).reshape(-1, 2)
 
     def _score(self, segment: Segment, documents: Ids, query: Query, normalize: bool) -> Scores:
         """Score documents of a segment: the best of each one's parts."""

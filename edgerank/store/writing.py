@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -136,12 +136,7 @@ def delete(directory: Path, ids: Iterable[str], rule: StoreRule) -> int:
     with _changing(directory):
         manifest = read_store_manifest(directory)
         segments = open_segments(directory, manifest, rule)
-        places = places_of(segments)
-        gone = set()
-        for index, name in enumerate(ids):
-            if name not in places:
-                raise InputError("ids", f"{name!r} is not in the store", index)
-            gone.add(places[name])
+        gone = set(find(places_of(segments), ids))
         commit(directory, _without(directory, manifest, segments, sorted(gone)))
         return len(gone)
 
@@ -164,6 +159,20 @@ def places_of(segments: Sequence[Segment]) -> dict[str, tuple[int, int]]:
         )
         if not is_deleted
     }
+
+
+def find(places: Mapping[str, tuple[int, int]], ids: Iterable[str]) -> list[tuple[int, int]]:
+    """Return the places of some documents.
+
+    :raises InputError: one is not there
+    """
+    found = []
+    for index, name in enumerate(ids):
+        place = places.get(name) if isinstance(name, str) else None
+        if place is None:
+            raise InputError("ids", f"{name!r} is not in the store", index)
+        found.append(place)
+    return found
 
 
 def check_binding(directory: Path, manifest: StoreManifest, reranker: Reranker) -> None:

@@ -54,12 +54,21 @@ struct RefinedRows {
   int64_t row(int64_t place) const { return numbers[place] - first; }
   // Those among `num_rows` rows from `row` on, counted from there.
   RefinedRows among(int64_t row, int64_t num_rows) const {
-    RefinedRows part{numbers, 0, first + row};
-    int64_t place = 0;
-    while (place < count && numbers[place] < part.first) ++place;
-    part.numbers += place;
-    while (place < count && numbers[place++] < part.first + num_rows) ++part.count;
-    return part;
+    const int64_t begin = place_of(first + row), end = place_of(first + row + num_rows);
+    return {numbers + begin, end - begin, first + row};
+  }
+  // How many of the numbers are less than this one.
+  int64_t place_of(int64_t number) const {
+    int64_t low = 0, high = count;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (numbers[middle] < number) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
   }
 };
 

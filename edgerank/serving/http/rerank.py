@@ -155,12 +155,12 @@ def shape(path: str, version: str) -> Shape[RerankRequest]:
 async def rerank(inference: Inference, request: RerankRequest, version: str = "2") -> Answer:
     """Rank documents."""
     scored, texts = await _scored(inference, request)
-    returned = texts is not None and str(request.return_documents).lower() == "true"
+    shown = texts if str(request.return_documents).lower() == "true" else None
     results = [
         RankedDocument(
             index,
             float(scored.scores[index]),
-            DocumentText(texts[index]) if texts is not None and returned else None,
+            DocumentText(shown[index]) if shown is not None else None,
         )
         for index in top(scored.scores, _limit(request))
     ]
