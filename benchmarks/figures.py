@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
-from benchmarks import catalogue
+from benchmarks import catalogue, charts
 from benchmarks.common.machine import Machine
 from benchmarks.common.paths import RECORDS, ROOT
 from benchmarks.common.record import Record, read_record
 from benchmarks.common.tables import Table, markdown, tables
 
 PAGE = ROOT / "docs/benchmarks.md"
+CHARTS = ROOT / "docs/charts"
+COMPARISON = "peers"  # the benchmark whose figures are drawn, too
 INTRODUCTION = """\
 # Benchmarks
 
@@ -44,7 +46,17 @@ def main(records: tuple[Path, ...], output: Path) -> None:
     """Render RECORDS, by default the committed ones, as a page of Markdown."""
     paths = records or sorted(RECORDS.glob("*.json"))
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render([read_record(path) for path in paths]))
+    read = [read_record(path) for path in paths]
+    output.write_text(render(read))
+    draw(read, output.parent / CHARTS.name)
+
+
+def draw(records: Sequence[Record], directory: Path) -> None:
+    """Draw a chart for each workload of the comparison with other engines."""
+    for record in records:
+        if record.benchmark == COMPARISON:
+            for workload, panels in charts.workloads(record.rows).items():
+                charts.draw(panels, directory / charts.file_name(workload))
 
 
 def render(records: Sequence[Record]) -> str:
@@ -84,7 +96,12 @@ def _machine_name(place: int) -> str:
 def _figures(record: Record, machine: int) -> list[str]:
     commit = f", commit {record.commit}" if record.commit else ""
     source = f"`{record.command}`\n\n{_machine_name(machine)}, {record.date}{commit}"
-    return [source, *(markdown(table) for table in tables(record.rows))]
+    drawn = [] if record.benchmark != COMPARISON else map(_chart, charts.workloads(record.rows))
+    return [source, *drawn, *(markdown(table) for table in tables(record.rows))]
+
+
+def _chart(workload: str) -> str:
+    return f"![{workload}: documents/s]({CHARTS.name}/{charts.file_name(workload)})"
 
 
 if __name__ == "__main__":

@@ -6,15 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
-
+from benchmarks import charts
 from benchmarks.common.paths import RECORDS, ROOT
 from benchmarks.common.record import Row, read_record, show
 from benchmarks.common.tables import Table, markdown
-
-matplotlib.use("Agg")
 
 PAGE = ROOT / "README.md"
 CHART = ROOT / "docs/speed.svg"
@@ -22,7 +17,6 @@ BENCHMARK = "peers"  # whose records there are for several workloads
 BEGIN = "<!-- Rendered from the records of the benchmark peers by `make figures`. -->"
 END = "<!-- Rendered until here. -->"
 OURS = "edgerank int8"
-COLOURS = {True: "#0f766e", False: "#9ca3af"}  # edgerank's bars, and the others'
 
 
 @dataclass(frozen=True)
@@ -37,10 +31,15 @@ class Comparison:
 
 COMPARISONS = (
     Comparison("C:", "1 x 100", "sentence-transformers torch", "MiniLM-L6"),
-    Comparison("A:", "1 x 32", "mxbai-rerank fp32", "mxbai-rerank-large-v2, 4 of 28 layers"),
+    Comparison(
+        "A: mxbai-rerank-large-v2, 4 of",
+        "1 x 32",
+        "mxbai-rerank fp32",
+        "mxbai-rerank-large-v2, 4 of 28 layers",
+    ),
 )
 QUANTITIES = (  # name in the table, figure in the records
-    ("speed, documents/s", "documents/s"),
+    ("speed, documents/s", charts.SPEED),
     ("fidelity, Kendall tau against float32", "Kendall tau"),
     ("memory at its peak, GB", "peak memory"),
     ("size of the model, GB", "model"),
@@ -90,34 +89,21 @@ def table(measured_rows: Sequence[Row]) -> str:
 
 def speeds(rows: Sequence[Row], comparison: Comparison) -> dict[str, float]:
     """Return the documents/s of every system in a comparison, the fastest first."""
-    found = {
-        row.labels["system"]: row.figures["documents/s"].value
-        for row in rows
-        if "documents/s" in row.figures and _is_of(row, comparison)
-    }
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    return charts.fastest_first(
+        {
+            row.labels["system"]: row.figures[charts.SPEED].value
+            for row in rows
+            if charts.SPEED in row.figures and _is_of(row, comparison)
+        }
+    )
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw the documents/s of all systems as bars, a panel for each comparison."""
-    shown = [speeds(rows, comparison) for comparison in COMPARISONS]
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgerank"}):
-        drawing = Drawing(figsize=(8, 5.4), layout="constrained")
-        panels = drawing.subplots(len(shown), 1, height_ratios=[len(bars) for bars in shown])
-        for axes, comparison, bars in zip(panels, COMPARISONS, shown, strict=True):
-            _draw_bars(axes, f"{comparison.title}: documents/s", bars)
-        drawing.savefig(path, metadata={"Date": None}, facecolor="white")
-
-
-def _draw_bars(axes: Axes, title: str, bars: dict[str, float]) -> None:
-    colours = [COLOURS[name.startswith("edgerank")] for name in bars]
-    drawn = axes.barh(list(bars), list(bars.values()), color=colours)
-    axes.bar_label(drawn, [show(value) for value in bars.values()], padding=3)
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlim(0, 1.1 * max(bars.values()))
-    axes.invert_yaxis()
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.tick_params(bottom=False, labelbottom=False, left=False)
+    charts.draw(
+        [charts.Bars(f"{one.title}: {charts.SPEED}", speeds(rows, one)) for one in COMPARISONS],
+        path,
+    )
 
 
 def _figure(rows: Sequence[Row], comparison: Comparison, system: str, name: str) -> float:

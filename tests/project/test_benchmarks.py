@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors import safe_open
 
-from benchmarks import catalogue, figures
+from benchmarks import catalogue, charts, figures
 from benchmarks.__main__ import main
 from benchmarks.common.checkpoints import MXBAI_LARGE_V2, write_mxbai_v2
 from benchmarks.common.layers import Layer, decoder_layer
@@ -188,6 +188,25 @@ def test_the_committed_page_is_what_the_records_render_to():
     assert figures.PAGE.read_text() == figures.render(records), "run `make figures`"
     known = {name for _, name in catalogue.names()}
     assert {record.benchmark for record in records} <= known
+
+
+def test_the_page_has_a_chart_of_the_speeds_of_every_workload(tmp_path):
+    records = [read_record(path) for path in sorted(RECORDS.glob("*.json"))]
+    figures.draw(records, tmp_path)
+    drawn = {path.name: texts_of(path) for path in tmp_path.iterdir()}
+    assert drawn == {path.name: texts_of(path) for path in figures.CHARTS.iterdir()}, "make figures"
+    page = figures.PAGE.read_text()
+    rows = [row for record in records if record.benchmark == "peers" for row in record.rows]
+    for row in rows:
+        if "documents/s" in row.figures:
+            name = charts.file_name(row.labels["workload"])
+            assert f"(charts/{name})" in page
+            assert row.labels["system"] in drawn[name]
+            assert show(row.figures["documents/s"].value) in drawn[name]
+
+
+def texts_of(chart: Path) -> list[str]:
+    return re.findall(r"<text [^>]*>([^<]*)</text>", chart.read_text())
 
 
 def test_the_catalogue_has_every_benchmark_with_its_question():
