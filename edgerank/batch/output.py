@@ -159,15 +159,18 @@ def clean(directory: Path, job: Job | None) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a job and what it wrote; the job itself last, so that it can be done again.
+    """Remove a job, if there is one, and what it wrote.
 
     :raises BatchError: a file cannot be removed
     """
+    job = directory / JOB_NAME
+    if not job.exists():
+        return
     with named_errors(directory):
         for path in directory.iterdir():
             if PART.fullmatch(path.name) or SCRAP.fullmatch(path.name):
                 path.unlink()
-        (directory / JOB_NAME).unlink(missing_ok=True)
+        job.unlink()  # last, so that what is left of it is known as its own
 
 
 @contextmanager
