@@ -137,6 +137,19 @@ def check_same(directory: Path, begun: Job, asked: Job) -> None:
         )
 
 
+def check_whole(directory: Path, job: Job) -> None:
+    """Check that a job that is complete still has all of its shards.
+
+    :raises BatchError: one is missing
+    """
+    waiting = Output(directory, job).waiting() if job.is_complete else []
+    if waiting:
+        raise BatchError(
+            f"{directory}: it is complete, but {job.part(waiting[0])} is missing; put it back, or"
+            " begin anew with --restart"
+        )
+
+
 def check_is_free(directory: Path) -> None:
     """Check that a directory without a job has nothing else.
 

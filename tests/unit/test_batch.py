@@ -454,6 +454,15 @@ def test_a_job_of_which_nothing_is_done_may_be_begun_otherwise(tmp_path):
     assert read_job(tmp_path / "out").shard_pairs == 7
 
 
+def test_a_shard_that_was_removed_from_a_complete_job_is_missed(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    run(path, tmp_path / "out")
+    (tmp_path / "out/part-00002.jsonl").unlink()
+    with pytest.raises(BatchError, match=r"it is complete, but part-00002\.jsonl is missing"):
+        run(path, tmp_path / "out")
+    assert run(path, tmp_path / "out", restart=True).scored_shards > 2
+
+
 def test_the_same_input_under_another_path_is_the_same_input(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     run(path, tmp_path / "out")
