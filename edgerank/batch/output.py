@@ -49,10 +49,11 @@ class Output:
 
     def bad_rows(self) -> Iterator[BadRow]:
         """Yield the bad rows of the shards that are done, in order."""
+        names = {path.name for path in self.directory.glob(BAD_PARTS)}
         for number in sorted(self.done()):
-            path = self.directory / self.job.bad_part(number)
-            if path.exists():
-                for line in path.read_bytes().splitlines():
+            name = self.job.bad_part(number)
+            if name in names:
+                for line in (self.directory / name).read_bytes().splitlines():
                     yield msgspec.json.decode(line, type=BadRow)
 
     def commit(self, result: ShardResult) -> None:

@@ -11,8 +11,8 @@ from zlib import crc32
 import numpy as np
 
 from edgerank.batch.begin import Begun
+from edgerank.batch.formats import encode
 from edgerank.batch.job import Asking, Row, Scorer
-from edgerank.batch.outputs import encode
 from edgerank.batch.reading import Reader
 from edgerank.batch.scoring import Scored
 from edgerank.batch.shards import ShardResult
@@ -46,9 +46,13 @@ def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def write_collection(directory: Path) -> Path:
-    """Write QUERIES and CORPUS in BEIR's layout."""
+def write_collection(directory: Path, *, judged: bool = False) -> Path:
+    """Write QUERIES and CORPUS in BEIR's layout, and judgements of PAIRS if they are wanted."""
     directory.mkdir()
+    if judged:
+        (directory / "qrels").mkdir()
+        lines = "".join(f"{query}\t{document}\t1\n" for query, document in PAIRS)
+        (directory / "qrels/test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}")
     write_jsonl(
         directory / "queries.jsonl", ({"_id": name, "text": text} for name, text in QUERIES.items())
     )
