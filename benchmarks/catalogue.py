@@ -15,6 +15,7 @@ from types import ModuleType
 GROUPS = {
     "micro": ("compiled", "operators", "attention", "numba"),
     "model": (
+        "batch",
         "engine",
         "kernels",
         "neighbour",
