@@ -63,8 +63,9 @@ class Engine:
             raise
         except Exception as error:  # onnxruntime's own errors share no base class
             if provider != CPU_PROVIDER and is_of_device(error):
+                reason = " ".join(str(error).split())  # of several lines
                 raise ProviderError(
-                    f"{graph}: {provider} cannot load it on GPU {device}: {error};"
+                    f"{graph}: {provider} cannot load it on GPU {device}: {reason};"
                     " `edgerank doctor` shows the GPUs, their free memory and what is missing"
                 ) from error
             advice = f"; {VARIABLE}={STOCK} does without compiled kernels"

@@ -14,9 +14,8 @@ import onnxruntime as ort
 
 from edgerank.cuda import INSTALL, load_problem, preload_libraries
 from edgerank.errors import ProviderError
-from edgerank.manifest import CPU_PROVIDER
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 GPU_PROVIDERS = (CUDA_PROVIDER, TENSORRT_PROVIDER)
 SHORT_NAMES = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_PROVIDER}

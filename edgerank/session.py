@@ -165,7 +165,7 @@ class Session:
             runs = DeviceRuns(self._layers, *self._device)
         feeds = repeat({}) if extra_feeds is None else extra_feeds
         for batch, extra in zip(batches, feeds, strict=False):
-            given = {**batch.feed, **extra}
+            given: Feed = {**batch.feed, **extra}
             feed = {name: value for name, value in given.items() if name in self.inputs}
             yield batch, self._submit(runs, batch, feed, outputs)
 

@@ -262,4 +262,4 @@ class Scheduler:
 
 def _pause_s(num_failures: int) -> float:
     """How long an engine waits that has failed so many times in a row."""
-    return min(MIN_PAUSE_S * 2 ** min(num_failures - 1, 16), MAX_PAUSE_S)
+    return min(MIN_PAUSE_S * 2.0 ** min(num_failures - 1, 16), MAX_PAUSE_S)

@@ -15,9 +15,8 @@ from edgerank.bundle import BundleError, read_bundle
 from edgerank.caches import DeviceRuns
 from edgerank.engine import Engine
 from edgerank.gpu import Gpu
-from edgerank.manifest import CPU_PROVIDER
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
 from edgerank.packing import Group, Tokens, pack
-from edgerank.providers import CUDA_PROVIDER
 from edgerank.session import Session
 from tests.support.gpus import give_gpus
 from tests.support.variants import with_variants

@@ -9,8 +9,7 @@ import pytest
 from edgerank import reranker, session
 from edgerank.gpu import Gpu
 from edgerank.kernels import Kernels
-from edgerank.manifest import CPU_PROVIDER
-from edgerank.providers import CUDA_PROVIDER
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
 from edgerank.variants import Capabilities, machine_capabilities
 from tests.support.kernels import compile_library
 

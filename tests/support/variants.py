@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgerank.bundle import MANIFEST_NAME
-from edgerank.manifest import Manifest, Needs
-from edgerank.providers import CUDA_PROVIDER
+from edgerank.manifest import CUDA_PROVIDER, Manifest, Needs
 
 
 def with_variants(bundle: Path, target: Path, name: str) -> Path:

@@ -13,9 +13,8 @@ from edgerank import ProviderError, cuda, gpu
 from edgerank.bundle import DEFAULT_BUNDLE, read_bundle
 from edgerank.cuda import CudaLibrary, look_at_cuda
 from edgerank.gpu import Driver, Gpu, gpu_number, read_driver, visible_gpus
-from edgerank.manifest import CPU_PROVIDER
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
 from edgerank.providers import (
-    CUDA_PROVIDER,
     RECORD_PLACEMENT,
     TENSORRT_PROVIDER,
     check_loaded,

@@ -12,8 +12,8 @@ from edgerank.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from edgerank.cpu import instruction_sets
 from edgerank.gpu import Gpu
 from edgerank.kernels import choose_kernels
-from edgerank.manifest import CPU_PROVIDER, Needs
-from edgerank.providers import CUDA_PROVIDER, TENSORRT_PROVIDER
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER, Needs
+from edgerank.providers import TENSORRT_PROVIDER
 from edgerank.variants import Capabilities, choose_variant, machine_capabilities
 
 GPU = Gpu("a card", 8 << 30, 6 << 30, (9, 0))
