@@ -137,13 +137,12 @@ def mxbai_checkpoint(work: Path, layers: int) -> Path:
 
 
 def draw_documents(checkpoint: Path, count: int, tokens: int) -> list[str]:
-    """Draw documents of at least so many tokens from the words of the built-in text."""
+    """Draw documents of so many tokens, or a few more, from the words of the built-in text."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    words = sorted(
-        {word for pair in read_calibration(None).pairs for word in pair.document.split()}
-    )
+    texts = [pair.document for pair in read_calibration(None).pairs]
+    words = sorted({word for text in texts for word in text.split() if word.isascii()})
     lengths = [len(tokenizer.encode(f" {word}").ids) for word in words]
     rng = np.random.default_rng(0)
     documents = []
