@@ -23,12 +23,12 @@ SHORT_NAMES = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_
 FALLBACKS = {TENSORRT_PROVIDER: (CUDA_PROVIDER,)}
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 # What ONNX Runtime itself puts on the CPU: arithmetic of shapes, whose results kernels read there.
-# CUDA has kernels of all these for all types of a graph, so none is there for want of one.
+# CUDA has kernels of all these, so none is there for want of one.
 SHAPE_OPERATORS = frozenset(
     (
         *("Shape", "Size", "Constant", "ConstantOfShape", "Range", "Cast"),
-        *("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape"),
-        *("Add", "Sub", "Mul", "Div"),
+        *("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Identity"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Equal", "Where"),
     )
 )
 MAX_NAMED = 5  # operators in a message
