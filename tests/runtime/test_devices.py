@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from edgerank import InputError, ProviderError, Reranker
+from edgerank import InputError, ProviderError, Reranker, doctor
 from edgerank.bundle import BundleError, read_bundle
 from edgerank.caches import DeviceRuns
 from edgerank.engine import Engine
@@ -184,6 +184,16 @@ def test_a_variant_for_a_gpu_is_opened_on_the_one_asked_for(bundles, tmp_path, m
         Reranker(bundle, device=2)
     with pytest.raises(InputError, match="device"):
         Reranker(bundle, device=-1)
+
+
+def test_doctor_measures_a_gpu_by_itself(bundles, tmp_path, monkeypatch):
+    give_gpus(monkeypatch, CARD)
+    monkeypatch.setattr(doctor, "SECONDS", 0.0)
+    found = doctor.diagnose(with_variants(bundles / "qwen2.fp32", tmp_path / "bundle", "cuda-fp16"))
+    assert found.problems == []
+    assert (found.model.variant, found.model.provider) == ("cuda-fp16", CUDA_PROVIDER)
+    assert list(found.speed.pairs_per_second) == [CUDA_PROVIDER]
+    assert found.speed.ratio is None
 
 
 @pytest.mark.parametrize(
