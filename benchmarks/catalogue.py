@@ -27,6 +27,7 @@ GROUPS = {
         "slices",
         "store",
         "transforms",
+        "cuda",
     ),
     "quality": (
         "precisions",

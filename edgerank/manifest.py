@@ -17,6 +17,7 @@ MANIFEST_NAME = "edgerank.json"
 FORMAT_VERSION = 3
 MIN_LENGTH = 16  # tokens; less leaves no room for a query beside a document
 CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 PrecisionName = Literal["int8", "int8-fine", "int4", "fp32"]
