@@ -91,7 +91,7 @@ def test_gpus_are_shown_with_what_they_lack(monkeypatch):
         [
             CudaLibrary("libcudart.so.13", True, True, "13.0"),
             CudaLibrary("libcublas.so.13", True, False, None),
-            CudaLibrary("libcudnn.so.9", False, True, "9.10.2"),
+            CudaLibrary("libnvrtc.so.13", False, True, None),
         ],
         ["the driver is too old"],
     )
@@ -103,7 +103,7 @@ def test_gpus_are_shown_with_what_they_lack(monkeypatch):
     assert rows["CUDA"] == "onnxruntime is built for 13.0"
     assert rows["libcudart.so.13"] == "13.0"
     assert rows["libcublas.so.13"] == "not found"
-    assert rows["libcudnn.so.9"] == "9.10.2, not needed by every model"
+    assert rows["libnvrtc.so.13"] == "found, not needed by every model"
     assert rows["advice"] == "the driver is too old"
     assert shown.exit_code == 0  # the CPU computes all the same
 
