@@ -27,7 +27,7 @@ from quantize.architectures.embedding import write_pooled, write_token_vectors
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
-from quantize.graph.grid import declare_inputs, mean_rows, with_mask
+from quantize.graph.grid import declare_inputs, mean_rows, reach, with_mask
 from quantize.graph.layers import Matrix, linear
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import t5_buckets
@@ -185,8 +185,8 @@ class Bert:
             self.config.num_attention_heads,
         )
         table = self._checkpoint.tensor(name, buckets, heads)
-        reach = self.config.max_position_embeddings - self._first_position
-        distances = np.arange(1 - reach, reach)
+        length = reach(self.config.max_position_embeddings - self._first_position)
+        distances = np.arange(1 - length, length)
         return np.ascontiguousarray(table[t5_buckets(distances, buckets)].T)
 
     def layer(self, index: int) -> BertLayer:

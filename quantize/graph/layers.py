@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from onnx import TensorProto
+
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
 from quantize.graph.precision import (
@@ -46,15 +48,15 @@ class Norm:
         return replace(self, gain=self.gain / scales, bias=bias)
 
     def write(self, g: Graph, x: str) -> str:
-        """Normalise the last axis of float32 [..., H]."""
-        self.declare(g)
+        """Normalise the last axis of [..., H], of whatever floating-point type."""
+        self.declare(g, x)
         return self.apply(g, x)
 
-    def declare(self, g: Graph) -> None:
-        """Add the parameters to a graph."""
-        g.weight(f"{self.name}.weight", self.gain)
+    def declare(self, g: Graph, x: str) -> None:
+        """Add the parameters to a graph, of the type of what they are to normalise."""
+        g.parameter(f"{self.name}.weight", self.gain, x)
         if self.bias is not None:
-            g.weight(f"{self.name}.bias", self.bias)
+            g.parameter(f"{self.name}.bias", self.bias, x)
 
     def apply(self, g: Graph, x: str) -> str:
         """Normalise by the parameters that a graph has."""
@@ -79,13 +81,16 @@ class Matrix:
     bias: Floats | None = None  # [N]
 
     def write(self, g: Graph, precision: Precision, rows: Rows, added: str = "") -> str:
-        """Compute rows · weightᵀ + bias + ``added``: float32 [T, N]."""
+        """Compute rows · weightᵀ + bias + ``added``: [T, N].
+
+        With something added it is float32, else of the precision's type between matrices.
+        """
         product = precision.matmul(g, rows, self.name, self.weight)
         y = scaled(g, product)
         if self.bias is not None:
-            y = g.op("Add", y, g.weight(f"{self.name}.bias", self.bias))
+            y = g.op("Add", y, g.parameter(f"{self.name}.bias", self.bias, y))
         if added:
-            y = g.op("Add", y, added)
+            y = g.op("Add", g.cast(y, TensorProto.FLOAT), added)
         return add_rests(g, product, y)
 
     @property
@@ -110,7 +115,7 @@ class Heads:
     norm: Norm | None = None  # of each head
 
     def write(self, g: Graph, precision: Precision, rows: Rows, angles: Angles | None) -> str:
-        """Compute the product, its heads normalised and rotated: float32 [T, N]."""
+        """Compute the product, its heads normalised and rotated: [T, N]."""
         product = self.matrix.write(g, precision, rows)
         if self.norm is None and angles is None:
             return product
@@ -137,7 +142,7 @@ class Heads:
 class Projected:
     """Results of ``projection``."""
 
-    queries: str  # float32 [T, heads · size], "" if there are none
+    queries: str  # [T, heads · size], "" if there are none
     keys_values: str  # float32 [T, 2 · kv heads · size], likewise
     normed: str  # float32 [T, K], the rows that were multiplied
 
@@ -211,9 +216,11 @@ def linear(
     mixes: bool = False,
     refined: str = "",
 ) -> str:
-    """Compute x · weightᵀ + bias + residual * residual_scales: float32 [..., N].
+    """Compute x · weightᵀ + bias + residual * residual_scales: [..., N].
 
-    :param x: float32 [..., K]
+    With a residual it is float32, else of the precision's type between matrices.
+
+    :param x: [..., K]
     :param least: a small negative number that no element of ``x`` is below
     :param residual: float32 [..., N], "" for none
     :param residual_scales: float32 [N], "" for ones
@@ -258,12 +265,14 @@ def feed_forward(
 ) -> str:
     """Write a feed-forward part, with its residual if it has one: float32 [T, H] to [T, H].
 
+    Without a residual, the result is of the precision's type between matrices.
+
     What lies between the matrices is the widest tensor, which several stock operators go over. A
     slice of its channels after the other stays in the cache meanwhile, and has steps of its own.
 
     :param refined: int64 [R], ascending, the rows that are rounded in two terms; "" for none
     """
-    part.norm.declare(g)
+    part.norm.declare(g, x)
     total = x if part.adds == "row" else ""
     for channels in precision.slices(part.down.weight.shape[1]):
         total = _slice(g, precision, x, part, channels, total, refined)
