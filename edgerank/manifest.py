@@ -232,9 +232,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def with_variants(self, names: Collection[str]) -> Manifest:
         """Return the manifest of the bundle with some of its variants, and their files alone."""
-        kept, others = [], []
-        for variant in self.variants:
-            (kept if variant.name in names else others).append(variant)
+        kept = [variant for variant in self.variants if variant.name in names]
+        others = [variant for variant in self.variants if variant.name not in names]
         left_out = {name for variant in others for name in (variant.graph, *variant.weights)}
         left_out -= {name for variant in kept for name in (variant.graph, *variant.weights)}
         files = {name: file for name, file in self.files.items() if name not in left_out}

@@ -82,7 +82,7 @@ def rotary_angles(g: Graph, positions: str, frequencies: Floats) -> Angles:
 
 def rotate(g: Graph, x: str, angles: Angles, num_heads: int) -> str:
     """Rotate the heads of [T, heads·D] by their positions, whatever the type of these numbers."""
-    angles = tuple(g.cast(part, g.float_type(x)) for part in angles)
+    cosines, sines = (g.cast(part, g.float_type(x)) for part in angles)
     batched = g.op("Unsqueeze", x, g.constant([0]))
-    rotated = g.op("RotaryEmbedding", batched, *angles, num_heads=num_heads)
+    rotated = g.op("RotaryEmbedding", batched, cosines, sines, num_heads=num_heads)
     return g.op("Squeeze", rotated, g.constant([0]))

@@ -40,7 +40,8 @@ def tabled_angles(g: Graph, positions: str, frequencies: Floats) -> tuple[str, s
     row = g.op("Unsqueeze", positions, g.constant([0]))
     digit = g.constant(np.int64(DIGIT))
     digits = g.op("Div", row, digit), g.op("Mod", row, digit)
-    cosines, sines = [], []
+    cosines: list[str] = []
+    sines: list[str] = []
     for place, size in zip(digits, (DIGIT, 1), strict=True):
         angles = np.outer(np.arange(DIGIT) * size, frequencies.astype(np.float64))
         for parts, function in ((cosines, np.cos), (sines, np.sin)):

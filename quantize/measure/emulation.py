@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -36,7 +37,7 @@ class _Emulated:
     floats: dict[str, str] = field(default_factory=dict)  # weights in half precision, as float32
     masks: set[str] = field(default_factory=set)  # values that hold what masks add to logits
 
-    def op(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def op(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         name = f"emulated/{output}"
         node = helper.make_node(op_type, inputs, [output], name=name, **attributes)
         self.nodes.append(node)

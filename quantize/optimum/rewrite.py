@@ -171,7 +171,7 @@ class _SharingGraph(Graph):
         self._digests: dict[str, bytes] = {}
 
     def weight(self, name: str, array: NDArray[Any]) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8)).digest()
+        digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).digest()
         if self._digests.setdefault(name, digest) != digest:
             raise ValueError(f"two weights are named {name}")
         return name if name in self.weights else super().weight(name, array)
