@@ -26,6 +26,7 @@ GROUPS = {
         "slices",
         "store",
         "transforms",
+        "cuda",
     ),
     "quality": (
         "precisions",

@@ -39,6 +39,10 @@ class Bundle:
         """Return where a variant's graph lies."""
         return self.directory / variant.graph
 
+    def variant_size(self, variant: Variant) -> int:
+        """Bytes of a variant's graph and weights."""
+        return sum(self.manifest.files[name].size for name in (variant.graph, *variant.weights))
+
     @property
     def size(self) -> int:
         """Bytes of all files together."""

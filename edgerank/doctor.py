@@ -21,9 +21,12 @@ from edgerank.cpu import (
     physical_cores,
 )
 from edgerank.errors import EdgerankError
+from edgerank.gpu import read_driver
 from edgerank.kernels import AUTO, STOCK, Library, choose_kernels, find_library
+from edgerank.manifest import CPU_PROVIDER
 
 if TYPE_CHECKING:
+    from edgerank.cuda import CudaSetup
     from edgerank.kernels import Kernels
     from edgerank.reranker import Reranker
 
@@ -76,10 +79,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Speed:
-    """Pairs of a query and a document scored in a second, by kernels."""
+    """Pairs of a query and a document scored in a second, by kernels, or by a GPU."""
 
     pairs_per_second: dict[str, float]
-    ratio: float | None  # of the kernels in use to stock; None where those are stock
+    ratio: float | None  # of the kernels in use to stock; None where those are stock, or on a GPU
 
 
 @dataclass
@@ -91,6 +94,7 @@ class Diagnosis:
     versions: dict[str, str]
     library: Library
     providers: list[str] = field(default_factory=list)  # of ONNX Runtime
+    cuda: CudaSetup | None = None  # GPUs, and what keeps them from being used
     kernels: Kernels | None = None  # that sessions use
     model: Model | None = None
     speed: Speed | None = None
@@ -140,6 +144,9 @@ def _look_at_libraries(found: Diagnosis) -> None:
     for library in (ort, np, tokenizers):
         found.versions[library.__name__] = library.__version__
     found.providers = ort.get_available_providers()
+    from edgerank.cuda import look_at_cuda
+
+    found.cuda = look_at_cuda(read_driver())
 
 
 def _look_at_model(found: Diagnosis, bundle: Path) -> None:
@@ -151,15 +158,18 @@ def _look_at_model(found: Diagnosis, bundle: Path) -> None:
 
     assert found.kernels is not None
     used = found.kernels.name
-    names = dict.fromkeys([used, choose_kernels(AUTO).name, STOCK])
     with ExitStack() as opened:
-        rerankers = [opened.enter_context(Reranker(bundle, kernels=name)) for name in names]
-        chosen = rerankers[0].variant
-        source = rerankers[0].bundle.manifest.source.model
-        found.model = Model(
-            str(bundle), source, chosen.name, chosen.variant.provider, chosen.reason
-        )
-        rates = dict(zip(names, _pairs_per_second(rerankers), strict=True))
+        first = opened.enter_context(Reranker(bundle, kernels=used))
+        chosen = first.variant
+        source = first.bundle.manifest.source.model
+        found.model = Model(str(bundle), source, chosen.name, chosen.provider, chosen.reason)
+        if chosen.provider != CPU_PROVIDER:
+            (rate,) = _pairs_per_second([first])
+            found.speed = Speed({chosen.provider: rate}, None)
+            return
+        others = dict.fromkeys(name for name in (choose_kernels(AUTO).name, STOCK) if name != used)
+        rerankers = [opened.enter_context(Reranker(bundle, kernels=name)) for name in others]
+        rates = dict(zip((used, *others), _pairs_per_second([first, *rerankers]), strict=True))
     found.speed = Speed(rates, None if used == STOCK else rates[used] / rates[STOCK])
 
 

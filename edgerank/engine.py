@@ -10,9 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerank.errors import BundleError, EdgerankError
+from edgerank.errors import BundleError, EdgerankError, ProviderError
 from edgerank.kernels import DOMAIN, STOCK, VARIABLE, Kernels
+from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
+from edgerank.providers import is_of_device
 from edgerank.session import Session
 
 Array = NDArray[np.float32]
@@ -38,23 +40,34 @@ class Engine:
         outputs: Sequence[str],
         *,
         threads: int,
-        providers: Sequence[str],
+        provider: str = CPU_PROVIDER,
+        device: int = 0,
         kernels: Kernels | None = None,
     ) -> None:
         """Open a session on a graph.
 
         :param outputs: those that the graph must have
         :param threads: threads that one operator may use
-        :param providers: execution providers, most wanted first
-        :param kernels: what computes; ``choose_kernels()`` by default
+        :param provider: execution provider, which must run every operator
+        :param device: number of the GPU, for a provider that computes on one
+        :param kernels: what computes on the CPU; ``choose_kernels()`` by default
         :raises BundleError: ONNX Runtime cannot load the graph, or it is not of a reranker
-        :raises ProviderError: the library of kernels does not fit the installed ONNX Runtime
+        :raises ProviderError: the library of kernels does not fit the installed ONNX Runtime, or
+            the provider cannot be loaded, lacks operators or has too little memory
         """
         try:
-            self._session = Session(graph, threads=threads, providers=providers, kernels=kernels)
+            self._session = Session(
+                graph, threads=threads, provider=provider, device=device, kernels=kernels
+            )
         except EdgerankError:
             raise
         except Exception as error:  # onnxruntime's own errors share no base class
+            if provider != CPU_PROVIDER and is_of_device(error):
+                reason = " ".join(str(error).split())  # of several lines
+                raise ProviderError(
+                    f"{graph}: {provider} cannot load it on GPU {device}: {reason};"
+                    " `edgerank doctor` shows the GPUs, their free memory and what is missing"
+                ) from error
             advice = f"; {VARIABLE}={STOCK} does without compiled kernels"
             reason = str(error) + (advice if DOMAIN in str(error) else "")
             raise BundleError(f"{graph}: ONNX Runtime cannot load it: {reason}") from error

@@ -77,7 +77,8 @@ class StoreError(EdgerankError):
 class ProviderError(EdgerankError):
     """This machine lacks an execution provider, an instruction set, a library or a GPU.
 
-    Or its ONNX Runtime is not one that the library of kernels was made for.
+    Or the provider cannot run every operator of the graph, for nothing falls back to the CPU. Or
+    the ONNX Runtime is not one that the library of kernels was made for.
     """
 
 

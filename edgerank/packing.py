@@ -24,6 +24,11 @@ COMPILED_BATCH_TOKENS = 1024  # compiled kernels keep less between them: fewer, 
 MIN_BATCH_TOKENS = 16
 UNSCORED = -1
 MAX_GRID_CELLS = 1 << 20  # query slots x key slots of a micro-batch: bounds attention's memory
+GPU_CELLS_PER_TOKEN = 1024  # of a micro-batch's budget: a GPU has memory for more slots
+# of what lies between operators: 32 heads with so many cells, and an MLP 16,384 wide, in float16
+GPU_BYTES_PER_TOKEN = 1 << 19
+MIN_GPU_BATCH_TOKENS, MAX_GPU_BATCH_TOKENS = 1 << 10, 1 << 14  # more make a GPU no faster
+GPU_BATCH_STEP = 256
 MIN_CHUNK = 64  # tokens; chunks shrink as their past grows, but not below this
 
 
@@ -85,6 +90,7 @@ class Batch:
     fine_rows: Ids  # int64 [R], the same and the rows of prefixes, ascending
     cache_rows: Ids  # int64 [C], rows whose keys and values later micro-batches need
     past_length: int  # leading rows of the cache that this micro-batch sees
+    cache_length: int  # the most rows that the cache has before those after it begin it anew
     score_ids: Ids  # int64 [B], UNSCORED for prefixes and unfinished chunks
 
     @property
@@ -99,8 +105,28 @@ class Batch:
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("past_length", "score_ids")
+            if field.name not in ("past_length", "cache_length", "score_ids")
         }
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """What a micro-batch may have."""
+
+    tokens: int
+    cells: int  # query slots x key slots
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """What a micro-batch has to do with the cache."""
+
+    past_length: int  # leading rows that it sees
+    num_new: int  # its first rows, which are added to those
+    length: int  # the most rows that the cache has before it is begun anew
+
+
+_NO_CACHE = _Cached(0, 0, 0)
 
 
 def default_batch_tokens(*, compiled: bool) -> int:
@@ -108,12 +134,31 @@ def default_batch_tokens(*, compiled: bool) -> int:
     return COMPILED_BATCH_TOKENS if compiled else STOCK_BATCH_TOKENS
 
 
-def pack(groups: Iterable[Group], *, max_tokens: int, causal: bool) -> Iterator[Batch]:
+def gpu_batch_tokens(free_memory: int, weights: int) -> int:
+    """Return the tokens of a micro-batch that a GPU has memory for.
+
+    Of the free memory, a fifth stays free, and the weights take their part. What is left is for
+    micro-batches, half a MiB for each token. The result is from 1,024 to 16,384, a multiple of 256.
+
+    :param free_memory: bytes
+    :param weights: bytes of the graph's files
+    """
+    left = free_memory * 4 // 5 - weights
+    fitting = left // GPU_BYTES_PER_TOKEN // GPU_BATCH_STEP * GPU_BATCH_STEP
+    return min(max(fitting, MIN_GPU_BATCH_TOKENS), MAX_GPU_BATCH_TOKENS)
+
+
+def pack(
+    groups: Iterable[Group], *, max_tokens: int, causal: bool, max_cells: int = MAX_GRID_CELLS
+) -> Iterator[Batch]:
     """Lay out groups as micro-batches of at most ``max_tokens`` tokens, longest sequence first.
 
     ``causal`` is for decoders. An encoder's sequence that exceeds the budget has a micro-batch of
     its own. Micro-batches must run in this order: one may read what an earlier one cached.
+
+    :param max_cells: query slots x key slots of a micro-batch
     """
+    budget = _Budget(max_tokens, max_cells)
     if not causal:
         groups = list(groups)
         everything = Group(
@@ -121,17 +166,16 @@ def pack(groups: Iterable[Group], *, max_tokens: int, causal: bool) -> Iterator[
             [sequence for group in groups for sequence in group.sequences],
             [score_id for group in groups for score_id in group.score_ids],
         )
-        for batch in _fill(_longest_first(everything), max_tokens, max_tokens, lead_length=0):
-            yield _build(
-                [Segment(tokens, 0, 0, score_id) for tokens, score_id in batch], 0, 0, False
-            )
+        for batch in _fill(_longest_first(everything), max_tokens, budget, lead_length=0):
+            segments = [Segment(tokens, 0, 0, score_id) for tokens, score_id in batch]
+            yield _build(segments, causal=False)
         return
     shared: list[Group] = []
     for group in groups:
         if not group.sequences:
             continue
         if len(group) > max_tokens:
-            yield from _pack_large(group, max_tokens)
+            yield from _pack_large(group, budget)
             continue
         if sum(map(len, shared)) + len(group) > max_tokens:
             yield _share(shared)
@@ -151,47 +195,56 @@ def _share(groups: list[Group]) -> Batch:
         for tokens, score_id in _longest_first(group):
             segments.append(Segment(tokens, start, len(group.prefix), score_id))
         start += len(group)
-    return _build(segments, 0, 0, True)
+    return _build(segments, causal=True)
 
 
-def _pack_large(group: Group, max_tokens: int) -> Iterator[Batch]:
+def _pack_large(group: Group, budget: _Budget) -> Iterator[Batch]:
     """Lay out a group that needs several micro-batches."""
-    prefix_length = len(group.prefix)
+    prefix_length, max_tokens = len(group.prefix), budget.tokens
     is_long = [
-        len(tokens) > max_tokens or len(tokens) * (prefix_length + len(tokens)) > MAX_GRID_CELLS
+        len(tokens) > max_tokens or len(tokens) * (prefix_length + len(tokens)) > budget.cells
         for tokens in group.sequences
     ]
     ordered = _longest_first(group)
     long, short = ordered[: sum(is_long)], ordered[sum(is_long) :]
+    cache_length = prefix_length + (len(long[0][0]) if long else 0)
 
     includes_prefix = not long and prefix_length + len(ordered[0][0]) <= max_tokens
     if not includes_prefix:
-        yield from _chunks(group.prefix, 0, max_tokens, UNSCORED, is_shared=True)
+        yield from _chunks(group.prefix, 0, budget, UNSCORED, cache_length, is_shared=True)
     for tokens, score_id in long:
-        yield from _chunks(tokens, prefix_length, max_tokens, score_id)
-    first_budget = max_tokens - prefix_length if includes_prefix else max_tokens
-    for number, batch in enumerate(_fill(short, first_budget, max_tokens, prefix_length)):
+        yield from _chunks(tokens, prefix_length, budget, score_id, cache_length)
+    first = max_tokens - prefix_length if includes_prefix else max_tokens
+    for number, batch in enumerate(_fill(short, first, budget, prefix_length)):
         segments = [Segment(tokens, 0, prefix_length, score_id) for tokens, score_id in batch]
         if includes_prefix and number == 0:
             head = Segment(group.prefix, 0, 0, UNSCORED, is_shared=True)
-            yield _build([head, *segments], 0, prefix_length, True)
+            cached = _Cached(0, prefix_length, cache_length)
+            yield _build([head, *segments], cached, causal=True)
         else:
-            yield _build(segments, prefix_length, 0, True)
+            yield _build(segments, _Cached(prefix_length, 0, cache_length), causal=True)
 
 
 def _chunks(
-    tokens: Tokens, past_length: int, max_tokens: int, score_id: int, *, is_shared: bool = False
+    tokens: Tokens,
+    past_length: int,
+    budget: _Budget,
+    score_id: int,
+    cache_length: int,
+    *,
+    is_shared: bool = False,
 ) -> Iterator[Batch]:
     """Lay out one long sequence as consecutive chunks, each cached for the next."""
     start = 0
     while start < len(tokens):
         past = past_length + start
-        size = min(max_tokens, max(MIN_CHUNK, MAX_GRID_CELLS // (past + max_tokens)))
+        size = min(budget.tokens, max(MIN_CHUNK, budget.cells // (past + budget.tokens)))
         chunk = tokens[start : start + size]
         start += size
         belongs = score_id if start >= len(tokens) else UNSCORED
-        num_cached = len(chunk) if belongs == UNSCORED else 0  # nothing follows what is scored
-        yield _build([Segment(chunk, 0, past, belongs, is_shared)], past, num_cached, True)
+        num_new = len(chunk) if belongs == UNSCORED else 0  # nothing follows what is scored
+        cached = _Cached(past, num_new, cache_length)
+        yield _build([Segment(chunk, 0, past, belongs, is_shared)], cached, causal=True)
 
 
 def _longest_first(group: Group) -> list[tuple[Tokens, int]]:
@@ -201,25 +254,25 @@ def _longest_first(group: Group) -> list[tuple[Tokens, int]]:
 
 
 def _fill(
-    ordered: list[tuple[Tokens, int]], first_budget: int, budget: int, lead_length: int
+    ordered: list[tuple[Tokens, int]], first_tokens: int, budget: _Budget, lead_length: int
 ) -> Iterator[list[tuple[Tokens, int]]]:
-    """Cut sequences, longest first, into runs within a budget of tokens and of grid cells."""
+    """Cut sequences, longest first, into runs within the budget, the first one of fewer tokens."""
     batch: list[tuple[Tokens, int]] = []
-    total, limit = 0, first_budget
+    total, limit = 0, first_tokens
     for tokens, score_id in ordered:
         longest = len(batch[0][0]) if batch else len(tokens)
         cells = (len(batch) + 1) * longest * (lead_length + longest)
-        if batch and (total + len(tokens) > limit or cells > MAX_GRID_CELLS):
+        if batch and (total + len(tokens) > limit or cells > budget.cells):
             yield batch
-            batch, total, limit = [], 0, budget
+            batch, total, limit = [], 0, budget.tokens
         batch.append((tokens, score_id))
         total += len(tokens)
     if batch:
         yield batch
 
 
-def _build(segments: list[Segment], past_length: int, num_cached: int, causal: bool) -> Batch:
-    """Concatenate segments; the first ``num_cached`` rows of the flat axis are to be cached."""
+def _build(segments: list[Segment], cached: _Cached = _NO_CACHE, *, causal: bool) -> Batch:
+    """Concatenate segments."""
     lengths = np.array([len(segment.tokens) for segment in segments], np.int64)
     lead_lengths = np.array([segment.lead_length for segment in segments], np.int64)
     lead_starts = np.array([segment.lead_start for segment in segments], np.int64)
@@ -227,7 +280,7 @@ def _build(segments: list[Segment], past_length: int, num_cached: int, causal: b
     score_ids = np.array([segment.score_id for segment in segments], np.int64)
     scored_rows = starts + lengths - 1 if causal else starts
     query_rows, key_rows, visible, slots, positions = attention_grid(
-        lengths, lead_starts, lead_lengths, past_length, causal
+        lengths, lead_starts, lead_lengths, cached.past_length, causal
     )
     refined_rows = scored_rows[score_ids != UNSCORED]
     is_fine = np.repeat([segment.is_shared for segment in segments], lengths)
@@ -246,8 +299,9 @@ def _build(segments: list[Segment], past_length: int, num_cached: int, causal: b
         scored_rows=scored_rows,
         refined_rows=refined_rows,
         fine_rows=np.flatnonzero(is_fine),
-        cache_rows=np.arange(num_cached, dtype=np.int64),
-        past_length=past_length,
+        cache_rows=np.arange(cached.num_new, dtype=np.int64),
+        past_length=cached.past_length,
+        cache_length=cached.length,
         score_ids=score_ids,
     )
 

@@ -27,17 +27,22 @@ from edgerank.documents import (
 )
 from edgerank.engine import Array, Engine, Output, gather
 from edgerank.errors import InputError
+from edgerank.gpu import gpu_number
 from edgerank.kernels import STOCK, Kernels, choose_kernels
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import (
+    GPU_CELLS_PER_TOKEN,
+    MAX_GRID_CELLS,
     MIN_BATCH_TOKENS,
     Batch,
     Group,
     Tokens,
     default_batch_tokens,
+    gpu_batch_tokens,
     pack,
 )
 from edgerank.prompt import Encoded, PromptEncoder, TextKind
+from edgerank.providers import GPU_PROVIDERS
 from edgerank.ranking import Hit, Scores, top
 from edgerank.rules import Prepared, ScoringRule, Vectors, scoring_rule
 from edgerank.scripts import foreign_script
@@ -65,6 +70,7 @@ class Reranker(Closing):
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        device: int = 0,
         variant: str | None = None,
         kernels: str | None = None,
         max_length: int | None = None,
@@ -77,7 +83,9 @@ class Reranker(Closing):
         :param bundle: the directory; the model that comes with the package by default
         :param threads: threads to compute with; the physical cores given to the process by default
         :param providers: ONNX Runtime execution providers to choose a variant by, most wanted
-            first; the bundle's order by default
+            first, "cpu", "cuda" and "tensorrt" for short; the bundle's order by default
+        :param device: number of the GPU, as CUDA numbers those of this process, where the variant
+            runs on one
         :param variant: name of the bundle's variant to run; the first that this machine can run by
             default
         :param kernels: what computes: "auto", the fastest compiled kernels that this CPU can run,
@@ -85,13 +93,15 @@ class Reranker(Closing):
             the name of an instruction set. What EDGERANK_KERNELS says, or "auto", by default
         :param max_length: tokens of query and document together; the bundle's default by default
         :param max_batch_tokens: tokens of one micro-batch; more take more memory. 1,024 with
-            compiled kernels and 512 with ONNX Runtime's operators by default
+            compiled kernels, 512 with ONNX Runtime's operators, and what a GPU has memory for by
+            default (``gpu_batch_tokens``)
         :param verify: compare every file with its sha256 first
         :param trust: file of the public key that must have signed the bundle; implies ``verify``
         :raises BundleError: the bundle is missing, altered, incomplete, of another format, or not
             signed by the trusted key
-        :raises ProviderError: this machine lacks what the variant needs, or the library of kernels
-            does not fit the installed ONNX Runtime
+        :raises ProviderError: this machine lacks what the variant needs, the provider cannot be
+            loaded or lacks an operator, or the library of kernels does not fit the installed ONNX
+            Runtime
         :raises InputError: an option is out of range
         """
         self.bundle = read_bundle(bundle, trust)
@@ -107,13 +117,22 @@ class Reranker(Closing):
         self.kernels = choose_kernels(kernels)
         machine = machine_capabilities(self.kernels)
         self.variant = choose_variant(self.bundle, machine, variant, providers)
-        provider = self.variant.variant.provider
+        provider = self.variant.provider
         if provider != CPU_PROVIDER:
             self.kernels = Kernels(STOCK, f"compiled kernels are not for {provider}")
-        if max_batch_tokens is None:
+        check_integer("device", device, 0)
+        gpu = gpu_number(machine.gpus, device) if provider in GPU_PROVIDERS else None
+        if max_batch_tokens is not None:
+            check_integer("max_batch_tokens", max_batch_tokens, MIN_BATCH_TOKENS)
+        elif gpu is None:
             max_batch_tokens = default_batch_tokens(compiled=self.kernels.are_compiled)
-        check_integer("max_batch_tokens", max_batch_tokens, MIN_BATCH_TOKENS)
+        else:
+            weights = self.bundle.variant_size(self.variant.variant)
+            max_batch_tokens = gpu_batch_tokens(gpu.free_memory, weights)
         self.max_batch_tokens = max_batch_tokens
+        self._max_cells = MAX_GRID_CELLS
+        if gpu is not None:
+            self._max_cells = max(MAX_GRID_CELLS, GPU_CELLS_PER_TOKEN * max_batch_tokens)
         self._rule = scoring_rule(self.bundle.manifest.scoring)
         self._has_warned = False
         manifest = self.bundle.manifest
@@ -127,7 +146,8 @@ class Reranker(Closing):
             self.bundle.graph_path(self.variant.variant),
             self._rule.outputs,
             threads=threads,
-            providers=list(dict.fromkeys([provider, CPU_PROVIDER])),
+            provider=provider,
+            device=device,
             kernels=self.kernels,
         )
 
@@ -385,7 +405,12 @@ class Reranker(Closing):
             yield batch, raw
 
     def _batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
-        return pack(groups, max_tokens=self.max_batch_tokens, causal=self._engine.is_causal)
+        return pack(
+            groups,
+            max_tokens=self.max_batch_tokens,
+            causal=self._engine.is_causal,
+            max_cells=self._max_cells,
+        )
 
 
 def _observed(batches: Iterable[Batch], num_scores: int, show_progress: bool) -> Iterator[Batch]:

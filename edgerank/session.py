@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
+from edgerank.caches import Array, DeviceRuns, Feed, HostRuns, Layer
 from edgerank.cpu import (
     flush_denormals,
     multiplies_int8_exactly,
@@ -22,6 +20,14 @@ from edgerank.errors import EdgerankError
 from edgerank.kernels import STOCK, Kernels, choose_kernels, register
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
+from edgerank.providers import (
+    GPU_PROVIDERS,
+    RECORD_PLACEMENT,
+    check_loaded,
+    check_placement,
+    preload,
+    session_providers,
+)
 
 ort.disable_telemetry_events()  # for Windows, and for programs that loaded it before edgerank
 
@@ -30,6 +36,8 @@ WARNINGS, ERRORS = 2, 3  # severities of ONNX Runtime's log
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
 # merges equal matrices of layers that share weights (ALBERT); making them uint8 then fails
 SHARING = "CommonSubexpressionElimination"
+HALVES = frozenset({"tensor(float16)", "tensor(bfloat16)"})
+CLOSED = "the model is closed; open it again"
 INLINE_BYTES = 4096  # smaller initializers of a saved graph lie inside of it
 
 
@@ -37,7 +45,8 @@ def open_session(
     model: Path | bytes,
     *,
     threads: int | None = None,
-    providers: Sequence[str] = (CPU_PROVIDER,),
+    provider: str = CPU_PROVIDER,
+    device: int = 0,
     kernels: Kernels | None = None,
     save_to: Path | None = None,
     without: Sequence[str] = (),
@@ -46,13 +55,14 @@ def open_session(
 
     :param model: a file, or a serialized model
     :param threads: threads that one operator may use; the physical cores of the process by default
-    :param providers: execution providers, most wanted first
-    :param kernels: what computes if the CPU's provider is the most wanted; ``choose_kernels()`` by
-        default
+    :param provider: execution provider, which must run every operator
+    :param device: number of the GPU, for a provider that computes on one
+    :param kernels: what computes on the CPU; ``choose_kernels()`` by default
     :param save_to: where to save the graph as ONNX Runtime folds it, with its weights beside it
     :param without: optimizers of ONNX Runtime to leave out
     :raises InputError: EDGERANK_KERNELS names kernels that are not there
-    :raises ProviderError: the library of kernels does not fit the installed ONNX Runtime
+    :raises ProviderError: the library of kernels does not fit the installed ONNX Runtime, or the
+        provider cannot be loaded or lacks operators
     :raises Exception: ONNX Runtime cannot load the model; its errors share no base class
     """
     options = ort.SessionOptions()
@@ -62,7 +72,10 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.force_spinning_stop", "1")  # no idle spinning
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if providers[0] == CPU_PROVIDER:  # the functions of a graph for a GPU are inlined
+    if provider != CPU_PROVIDER:
+        options.add_session_config_entry(RECORD_PLACEMENT, "1")
+        preload(provider)
+    else:  # the functions of a graph for a GPU are inlined
         kernels = choose_kernels() if kernels is None else kernels
         register(options, kernels, options.intra_op_num_threads)
     if save_to is None and not multiplies_int8_exactly():  # what is saved is for every CPU
@@ -79,33 +92,16 @@ def open_session(
     session = ort.InferenceSession(
         str(model) if isinstance(model, Path) else model,
         options,
-        providers=list(providers),
+        providers=session_providers(provider, device),
         disabled_optimizers=list(without),
+        enable_fallback=0,  # it would open the session again, on the CPU
     )
+    if provider != CPU_PROVIDER:
+        check_loaded(session, provider)
+        check_placement(session, provider)
     if kernels is None or kernels.name == STOCK:  # they have turned each matrix over several times
         return_freed_memory()
     return session
-
-
-class Cache:
-    """Keys and values of earlier rows, an array a layer, which grow one after the other."""
-
-    def __init__(self, num_layers: int, width: int) -> None:
-        self._layers = [np.empty((0, width), np.float32) for _ in range(num_layers)]
-
-    def leading(self, length: int) -> list[NDArray[np.float32]]:
-        """View the first ``length`` rows of each layer, float32 [length, width] each."""
-        return [layer[:length] for layer in self._layers]
-
-    def store(self, start: int, rows: Sequence[NDArray[np.float32]]) -> None:
-        """Write each layer's new rows from row ``start`` on; what lay behind is forgotten."""
-        end = start + len(rows[0])
-        for index, (layer, new) in enumerate(zip(self._layers, rows, strict=True)):
-            if end > len(layer):
-                grown = np.empty((max(end, 2 * len(layer)), layer.shape[1]), np.float32)
-                grown[:start] = layer[:start]
-                self._layers[index] = grown
-            self._layers[index][start:end] = new
 
 
 class Session:
@@ -120,42 +116,58 @@ class Session:
         model: Path,
         *,
         threads: int | None = None,
-        providers: Sequence[str] = (CPU_PROVIDER,),
+        provider: str = CPU_PROVIDER,
+        device: int = 0,
         kernels: Kernels | None = None,
     ) -> None:
         """Load ``model``; parameters and errors are those of ``open_session``."""
         self._thread = ThreadPoolExecutor(1, "edgerank", initializer=flush_denormals)
         self._session = self._thread.submit(
-            open_session, model, threads=threads, providers=providers, kernels=kernels
+            open_session,
+            model,
+            threads=threads,
+            provider=provider,
+            device=device,
+            kernels=kernels,
         ).result()
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True  # a graph may have several outputs
         self._is_closed = False
-        self.inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        self.outputs = [value.name for value in self._session.get_outputs()]
-        self.pasts = [name for name in self.inputs if name.startswith("past.")]
-        self.presents = [name.replace("past", "present", 1) for name in self.pasts]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.inputs = {value.name: value.shape for value in inputs}
+        self.outputs = [value.name for value in outputs]
+        self._layers = [
+            Layer(value.name, value.name.replace("past", "present", 1), value.shape[1], value.type)
+            for value in inputs
+            if value.name.startswith("past.")
+        ]
+        self.pasts = [layer.past for layer in self._layers]
+        self.presents = [layer.present for layer in self._layers]
+        self._device = ("cuda", device) if provider in GPU_PROVIDERS else ("cpu", 0)
+        # NumPy arrays where they will do
+        self._are_on_host = provider == CPU_PROVIDER and HALVES.isdisjoint(
+            value.type for value in (*inputs, *outputs)
+        )
 
     def run(
         self,
         batches: Iterable[Batch],
         outputs: Sequence[str],
-        extra_feeds: Iterable[Mapping[str, NDArray[np.float32]]] | None = None,
-    ) -> Iterator[tuple[Batch, list[NDArray[np.float32]]]]:
+        extra_feeds: Iterable[Mapping[str, Array]] | None = None,
+    ) -> Iterator[tuple[Batch, list[Array]]]:
         """Run micro-batches in order, on what those before cached; yield each with ``outputs``.
 
         :param extra_feeds: for each micro-batch, inputs that are not its own
         :raises EdgerankError: the session is closed
         """
-        width = self.inputs[self.pasts[0]][1] if self.pasts else 0
-        cache = Cache(len(self.pasts), width)
+        runs: HostRuns | DeviceRuns = HostRuns(self._layers)
+        if not self._are_on_host:
+            runs = DeviceRuns(self._layers, *self._device)
         feeds = repeat({}) if extra_feeds is None else extra_feeds
         for batch, extra in zip(batches, feeds, strict=False):
-            presents = self.presents if len(batch.cache_rows) else []
-            results = self._submit([*outputs, *presents], self._feed(batch, cache, extra))
-            if presents:
-                cache.store(batch.past_length, results[len(outputs) :])
-            yield batch, results[: len(outputs)]
+            given: Feed = {**batch.feed, **extra}
+            feed = {name: value for name, value in given.items() if name in self.inputs}
+            yield batch, self._submit(runs, batch, feed, outputs)
 
     def close(self) -> None:
         """Finish the micro-batch that is being computed and free the model's memory."""
@@ -164,21 +176,16 @@ class Session:
         self._session = None
 
     def _submit(
-        self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]
-    ) -> list[NDArray[np.float32]]:
+        self, runs: HostRuns | DeviceRuns, batch: Batch, feed: Feed, outputs: Sequence[str]
+    ) -> list[Array]:
+        if self._is_closed:
+            raise EdgerankError(CLOSED)
         try:
-            future = self._thread.submit(self._session.run, outputs, feed, self._options)
-        except (RuntimeError, AttributeError) as error:  # no thread, or no session, to run in
+            future = self._thread.submit(
+                runs.run, self._session, self._options, batch, feed, outputs
+            )
+        except RuntimeError as error:
             if not self._is_closed:
                 raise
-            raise EdgerankError("the model is closed; open it again") from error
-        results: list[NDArray[np.float32]] = future.result()
-        return results
-
-    def _feed(
-        self, batch: Batch, cache: Cache, extra: Mapping[str, NDArray[np.float32]]
-    ) -> dict[str, NDArray[Any]]:
-        """Put together the graph's inputs; its views of the cache must not outlive the run."""
-        past = dict(zip(self.pasts, cache.leading(batch.past_length), strict=True))
-        feed = {**batch.feed, **past, **extra}
-        return {name: value for name, value in feed.items() if name in self.inputs}
+            raise EdgerankError(CLOSED) from error  # meanwhile
+        return future.result()

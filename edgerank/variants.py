@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnxruntime as ort
 
 from edgerank.bundle import Bundle
 from edgerank.cpu import instruction_sets
+from edgerank.cuda import INSTALL
 from edgerank.errors import InputError, ProviderError
+from edgerank.gpu import Gpu, visible_gpus
 from edgerank.kernels import DOMAIN, Kernels
 from edgerank.manifest import Variant
-
-NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")  # one entry a GPU, where the driver is loaded
+from edgerank.providers import provider_name, runs
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Capabilities:
     providers: tuple[str, ...]  # of the installed onnxruntime
     instruction_sets: frozenset[str]
     libraries: frozenset[str]  # of custom operators
-    has_gpu: bool
+    gpus: tuple[Gpu, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class ChosenVariant:
     """The variant that runs."""
 
     variant: Variant
+    provider: str  # that runs it: the one that it is made for, or one that was asked for
     reason: str
 
     @property
@@ -39,7 +40,7 @@ class ChosenVariant:
         return self.variant.name
 
     def __str__(self) -> str:
-        return f"{self.variant.name} on {self.variant.provider}: {self.reason}"
+        return f"{self.variant.name} on {self.provider}: {self.reason}"
 
 
 def machine_capabilities(kernels: Kernels) -> Capabilities:
@@ -51,7 +52,7 @@ def machine_capabilities(kernels: Kernels) -> Capabilities:
         providers=tuple(ort.get_available_providers()),
         instruction_sets=instruction_sets(),
         libraries=frozenset({DOMAIN}) if kernels.are_compiled else frozenset(),
-        has_gpu=NVIDIA_GPUS.is_dir() and any(NVIDIA_GPUS.iterdir()),
+        gpus=visible_gpus(),
     )
 
 
@@ -64,32 +65,33 @@ def choose_variant(
     """Choose the variant to run: the first in the bundle's order that the machine can run.
 
     :param name: of the variant to run, whatever the order
-    :param providers: execution providers to choose among, most wanted first; the bundle's order by
-        default
+    :param providers: execution providers to choose among, most wanted first, by their names in ONNX
+        Runtime or as "cpu", "cuda", "tensorrt"; the bundle's order by default
     :raises InputError: the bundle has no variant of that name, or none for these providers
     :raises ProviderError: a provider is not installed, or the machine lacks what every variant
         needs
     """
+    if providers is not None:
+        providers = [provider_name(asked) for asked in providers]
     for provider in providers or ():
         if provider not in machine.providers:
             raise ProviderError(
                 f"{provider} is not available: the installed onnxruntime has"
-                f" {', '.join(machine.providers)} (onnxruntime-gpu brings CUDA)"
+                f" {', '.join(machine.providers)} ({INSTALL} brings CUDA)"
             )
-    candidates = _candidates(bundle, name, providers)
     passed_over: list[str] = []
-    for variant in candidates:
+    for variant, provider in _candidates(bundle, name, providers):
         missing = list(_missing(variant, machine))
         if not missing:
-            return ChosenVariant(variant, _reason(name, providers, passed_over))
+            return ChosenVariant(variant, provider, _reason(name, providers, passed_over))
         passed_over.append(f"{variant.name} needs {' and '.join(missing)}")
     raise ProviderError(f"{bundle.directory}: this machine cannot run it: {'; '.join(passed_over)}")
 
 
 def _candidates(
     bundle: Bundle, name: str | None, providers: Sequence[str] | None
-) -> Iterator[Variant]:
-    """Yield the variants that the caller allows, most wanted first."""
+) -> Iterator[tuple[Variant, str]]:
+    """Yield the variants that the caller allows, most wanted first, each with its provider."""
     variants = bundle.manifest.variants
     if name is not None:
         variants = tuple(variant for variant in variants if variant.name == name)
@@ -97,9 +99,14 @@ def _candidates(
             known = ", ".join(variant.name for variant in bundle.manifest.variants)
             raise InputError("variant", f"{name!r} is not in the bundle; it has {known}")
     if providers is None:
-        yield from variants
+        yield from ((variant, variant.provider) for variant in variants)
         return
-    wanted = [variant for p in providers for variant in variants if variant.provider == p]
+    wanted = [
+        (variant, provider)
+        for provider in providers
+        for variant in variants
+        if runs(provider, variant.provider)
+    ]
     if not wanted:
         known = ", ".join(f"{variant.name} ({variant.provider})" for variant in variants)
         asked = ", ".join(providers) or "none"
@@ -114,8 +121,8 @@ def _missing(variant: Variant, machine: Capabilities) -> Iterator[str]:
         yield f"{variant.provider}, and onnxruntime has {', '.join(machine.providers)}"
     yield from (name for name in needs.instruction_sets if name not in machine.instruction_sets)
     yield from (name for name in needs.libraries if name not in machine.libraries)
-    if needs.gpu and not machine.has_gpu:
-        yield "a GPU"
+    if needs.gpu and not machine.gpus:
+        yield "a GPU, and no NVIDIA driver shows one"
 
 
 def _reason(name: str | None, providers: Sequence[str] | None, passed_over: Sequence[str]) -> str:

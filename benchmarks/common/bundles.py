@@ -36,8 +36,7 @@ def mxbai_bundle(work: Path, layers: int) -> Bundle:
 
 def graph_bytes(bundle: Bundle) -> int:
     """Return the bytes of the first variant's graph and weights."""
-    variant = bundle.manifest.variants[0]
-    return sum(bundle.manifest.files[name].size for name in (variant.graph, *variant.weights))
+    return bundle.variant_size(bundle.manifest.variants[0])
 
 
 def load_model(bundle: Bundle) -> ModelProto:

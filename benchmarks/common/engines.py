@@ -10,7 +10,6 @@ from edgerank.bundle import Bundle
 from edgerank.cpu import physical_cores
 from edgerank.engine import Engine, Results, gather
 from edgerank.kernels import Kernels, choose_kernels
-from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, default_batch_tokens, pack
 from edgerank.rules import scoring_rule
 
@@ -34,7 +33,6 @@ def open_engine(bundle: Bundle, threads: int | None = None, kernels: Kernels | N
         bundle.graph_path(bundle.manifest.variants[0]),
         [output.name],
         threads=threads or physical_cores(),
-        providers=[CPU_PROVIDER],
         kernels=kernels,
     )
 

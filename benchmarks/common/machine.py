@@ -8,11 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import onnxruntime as ort
 
 from edgerank.cpu import cpu_fields, cpu_name, noteworthy_instruction_sets, physical_cores
 from edgerank.kernels import choose_kernels
 
-PACKAGES = ("onnxruntime", "numpy", "edgerank")
+PACKAGES = ("numpy", "edgerank")
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -62,6 +63,7 @@ def describe_machine() -> Machine:
         system=" ".join([platform.system(), platform.release(), *platform.libc_ver()]).strip(),
         versions={
             "Python": platform.python_version(),
+            "onnxruntime": ort.__version__,  # of the package for CPUs, or that for GPUs
             **{package: version(package) for package in PACKAGES},
         },
         kernels=choose_kernels().name,

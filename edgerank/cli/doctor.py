@@ -13,6 +13,7 @@ from edgerank.cli.options import bundle_option
 from edgerank.kernels import STOCK
 
 if TYPE_CHECKING:
+    from edgerank.cuda import CudaSetup
     from edgerank.doctor import Diagnosis
 
 CANNOT_RUN = 1  # the exit status
@@ -24,9 +25,10 @@ CANNOT_RUN = 1  # the exit status
 def doctor(model: Path, as_json: bool) -> None:
     """Describe this machine as edgerank sees it, and measure its speed.
 
-    The output has the CPU, the memory, the libraries, the kernels and the variant of the bundle.
-    The speed is measured by scoring short documents for a second, with the kernels in use and with
-    ONNX Runtime's own operators. The exit status is 1 if something keeps edgerank from running.
+    The output has the CPU, the memory, the libraries, the GPUs and what they lack, the kernels and
+    the variant of the bundle. The speed is measured by scoring short documents for a second, with
+    the kernels in use and with ONNX Runtime's own operators. The exit status is 1 if something
+    keeps edgerank from running.
     """
     from edgerank.doctor import diagnose
 
@@ -67,6 +69,8 @@ def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {number}" for name, number in found.versions.items())
     if found.providers:
         yield "providers", ", ".join(found.providers)
+    if found.cuda is not None:
+        yield from _gpu_rows(found.cuda)
     if found.kernels is not None:
         yield "kernels", str(found.kernels)
     yield "available", ", ".join([*library.instruction_sets, STOCK])
@@ -83,6 +87,27 @@ def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
         yield "pairs a second", ", ".join(f"{rate:,.0f} {name}" for name, rate in rates) + compared
     for problem in found.problems:
         yield "problem", problem
+
+
+def _gpu_rows(cuda: CudaSetup) -> Iterator[tuple[str, str]]:
+    """Yield what there is for a GPU and, where somebody wants one, what is missing."""
+    driver = cuda.driver
+    if driver is None:
+        yield "GPU", "no NVIDIA driver"
+    else:
+        newest = ".".join(map(str, driver.cuda_version))
+        yield "driver", f"{driver.version}, which runs CUDA up to {newest}"
+        for number, gpu in enumerate(driver.gpus):
+            yield f"GPU {number}", str(gpu)
+        if not driver.gpus:
+            yield "GPU", "the driver shows none to this process"
+    if cuda.built_for is not None:
+        yield "CUDA", f"onnxruntime is built for {cuda.built_for}"
+    for library in cuda.libraries:
+        state = library.version or "found" if library.is_found else "not found"
+        yield library.name, state if library.is_needed else f"{state}, not needed by every model"
+    for advice in cuda.advice:
+        yield "advice", advice
 
 
 def _gib(size: int) -> str:

@@ -130,6 +130,7 @@ def _server_settings(values: Values) -> ServerSettings:
         model_settings=ModelSettings(
             threads=values[table.THREADS],
             providers=values[table.PROVIDERS],
+            devices=values[table.DEVICES],
             kernels=values[table.KERNELS],
             max_length=values[table.MAX_LENGTH],
             max_batch_tokens=values[table.MAX_BATCH_TOKENS],

@@ -100,7 +100,11 @@ async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTranspo
         send_spans(settings.otlp_endpoint)
     metrics = Metrics()
     models = Models(settings.models, settings.model_settings)
-    scheduler = Scheduler(max_queue_tokens=settings.max_queue_tokens, observe=metrics.observe_run)
+    scheduler = Scheduler(
+        max_queue_tokens=settings.max_queue_tokens,
+        num_engines=settings.model_settings.num_engines,
+        observe=metrics.observe_run,
+    )
     metrics.watch_queue(lambda: scheduler.queue_tokens)
     stores = Stores(settings.stores)
     inference = Inference(models, scheduler, settings.limits, metrics, stores)

@@ -7,6 +7,9 @@ flows: by what each one's share is. A flow whose virtual time is not ahead of th
 more than its share and may be next. So the micro-batches of a long request alternate with those of
 later requests. Nor can a stream of new requests with earlier deadlines starve a long one: flows
 whose virtual time is far behind the clock go before all others.
+
+Several engines are served by one queue. What an engine has started belongs to it; what waits is for
+every engine that can run it, and the clocks count what all engines compute.
 """
 
 from __future__ import annotations
@@ -28,6 +31,11 @@ class Schedulable(Flow, Protocol):
 
     client: str
     deadline: float  # seconds of some clock
+    engine: int | None  # that has started it; kept by the queue
+
+    @property
+    def num_engines(self) -> int:
+        """How many engines can run it: the first ones."""
 
     @property
     def batch_key(self) -> Hashable:
@@ -75,12 +83,13 @@ class _Client(Generic[W]):
     started: list[W] = field(default_factory=list)
     lines: dict[LineKey, list[tuple[Urgency, W]]] = field(default_factory=dict)
 
-    def first(self, may_start_long: bool) -> tuple[Urgency, W] | None:
-        """Return what the client wants next, and how urgent it is."""
-        waiting = [
+    def first(self, engine: int, may_start_long: bool) -> tuple[Urgency, W] | None:
+        """Return what the client wants next from an engine, and how urgent it is."""
+        firsts = [
             line[0][1] for (_, is_small), line in self.lines.items() if is_small or may_start_long
         ]
-        candidates = waiting + self.started
+        waiting = [work for work in firsts if engine < work.num_engines]
+        candidates = waiting + [work for work in self.started if work.engine == engine]
         if not candidates:
             return None
         return min((self.urgency_of[work], work) for work in self.clock.eligible(candidates))
@@ -111,10 +120,10 @@ class FairQueue(Generic[W]):
     def __len__(self) -> int:
         return sum(len(client.urgency_of) for client in self._clients.values())
 
-    @property
-    def num_started(self) -> int:
-        """How much has been started and is not done."""
-        return sum(len(client.started) for client in self._clients.values())
+    def num_started(self, engine: int) -> int:
+        """How much an engine has started that is not done."""
+        started = (work for client in self._clients.values() for work in client.started)
+        return sum(work.engine == engine for work in started)
 
     def add(self, work: W) -> None:
         """Let work wait."""
@@ -122,15 +131,15 @@ class FairQueue(Generic[W]):
         client = self._clients.setdefault(work.client, _Client(self._clock.now))
         client.add(work, (work.deadline, self._num_added))
 
-    def next(self, *, may_start_long: bool) -> W | None:
-        """Return what is to be computed next, started or not; it stays here.
+    def next(self, engine: int, *, may_start_long: bool) -> W | None:
+        """Return what an engine is to compute next, started or not; it stays here.
 
         :param may_start_long: whether work that takes several micro-batches may be started
         """
         firsts = {
             name: first
             for name, client in self._clients.items()
-            if (first := client.first(may_start_long)) is not None
+            if (first := client.first(engine, may_start_long)) is not None
         }
         if not firsts:
             return None
@@ -147,10 +156,11 @@ class FairQueue(Generic[W]):
                 if other is not work:
                     yield other
 
-    def start(self, work: W) -> None:
-        """Take work from what waits: it gets micro-batches from now on."""
+    def start(self, work: W, engine: int) -> None:
+        """Take work from what waits: it gets micro-batches of an engine from now on."""
         client = self._clients[work.client]
         client.take(work)
+        work.engine = engine
         client.started.append(work)
 
     def charge(self, work: W, num_tokens: int) -> None:

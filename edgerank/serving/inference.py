@@ -188,7 +188,7 @@ class Inference:
             with _span("tokenize", model):
                 prepared = await asyncio.get_running_loop().run_in_executor(pool, prepare)
             tokenize_s = time.monotonic() - began
-            job = Job(call.client, model.reranker, prepared.groups, prepared.output, call.deadline)
+            job = Job(call.client, model.rerankers, prepared.groups, prepared.output, call.deadline)
             future = self._scheduler.submit(job, reservation)
         computed = await _result(future, job, model, num_texts)
         call.num_tokens += job.num_tokens

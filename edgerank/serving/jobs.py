@@ -15,7 +15,7 @@ from edgerank.serving.budget import Reservation
 
 
 class Runner(Protocol):
-    """What computes: a ``Reranker``."""
+    """What computes: a ``Reranker``, in one engine."""
 
     max_batch_tokens: int
 
@@ -37,10 +37,13 @@ class Computed:
 
 @dataclass(eq=False)
 class Job:
-    """A request's groups on their way; cancel ``future`` to give it up."""
+    """A request's groups on their way; cancel ``future`` to give it up.
+
+    What is cached for a job lies in one engine, so all of its micro-batches run there.
+    """
 
     client: str
-    runner: Runner
+    runners: tuple[Runner, ...]  # of one model, one for each engine that has it
     groups: Sequence[Group]  # their score ids count from 0
     output: Output  # of the graph
     deadline: float = inf  # seconds of time.monotonic()
@@ -49,6 +52,7 @@ class Job:
     future: Future[Computed] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     inference_s: float = 0.0
+    engine: int | None = None  # once it is started
 
     def __post_init__(self) -> None:
         self.num_scores = sum(len(group.sequences) for group in self.groups)
@@ -61,17 +65,27 @@ class Job:
     @property
     def batch_key(self) -> Hashable:
         """Equal for jobs that may share a micro-batch."""
-        return self.runner, self.output
+        return self.runners, self.output
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of a micro-batch on every engine."""
+        return min(runner.max_batch_tokens for runner in self.runners)
+
+    @property
+    def num_engines(self) -> int:
+        """How many engines can run it: the first ones."""
+        return len(self.runners)
 
     @property
     def is_small(self) -> bool:
         """Whether it fits a micro-batch as a whole."""
-        return self.num_tokens <= self.runner.max_batch_tokens
+        return self.num_tokens <= self.max_batch_tokens
 
     @property
     def is_started(self) -> bool:
-        """Whether a long job has had a micro-batch."""
-        return self.steps is not None
+        """Whether an engine has taken it."""
+        return self.engine is not None
 
     def add(self, batch: Batch, raw: Array) -> None:
         """Keep the results of a micro-batch whose score ids are the job's own."""
@@ -85,7 +99,7 @@ class Job:
 def compute_next(job: Job) -> None:
     """Compute the next micro-batch of a long job."""
     if job.steps is None:
-        job.steps = job.runner.steps(job.groups, job.output)
+        job.steps = _runner(job).steps(job.groups, job.output)
     job.add(*next(job.steps))
 
 
@@ -99,13 +113,19 @@ def compute_together(jobs: list[Job]) -> None:
             for group in job.groups
         ]
         starts.append(starts[-1] + job.num_scores)
-    whole = Job("", jobs[0].runner, groups, jobs[0].output)
-    for batch, raw in whole.runner.steps(groups, whole.output):
+    whole = Job("", jobs[0].runners, groups, jobs[0].output)
+    for batch, raw in _runner(jobs[0]).steps(groups, whole.output):
         whole.add(batch, raw)
     assert whole.results is not None
     for job, start in zip(jobs, starts, strict=False):
         job.results = whole.results[start : start + job.num_scores]
         job.tokens_left = job.scores_left = 0
+
+
+def _runner(job: Job) -> Runner:
+    """Return that of a started job's engine."""
+    assert job.engine is not None
+    return job.runners[job.engine]
 
 
 def resolve(job: Job, error: Exception | None = None) -> None:

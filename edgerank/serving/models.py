@@ -1,4 +1,7 @@
-"""The models that are served, by name; each can be replaced while requests use it."""
+"""The models that are served, by name; each can be replaced while requests use it.
+
+A model that runs on GPUs is opened once for each of them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgerank.bundle import sha256_of
-from edgerank.errors import EdgerankError
+from edgerank.errors import EdgerankError, InputError
+from edgerank.gpu import visible_gpus
 from edgerank.manifest import MANIFEST_NAME
+from edgerank.providers import GPU_PROVIDERS
 from edgerank.reranker import Reranker
 from edgerank.serving.errors import NoSuchModel, NotReady
 from edgerank.serving.settings import (
+    DEVICES,
     KERNELS,
     MAX_BATCH_TOKENS,
     MAX_LENGTH,
@@ -33,11 +39,35 @@ class ModelSettings:
 
     threads: int | None = THREADS.default
     providers: Sequence[str] = PROVIDERS.default  # empty: those of the bundle, in its order
+    devices: str | None = DEVICES.default  # numbers of GPUs; None: all
     kernels: str | None = KERNELS.default
     max_length: int | None = MAX_LENGTH.default
     max_batch_tokens: int | None = MAX_BATCH_TOKENS.default
     warmup: bool = WARMUP.default
     trust: Path | None = TRUST.default
+
+    @property
+    def gpus(self) -> Sequence[int]:
+        """Numbers of the GPUs that models may run on.
+
+        :raises InputError: they are not numbers with commas between them, or one is there twice
+        """
+        if self.devices is None:
+            return range(len(visible_gpus()))
+        words = [word.strip() for word in self.devices.split(",")]
+        if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+            raise InputError(
+                "devices", f"expected numbers of GPUs such as 0,1, got {self.devices!r}"
+            )
+        return [int(word) for word in words]
+
+    @property
+    def num_engines(self) -> int:
+        """How many engines compute: one for each GPU, or one for the CPU.
+
+        :raises InputError: ``devices`` is unusable
+        """
+        return max(1, len(self.gpus))
 
 
 @dataclass(frozen=True)
@@ -45,7 +75,12 @@ class LoadedModel:
     """A bundle, opened under a name."""
 
     name: str
-    reranker: Reranker
+    rerankers: tuple[Reranker, ...]  # one for each engine that has it
+
+    @property
+    def reranker(self) -> Reranker:
+        """The first of them, which are alike."""
+        return self.rerankers[0]
 
     @property
     def digest(self) -> str:
@@ -53,13 +88,14 @@ class LoadedModel:
         return self.reranker.bundle.digest
 
     @property
-    def entry(self) -> dict[str, str]:
+    def entry(self) -> dict[str, object]:
         """What the log says of it: what was opened, what computes it, and why that."""
         return {
             "model": self.name,
             "digest": self.digest,
             "variant": str(self.reranker.variant),
             "kernels": str(self.reranker.kernels),
+            "engines": len(self.rerankers),
         }
 
 
@@ -120,14 +156,26 @@ class Models:
 
 
 def open_model(name: str, path: Path, settings: ModelSettings) -> LoadedModel:
-    """Open a bundle and score with it once, if asked to.
+    """Open a bundle on each GPU, or on the CPU, and score with it once, if asked to.
 
     :raises EdgerankError: the bundle or a setting is unusable
     """
+    gpus = settings.gpus
+    first = _open(path, settings, gpus[0] if gpus else 0)
+    rerankers = [first]
+    if first.variant.provider in GPU_PROVIDERS:
+        rerankers += [_open(path, settings, gpu) for gpu in gpus[1:]]
+    elif settings.devices is not None:
+        raise InputError("devices", f"{name} does not run on a GPU: its variant is {first.variant}")
+    return LoadedModel(name, tuple(rerankers))
+
+
+def _open(path: Path, settings: ModelSettings, gpu: int) -> Reranker:
     reranker = Reranker(
         path,
         threads=settings.threads,
         providers=settings.providers or None,
+        device=gpu,
         kernels=settings.kernels,
         max_length=settings.max_length,
         max_batch_tokens=settings.max_batch_tokens,
@@ -135,7 +183,7 @@ def open_model(name: str, path: Path, settings: ModelSettings) -> LoadedModel:
     )
     if settings.warmup:
         reranker.score("who wrote dune?", WARMUP_DOCUMENTS)
-    return LoadedModel(name, reranker)
+    return reranker
 
 
 def _digest(path: Path) -> str:

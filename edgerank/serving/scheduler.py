@@ -1,9 +1,10 @@
-"""The engine's thread: micro-batches of all requests, one at a time.
+"""The engines' threads: micro-batches of all requests, one at a time in each engine.
 
 A request that fits a micro-batch shares it with others that wait; a longer one is computed step by
 step, and before each step ``fairness`` chooses the request. So a client that is gone, or whose
-time is up, costs at most the micro-batch that it is in. All models share the thread, and so the
-cores: ONNX Runtime computes one micro-batch with all of its threads, then the next.
+time is up, costs at most the micro-batch that it is in. All models share an engine's thread, and so
+what it computes with: the cores, or a GPU. A server on CPUs has one engine, and one on GPUs has one
+for each. A long request stays in the engine that has its prefix.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ MAX_CANDIDATES = 64  # small jobs that are looked at to fill a micro-batch
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
 UNKNOWN_RETRY_S = 1.0  # while no micro-batch has shown how fast the engine is
 ANSWER_S = 0.01  # from the scores to the client's hands
+# of several engines, one that fails waits: else it would take all requests, and fail them at once
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 30.0
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +55,19 @@ class MicroBatchRun:
 
 
 class Scheduler:
-    """A queue bounded in tokens, and the thread that serves it."""
+    """A queue bounded in tokens, and the threads that serve it, one for each engine."""
 
     def __init__(
         self,
         *,
         max_queue_tokens: int,
+        num_engines: int = 1,
         observe: Callable[[MicroBatchRun], None] = lambda run: None,
     ) -> None:
-        """Start the thread.
+        """Start the threads.
 
         :param max_queue_tokens: tokens that may wait or be in progress, of all requests together
-        :param observe: told of each micro-batch, in the engine's thread
+        :param observe: told of each micro-batch, in an engine's thread
         """
         self._budget = TokenBudget(max_queue_tokens)
         self._observe = observe
@@ -72,8 +76,14 @@ class Scheduler:
         self._paces: WeakKeyDictionary[Runner, Pace] = WeakKeyDictionary()
         self._is_closing = False
         self._changed = threading.Condition(threading.RLock())
-        self._thread = threading.Thread(target=self._serve, name="scheduler", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(
+                target=self._serve, args=(engine,), name=f"scheduler-{engine}", daemon=True
+            )
+            for engine in range(num_engines)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def queue_tokens(self) -> int:
@@ -98,7 +108,8 @@ class Scheduler:
             )
         wait_s = UNKNOWN_RETRY_S
         if self._pace is not None:
-            wait_s = (self._budget.held + num_tokens - most) * self._pace.mean
+            left = self._budget.held + num_tokens - most
+            wait_s = left * self._pace.mean / len(self._threads)
         raise NoRoom("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
 
     def submit(self, job: Job, reservation: Reservation) -> Future[Computed]:
@@ -118,16 +129,17 @@ class Scheduler:
         job.reservation = reservation.hand_over(job.num_tokens)
         with self._changed:
             self._queue.add(job)
-            self._changed.notify()
+            self._changed.notify_all()
         job.future.add_done_callback(lambda _: self._forget(job))
         return job.future
 
     def close(self) -> None:
-        """Serve what has been queued, then end the thread."""
+        """Serve what has been queued, then end the threads."""
         with self._changed:
             self._is_closing = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _forget(self, job: Job) -> None:
         """Let go of a job that is done, failed or given up, in whatever thread that happens."""
@@ -138,7 +150,7 @@ class Scheduler:
 
     def _is_late(self, job: Job) -> bool:
         """Whether a job would miss its deadline even at the best pace that its model has shown."""
-        pace = self._paces.get(job.runner)
+        pace = self._paces.get(job.runners[0])
         needed_s = 0.0 if pace is None else job.tokens_left * pace.best
         return time.monotonic() + needed_s >= job.deadline
 
@@ -148,41 +160,48 @@ class Scheduler:
         Under overload the earliest deadlines are the ones about to be missed: to start what ends
         too late would leave no time for what could end in time.
         """
-        pace = self._paces.get(job.runner)
+        pace = self._paces.get(job.runners[0])
         if pace is None or job.is_started:
             return self._is_late(job)
         own, everything = job.tokens_left, max(job.tokens_left, self.queue_tokens)
         if job.is_small:  # it ends with those that share its micro-batch
-            num_tokens = min(everything, job.runner.max_batch_tokens)
+            num_tokens = min(everything, job.max_batch_tokens)
         else:  # its micro-batches alternate with those of others
-            num_tokens = min(everything, own * min(len(self._queue), MAX_STARTED))
+            num_beside = -(-len(self._queue) // min(job.num_engines, len(self._threads)))
+            num_tokens = min(everything, own * min(num_beside, MAX_STARTED))
         return time.monotonic() + num_tokens * pace.safe + ANSWER_S >= job.deadline
 
-    def _serve(self) -> None:
+    def _serve(self, engine: int) -> None:
+        num_failures = 0  # in a row
         while True:
             with self._changed:
-                while not len(self._queue):
+                if num_failures and len(self._threads) > 1 and not self._is_closing:
+                    self._changed.wait_for(lambda: self._is_closing, _pause_s(num_failures))
+                jobs, late = self._choose(engine)
+                while not jobs and not late:
                     if self._is_closing:
                         return
                     self._changed.wait()
-                jobs, late = self._choose()
+                    jobs, late = self._choose(engine)
                 self._doubt_paces(late)
             for job in late:
                 resolve(job, error=TooLate("the request cannot be served before its deadline"))
             if jobs:
-                self._run(jobs)
+                num_failures = 0 if self._run(jobs) else num_failures + 1
 
-    def _choose(self) -> tuple[list[Job], list[Job]]:
+    def _choose(self, engine: int) -> tuple[list[Job], list[Job]]:
         """Return the job to compute next, with those that share its micro-batch, and the late."""
-        job = self._queue.next(may_start_long=self._queue.num_started < MAX_STARTED)
+        may_start_long = self._queue.num_started(engine) < MAX_STARTED
+        job = self._queue.next(engine, may_start_long=may_start_long)
         if job is None:
             return [], []
         if self._will_miss_deadline(job):
+            self._queue.remove(job)  # no other engine is to find it
             return [], [job]
         if job.is_started:
             return [job], []
         jobs, late = [job], []
-        room = job.runner.max_batch_tokens - job.num_tokens
+        room = job.max_batch_tokens - job.num_tokens
         others = islice(self._queue.batchable(job), MAX_CANDIDATES) if job.is_small else ()
         for other in others:
             if self._will_miss_deadline(other):
@@ -191,17 +210,22 @@ class Scheduler:
                 jobs.append(other)
                 room -= other.num_tokens
         for chosen in jobs:
-            self._queue.start(chosen)
+            self._queue.start(chosen, engine)
+        for other in late:
+            self._queue.remove(other)
         return jobs, late
 
     def _doubt_paces(self, late: list[Job]) -> None:
         for job in late:
-            pace = self._paces.get(job.runner)
+            pace = self._paces.get(job.runners[0])
             if pace is not None and not job.is_started:
                 pace.doubt()
 
-    def _run(self, jobs: list[Job]) -> None:
-        """Compute the next micro-batch of a long job, or small jobs together."""
+    def _run(self, jobs: list[Job]) -> bool:
+        """Compute the next micro-batch of a long job, or small jobs together.
+
+        :return: whether the engine did it
+        """
         started = time.monotonic()
         before = [job.tokens_left for job in jobs]
         try:
@@ -210,10 +234,10 @@ class Scheduler:
             else:
                 compute_next(jobs[0])
         except Exception:
-            log.exception("the engine failed")
+            log.exception("the engine failed", extra={"engine": jobs[0].engine})
             for job in jobs:
                 resolve(job, error=EngineFailed("the engine failed"))
-            return
+            return False
         seconds = time.monotonic() - started
         num_tokens = [left - job.tokens_left for left, job in zip(before, jobs, strict=True)]
         with self._changed:
@@ -222,15 +246,20 @@ class Scheduler:
                 self._queue.charge(job, computed)
                 if job.reservation is not None:
                     job.reservation.release(computed)
-        self._note(jobs, sum(num_tokens), seconds)
+            self._note_pace(jobs[0].runners[0], seconds / max(sum(num_tokens), 1))
+        most = jobs[0].max_batch_tokens
+        self._observe(MicroBatchRun(sum(num_tokens), most, len(jobs), seconds))
         for job in jobs:
             if not job.scores_left:
                 resolve(job)
+        return True
 
-    def _note(self, jobs: list[Job], num_tokens: int, seconds: float) -> None:
-        runner = jobs[0].runner
-        latest = seconds / max(num_tokens, 1)
+    def _note_pace(self, runner: Runner, latest: float) -> None:
         self._pace = self._pace or Pace(latest, latest)
         self._pace.note(latest)
         self._paces.setdefault(runner, Pace(latest, latest)).note(latest)
-        self._observe(MicroBatchRun(num_tokens, runner.max_batch_tokens, len(jobs), seconds))
+
+
+def _pause_s(num_failures: int) -> float:
+    """How long an engine waits that has failed so many times in a row."""
+    return min(MIN_PAUSE_S * 2.0 ** min(num_failures - 1, 16), MAX_PAUSE_S)

@@ -182,10 +182,18 @@ PROVIDERS = SettingSpec[tuple[str, ...]](
     "providers",
     "text",
     (),
-    "Choose the variant of a bundle by this execution provider of ONNX Runtime. May be given"
-    " several times, the preferred one first.",
+    "Choose the variant of a bundle by this execution provider of ONNX Runtime: cpu, cuda, tensorrt"
+    " or its full name. May be given several times, the preferred one first.",
     value="PROVIDER",
     default_words="the bundle's order",
+)
+DEVICES = SettingSpec[str | None](
+    "devices",
+    "text",
+    None,
+    "Compute on these GPUs, by their numbers, each by itself.",
+    value="N,N",
+    default_words="all GPUs",
 )
 KERNELS = SettingSpec[str | None](
     "kernels",
@@ -211,7 +219,8 @@ MAX_BATCH_TOKENS = SettingSpec[int | None](
     "Compute at most this many tokens in one micro-batch. A larger number takes more memory, and"
     " lets short requests wait longer beside long ones.",
     least=MIN_BATCH_TOKENS,
-    default_words=f"{COMPILED_BATCH_TOKENS} with compiled kernels, {STOCK_BATCH_TOKENS} without",
+    default_words=f"{COMPILED_BATCH_TOKENS} with compiled kernels, {STOCK_BATCH_TOKENS} without; by"
+    " its memory on a GPU",
 )
 MAX_DOCUMENTS = SettingSpec[int](
     "max-documents",
@@ -296,6 +305,7 @@ SETTINGS: tuple[SettingSpec[object], ...] = (  # in the order of the help and of
     TRUST,
     THREADS,
     PROVIDERS,
+    DEVICES,
     KERNELS,
     MAX_LENGTH,
     MAX_BATCH_TOKENS,

@@ -28,7 +28,7 @@ from edgerank import InputError, Reranker
 from edgerank.bundle import read_bundle
 from edgerank.cli.inspect import variant_lines
 from edgerank.kernels import STOCK, choose_kernels
-from edgerank.manifest import CPU_PROVIDER, Piece
+from edgerank.manifest import Piece
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.session import Session, open_session
 from quantize import quantize
@@ -252,7 +252,7 @@ def test_an_exported_bert_scores_as_one_written_layer_by_layer(tmp_path, cross_e
     own = tmp_path / "own" / "model.fp32.onnx"
     scores = []
     for path in (own, exported):
-        session = Session(path, threads=2, providers=[CPU_PROVIDER])
+        session = Session(path, threads=2)
         scores.append(np.concatenate([raw for _, (raw,) in session.run(batches, ["scores"])]))
     tolerance = TOLERANCE if isinstance(precision, Float32) else 0.3 * scores[0].std()
     np.testing.assert_allclose(*scores, atol=tolerance)

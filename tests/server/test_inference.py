@@ -19,7 +19,7 @@ from edgerank.serving.errors import NoRoom
 from edgerank.serving.inference import Inference, Scored, ScoringOptions
 from edgerank.serving.limits import Limits
 from edgerank.serving.metrics import Metrics
-from edgerank.serving.models import Models, ModelSettings
+from edgerank.serving.models import LoadedModel, Models, ModelSettings, open_model
 from edgerank.serving.scheduler import Scheduler
 
 QUERY = "who wrote dune?"
@@ -159,3 +159,85 @@ def test_vectors_of_tokens_are_compared_as_the_embedded_reranker_does(tmp_path, 
     for scored, documents in zip(asyncio.run(answer_all()), requests, strict=True):
         np.testing.assert_allclose(scored.scores, expected.score(QUERY, documents), atol=1e-4)
     inference.close()
+
+
+class Loaded(Models):
+    """Models that are opened already."""
+
+    def __init__(self, *models: LoadedModel) -> None:
+        self._models = {model.name: model for model in models}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_engines_of_a_model_give_its_scores(bundles, name):
+    """Two sessions on the CPU stand in for two GPUs: short requests and long ones, at once."""
+    rerankers = tuple(Reranker(bundles / name, max_batch_tokens=64) for _ in range(2))
+    computed: list[set[int]] = [set(), set()]
+    both_are_at_it = threading.Barrier(2)
+    for place, reranker in enumerate(rerankers):
+
+        def steps(groups, output, reranker=reranker, place=place):
+            if not computed[place]:
+                both_are_at_it.wait(30)
+            computed[place].add(threading.get_ident())
+            return Reranker.steps(reranker, groups, output)
+
+        reranker.steps = steps
+    models = Loaded(LoadedModel(name, rerankers))
+    scheduler = Scheduler(max_queue_tokens=1_000_000, num_engines=2)
+    inference = Inference(models, scheduler, Limits(), Metrics())
+    requests = [
+        [f"{n} documents of {count}, " * (n % 5 + 1) for n in range(count)]
+        for count in (1, 2, 40, 1, 30, 3, 50, 1, 20)
+    ]
+
+    async def answer_all() -> list[Scored]:
+        CALL.set(Call("method", "id", "client"))
+        pairs = [make_pairs(QUERY, documents) for documents in requests]
+        return await asyncio.gather(*(inference.score(each, ScoringOptions()) for each in pairs))
+
+    found = asyncio.run(answer_all())
+    scheduler.close()
+    inference.close()
+    alone = Reranker(bundles / name, max_batch_tokens=64)
+    for scored, documents in zip(found, requests, strict=True):
+        # int8 scales follow a micro-batch's tokens
+        np.testing.assert_allclose(scored.scores, alone.score(QUERY, documents), atol=1e-2)
+    assert all(len(threads) == 1 for threads in computed)
+    assert computed[0] != computed[1]
+    assert scheduler.queue_tokens == 0
+
+
+def test_a_model_for_gpus_is_opened_on_each_of_those_asked_for(bundles, tmp_path, monkeypatch):
+    from edgerank.gpu import Gpu
+    from edgerank.serving import models
+    from tests.support.gpus import give_gpus
+    from tests.support.variants import with_variants
+
+    cards = [Gpu("a card", 8 << 30, 4 << 30, (9, 0))] * 3
+    opened = give_gpus(monkeypatch, *cards)
+    monkeypatch.setattr(models, "visible_gpus", lambda: cards)
+    bundle = with_variants(bundles / "qwen2.int8", tmp_path / "bundle", "cuda-fp16")
+    model = open_model("model", bundle, ModelSettings(warmup=False))
+    assert (len(model.rerankers), opened) == (3, [0, 1, 2])
+    assert model.entry["engines"] == 3
+
+    opened.clear()
+    chosen = ModelSettings(providers=("cuda",), devices="2, 0")
+    assert chosen.num_engines == 2
+    assert len(open_model("model", bundle, chosen).rerankers) == 2
+    assert opened == [2, 0]
+
+    opened.clear()
+    assert len(open_model("model", bundle, ModelSettings(providers=("cpu",))).rerankers) == 1
+    assert opened == []
+    with pytest.raises(InputError, match=r"^devices: model does not run on a GPU: .* on CPU"):
+        open_model("model", bundle, ModelSettings(providers=("cpu",), devices="0"))
+    for wrong in ("one", "0,,1", "0,0", "-1", ""):
+        with pytest.raises(InputError, match=r"^devices: expected numbers"):
+            open_model("model", bundle, ModelSettings(devices=wrong))
+
+
+def test_a_server_without_a_gpu_has_one_engine():
+    assert ModelSettings(devices=None).num_engines >= 1
+    assert ModelSettings(devices="3").num_engines == 1

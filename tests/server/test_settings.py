@@ -81,6 +81,7 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
         "otlp-endpoint": "http://127.0.0.1:4317",
         "threads": 3,
         "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        "devices": "1,0",
         "kernels": "stock",
         "max-batch-tokens": 1024,
         "max-length": 99,
@@ -103,6 +104,7 @@ def test_every_flag_can_be_set_by_a_file(settings, tmp_path):
     assert told.model_settings == ModelSettings(
         threads=3,
         providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
+        devices="1,0",
         kernels="stock",
         max_length=99,
         max_batch_tokens=1024,

@@ -10,7 +10,6 @@ import numpy as np
 
 from edgerank.bundle import read_bundle
 from edgerank.engine import Engine, Output, gather
-from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Group, pack
 from edgerank.rules import scoring_rule
 
@@ -37,5 +36,5 @@ def open_graph(directory: Path) -> OpenedGraph:
     (variant,) = bundle.manifest.variants
     rule = scoring_rule(bundle.manifest.scoring)
     path = bundle.graph_path(variant)
-    engine = Engine(path, rule.outputs, threads=2, providers=[CPU_PROVIDER])
+    engine = Engine(path, rule.outputs, threads=2)
     return OpenedGraph(engine, rule.output)

@@ -35,6 +35,7 @@ def test_json_has_what_this_machine_runs():
         "versions",
         "library",
         "providers",
+        "cuda",
         "kernels",
         "model",
         "speed",

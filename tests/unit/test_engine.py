@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerank.session import Cache
+from edgerank.caches import Cache
 
 LAYERS, WIDTH = 16, 8
 

@@ -201,7 +201,7 @@ def test_an_instruction_that_is_no_text_is_refused(reranker, instruction):
         reranker.rank(QUERY, DOCUMENTS, instruction=instruction)
 
 
-@pytest.mark.parametrize("provider", ["NoSuchExecutionProvider", "cpu", ""])
+@pytest.mark.parametrize("provider", ["NoSuchExecutionProvider", "gpu", ""])
 def test_a_provider_that_is_not_installed_is_named_beside_the_installed_ones(provider):
     with pytest.raises(ProviderError, match=f"^{provider} .*CPUExecutionProvider"):
         Reranker(providers=["CPUExecutionProvider", provider])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Barrier
 
@@ -238,15 +239,15 @@ def test_a_session_of_another_provider_than_the_cpu_s_has_stock_operators(librar
         pytest.skip("this ONNX Runtime has no provider but the CPU's")
     graph = Reranker(kernels="stock").bundle.directory / "model.int8.onnx"
 
-    def seen(*providers: str) -> str:
+    def seen(provider: str) -> str:
         with ThreadPoolExecutor(1) as thread:  # that has seen nothing yet
             slow = choose_kernels("slow")
-            thread.submit(open_session, graph, kernels=slow, providers=providers).result()
+            with suppress(ProviderError):  # it cannot run every operator
+                thread.submit(open_session, graph, kernels=slow, provider=provider).result()
             return thread.submit(seen_by_this_thread, library).result()
 
     assert seen(CPU_PROVIDER) == "slow"
-    assert seen(CPU_PROVIDER, others[0]) == "slow"
-    assert seen(others[0], CPU_PROVIDER) == ""
+    assert seen(others[0]) == ""
 
 
 def test_the_machine_has_the_library_that_a_variant_may_need_where_it_is_used(library):

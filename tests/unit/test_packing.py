@@ -6,7 +6,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerank.packing import EMPTY, MAX_GRID_CELLS, UNSCORED, Batch, Group, Tokens, pack
+from edgerank.packing import (
+    EMPTY,
+    MAX_GRID_CELLS,
+    UNSCORED,
+    Batch,
+    Group,
+    Tokens,
+    gpu_batch_tokens,
+    pack,
+)
 
 groups_of_lengths = st.lists(
     st.tuples(st.integers(1, 60), st.lists(st.integers(1, 150), max_size=8)), max_size=5
@@ -31,9 +40,14 @@ def numbered(shapes: list[tuple[int, list[int]]]) -> list[Group]:
 def replay(batches: list[Batch]) -> dict[int, list[int]]:
     """Follow the batches as a graph would: for each score, the token ids its row sees, in order."""
     cache: list[int] = []
+    room = 0
     seen: dict[int, list[int]] = {}
     for batch in batches:
         assert batch.past_length <= len(cache)
+        if batch.past_length:  # as many rows are told throughout, for a buffer cannot grow
+            assert batch.cache_length == room
+        room = batch.cache_length
+        assert batch.past_length + len(batch.cache_rows) <= room
         rows = cache[: batch.past_length] + batch.token_ids.tolist()
         num_slots = batch.query_rows.size
         assert len(set(batch.slots)) == len(batch.slots) <= num_slots
@@ -138,3 +152,22 @@ def test_what_is_scored_at_the_end_of_a_long_sequence_is_not_cached():
     assert len(chunks) >= 2
     assert all(len(chunk.cache_rows) for chunk in chunks)
     assert len(last.cache_rows) == 0
+
+
+def test_more_grid_cells_make_fewer_micro_batches():
+    groups = numbered([(40, [300] * 64)])
+    budget = {"max_tokens": 8192, "causal": True}
+    few, many = (
+        list(pack(groups, **budget, max_cells=cells)) for cells in (MAX_GRID_CELLS, 8 << 20)
+    )
+    assert len(many) == 3 < len(few)
+    assert replay(many) == replay(few)
+
+
+def test_a_gpu_s_micro_batches_are_as_its_memory_allows():
+    gib = 1 << 30
+    assert gpu_batch_tokens(80 * gib, 3 * gib) == 16384
+    assert gpu_batch_tokens(4 * gib, 3 * gib) == 1024
+    between = gpu_batch_tokens(8 * gib, 3 * gib)
+    assert between == (8 * gib * 4 // 5 - 3 * gib) // (1 << 19) // 256 * 256
+    assert 1024 < between < 16384

@@ -92,7 +92,7 @@ def job(runner, scores, *, length=10, client="a", deadline=inf, prefix=0, output
     """A job of one query, whose documents are of a length and give these scores."""
     sequences = [tokens(length, score) for score in scores]
     head = tokens(prefix, 0) if prefix else EMPTY
-    return Job(client, runner, [Group(head, sequences, range(len(sequences)))], output, deadline)
+    return Job(client, (runner,), [Group(head, sequences, range(len(sequences)))], output, deadline)
 
 
 def submit(scheduler: Scheduler, job: Job) -> Future:
@@ -427,6 +427,8 @@ class Piece:
     deadline: float = inf
     virtual_time: float = 0.0
     batch_key: str = "model"
+    engine: int | None = None
+    num_engines: int = 1
 
     @property
     def is_small(self) -> bool:
@@ -440,11 +442,11 @@ def serve(queue: FairQueue[Piece], arrivals: dict[int, list[Piece]], num_steps: 
     for step in range(num_steps):
         for piece in arrivals.get(step, []):
             queue.add(piece)
-        piece = queue.next(may_start_long=True)
+        piece = queue.next(0, may_start_long=True)
         if piece is None:
             continue
         if not given[piece]:
-            queue.start(piece)
+            queue.start(piece, 0)
         given[piece] += 10
         queue.charge(piece, 10)
         served.append(piece)

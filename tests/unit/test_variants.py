@@ -10,17 +10,19 @@ import pytest
 from edgerank import InputError, ProviderError, Reranker
 from edgerank.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from edgerank.cpu import instruction_sets
+from edgerank.gpu import Gpu
 from edgerank.kernels import choose_kernels
-from edgerank.manifest import CPU_PROVIDER, Needs
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER, Needs
+from edgerank.providers import TENSORRT_PROVIDER
 from edgerank.variants import Capabilities, choose_variant, machine_capabilities
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
-PLAIN = Capabilities((CPU_PROVIDER,), frozenset({"avx2"}), frozenset(), has_gpu=False)
+GPU = Gpu("a card", 8 << 30, 6 << 30, (9, 0))
+PLAIN = Capabilities((CPU_PROVIDER,), frozenset({"avx2"}), frozenset(), gpus=())
 RICH = Capabilities(
-    (CUDA_PROVIDER, CPU_PROVIDER),
+    (TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER),
     frozenset({"avx2", "avx512_vnni"}),
     frozenset({"edgerank.kernels"}),
-    has_gpu=True,
+    gpus=(GPU,),
 )
 
 
@@ -40,7 +42,7 @@ def bundle() -> Bundle:
 
 def test_the_first_variant_that_the_machine_can_run_is_chosen(bundle):
     assert choose_variant(bundle, RICH).name == "fp16"
-    assert choose_variant(bundle, replace(RICH, has_gpu=False)).name == "vnni"
+    assert choose_variant(bundle, replace(RICH, gpus=())).name == "vnni"
     slow = replace(RICH, providers=(CPU_PROVIDER,), instruction_sets=frozenset({"avx2"}))
     assert choose_variant(bundle, slow).name == "fused"
     assert choose_variant(bundle, PLAIN).name == "int8"
@@ -72,6 +74,25 @@ def test_providers_choose_among_the_variants_most_wanted_first(bundle):
         choose_variant(bundle, PLAIN, None, [CUDA_PROVIDER])
     with pytest.raises(InputError, match=r"^providers: CUDAExecutionProvider: .* int8"):
         choose_variant(read_bundle(DEFAULT_BUNDLE), RICH, None, [CUDA_PROVIDER])
+
+
+def test_providers_have_short_names(bundle):
+    for short, name in (("cuda", "fp16"), ("CPU", "vnni")):
+        assert choose_variant(bundle, RICH, None, [short]).name == name
+    with pytest.raises(ProviderError, match=r"^CUDAExecutionProvider is not .*edgerank\[cuda\]"):
+        choose_variant(bundle, PLAIN, None, ["cuda"])
+
+
+def test_tensorrt_runs_what_is_made_for_cuda_where_it_is_asked_for(bundle):
+    assert choose_variant(bundle, RICH).provider == CUDA_PROVIDER
+    chosen = choose_variant(bundle, RICH, None, ["tensorrt", "cpu"])
+    assert (chosen.name, chosen.provider) == ("fp16", TENSORRT_PROVIDER)
+    assert str(chosen).startswith("fp16 on TensorrtExecutionProvider: ")
+
+
+def test_a_gpu_that_no_driver_shows_is_what_is_missing(bundle):
+    with pytest.raises(ProviderError, match="fp16 needs a GPU, and no NVIDIA driver shows one"):
+        choose_variant(bundle, replace(RICH, gpus=()), None, ["cuda"])
 
 
 def test_a_machine_that_can_run_no_variant_is_told_what_each_needs(bundle):

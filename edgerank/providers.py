@@ -1,0 +1,119 @@
+"""Execution providers: their names, how sessions ask for them, and that none is fallen back from.
+
+ONNX Runtime falls back to the CPU without a word in two cases: where a provider's libraries cannot
+be loaded, and for each operator that a provider has no kernel for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import onnxruntime as ort
+
+from edgerank.cuda import INSTALL, load_problem, preload_libraries
+from edgerank.errors import ProviderError
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
+
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
+GPU_PROVIDERS = (CUDA_PROVIDER, TENSORRT_PROVIDER)
+SHORT_NAMES = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_PROVIDER}
+# each provider that runs what was made for others, most wanted first, and those
+FALLBACKS = {TENSORRT_PROVIDER: (CUDA_PROVIDER,)}
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
+# What ONNX Runtime itself puts on the CPU: arithmetic of shapes, whose results kernels read there.
+# CUDA has kernels of all these, so none is there for want of one.
+SHAPE_OPERATORS = frozenset(
+    (
+        *("Shape", "Size", "Constant", "ConstantOfShape", "Range", "Cast"),
+        *("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Identity"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Equal", "Where"),
+    )
+)
+MAX_NAMED = 5  # operators in a message
+DEVICE_FAILURES = (
+    *("CUDA failure", "CUDNN failure", "CUBLAS failure", "Failed to allocate memory"),
+    "Please install TensorRT libraries",
+)
+
+
+def provider_name(name: str) -> str:
+    """Return ONNX Runtime's name of a provider, of which "cpu", "cuda", "tensorrt" are short."""
+    return SHORT_NAMES.get(name.lower(), name)
+
+
+def runs(provider: str, made_for: str) -> bool:
+    """Whether a provider runs graphs that were made for another, or for itself."""
+    return provider == made_for or made_for in FALLBACKS.get(provider, ())
+
+
+def session_providers(provider: str, device: int) -> list[str | tuple[str, dict[str, str]]]:
+    """Return what to give to ONNX Runtime for a provider: its options, and what comes after it."""
+    if provider not in GPU_PROVIDERS:
+        return list(dict.fromkeys([provider, CPU_PROVIDER]))
+    gpu = [(name, _options(name, device)) for name in (provider, *FALLBACKS.get(provider, ()))]
+    return [*gpu, CPU_PROVIDER]
+
+
+def preload(provider: str) -> None:
+    """Load CUDA's libraries from the packages that pip installs, where a provider needs them."""
+    if provider in GPU_PROVIDERS:
+        preload_libraries()
+
+
+def check_loaded(session: ort.InferenceSession, provider: str) -> None:
+    """Refuse a session that a provider is not in.
+
+    :raises ProviderError: the provider could not be loaded
+    """
+    if provider not in session.get_providers():
+        raise ProviderError(
+            f"{provider} cannot be loaded: {load_problem()}; `edgerank doctor` shows what is there,"
+            ' and providers=["cpu"] does without a GPU'
+        )
+
+
+def check_placement(session: ort.InferenceSession, provider: str) -> None:
+    """Refuse a session whose graph a provider cannot run as a whole.
+
+    :raises ProviderError: operators of the graph would run on the CPU
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise ProviderError(
+            f"onnxruntime {ort.__version__} does not say which operators {provider} runs;"
+            f" upgrade it: {INSTALL}"
+        )
+    left = Counter(_left_to_the_cpu(session))
+    if left:
+        named = ", ".join(f"{name} ({count})" for name, count in left.most_common(MAX_NAMED))
+        more = ", and others" if len(left) > MAX_NAMED else ""
+        raise ProviderError(
+            f"{provider} of onnxruntime {ort.__version__} has no kernel for operators of the"
+            f" graph, which would run on the CPU: {named}{more}; upgrade onnxruntime-gpu, or"
+            " quantize the checkpoint again with this version of edgerank"
+        )
+
+
+def _left_to_the_cpu(session: ort.InferenceSession) -> Iterator[str]:
+    """Yield the operator of each node that is on the CPU and has no place there."""
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != CPU_PROVIDER:
+            continue
+        for node in part.get_nodes():
+            if node.domain not in ("", "ai.onnx"):
+                yield f"{node.domain}.{node.op_type}"
+            elif node.op_type not in SHAPE_OPERATORS:
+                yield node.op_type
+
+
+def _options(provider: str, device: int) -> dict[str, str]:
+    options: dict[str, Any] = {"device_id": device}
+    if provider == CUDA_PROVIDER:  # micro-batches differ in size: a doubling arena wastes memory
+        options["arena_extend_strategy"] = "kSameAsRequested"
+    return {name: str(value) for name, value in options.items()}
+
+
+def is_of_device(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime is one of a GPU, its driver or its memory."""
+    return any(mark in str(error) for mark in DEVICE_FAILURES)
