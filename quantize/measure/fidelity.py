@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
+from edgerank.gpu import visible_gpus
 from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER, Compared, Fidelity
 from edgerank.packing import Batch
 from edgerank.session import Session
@@ -28,6 +29,7 @@ from quantize.rounding.rounding import Floats
 
 WORST = 5  # documents that are named
 TOP = 10
+FOLDING = "ConstantFolding"  # an optimizer, which would hold all weights in float32 at once
 TRACED_BATCHES = 4  # micro-batches on which the error is followed from layer to layer
 
 
@@ -103,7 +105,7 @@ def measure_half_graph(
     path = graph.path.with_name(f"emulated.{graph.path.name}")  # beside the weights
     path.write_bytes(emulated(onnx.load(graph.path, load_external_data=False)).SerializeToString())
     try:
-        session = Session(path)
+        session = Session(path, without=[FOLDING])
     finally:
         path.unlink()  # the weights stay mapped
     for _, (peak,) in session.run(reference.held_out.batches, [LARGEST]):
@@ -111,9 +113,9 @@ def measure_half_graph(
             session.close()
             raise RangeExceededError(float(peak))
     provider, is_emulated = CPU_PROVIDER, True
-    if CUDA_PROVIDER in ort.get_available_providers():
+    if CUDA_PROVIDER in ort.get_available_providers() and visible_gpus():
         session.close()
-        session = Session(graph.path, providers=[CUDA_PROVIDER, CPU_PROVIDER])
+        session = Session(graph.path, provider=CUDA_PROVIDER)
         provider, is_emulated = CUDA_PROVIDER, False
     scores, layers = _measure(session, written, reference)
     graph.save()

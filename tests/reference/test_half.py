@@ -15,12 +15,12 @@ import pytest
 from onnx import TensorProto
 
 from edgerank.bundle import read_bundle
-from edgerank.engine import gather
+from edgerank.engine import Engine, gather
 from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.rules import scoring_rule
 from quantize import quantize
-from quantize.graph.placement import missing_kernels
+from quantize.graph.placement import host_nodes, missing_kernels
 from tests.reference import test_families
 from tests.support.checkpoints import (
     bpe_tokenizer,
@@ -37,7 +37,6 @@ from tests.support.checkpoints import (
     save_qwen2,
     wordpiece_tokenizer,
 )
-from tests.support.half import run_on_cpu
 
 HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 LAYER_ERRORS = {"fp16": 0.002, "bf16": 0.016}  # of a stream's rms, after any layer
@@ -77,6 +76,8 @@ SAVERS = {
     "optimum": save_distilbert,
     **{name: case.save for name, case in test_families.CASES.items()},
 }
+# what ONNX Runtime keeps on the CPU: sizes come from Shape, and kernels read them there
+ARITHMETIC_OF_SIZES = {"Add", "Concat", "Div", "Mod", "Squeeze", "Sub", "Unsqueeze"}
 DECODERS = ("qwen2", "gemma3")
 
 
@@ -102,12 +103,12 @@ def sequences(rng: np.random.Generator, lengths: list[int]) -> list[Tokens]:
 
 def scores_of(bundle: Path, name: str, groups: list[Group], max_tokens: int) -> np.ndarray:
     """Run the graph of a variant on the CPU provider; the output that scores are made of."""
-    opened = read_bundle(bundle)
-    output = scoring_rule(opened.manifest.scoring).output
-    path = bundle / f"model.{name}.onnx"
-    is_causal = any(value.name.startswith("past.") for value in model_of(bundle, name).graph.input)
-    batches = list(pack(groups, max_tokens=max_tokens, causal=is_causal))
-    results = gather(run_on_cpu(path, batches, output.name), output, len(groups[0].score_ids))
+    rule = scoring_rule(read_bundle(bundle).manifest.scoring)
+    engine = Engine(bundle / f"model.{name}.onnx", rule.outputs, threads=1)
+    batches = pack(groups, max_tokens=max_tokens, causal=engine.is_causal)
+    rows = ((batch, raw) for batch, (raw,) in engine.run(batches, [rule.output.name]))
+    results = gather(rows, rule.output, len(groups[0].score_ids))
+    engine.close()
     return np.concatenate(results) if isinstance(results, list) else results
 
 
@@ -126,6 +127,7 @@ def test_every_node_has_a_kernel_for_cuda(bundle, precision):
     model = model_of(bundle, f"cuda-{precision}")
     onnx.checker.check_model(bundle / f"model.cuda-{precision}.onnx")
     assert not missing_kernels(model)
+    assert {node.op_type for node in host_nodes(model)} <= ARITHMETIC_OF_SIZES
     assert not model.functions
     assert {node.domain for node in model.graph.node} <= {"", "com.microsoft"}
 
