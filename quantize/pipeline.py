@@ -192,7 +192,9 @@ def _recipes(
                 " optimum"
             )
         return [recipe_of(precision, chosen) for precision in precisions]
-    every = () if isinstance(model, OptimumModel) else tuple(STEPS)
+    if isinstance(model, OptimumModel):  # what lies between its matrices stays as it is exported
+        return [recipe_of(precision, ()).with_float_stream for precision in precisions]
+    every = tuple(STEPS)
     return [recipe_of(precision, () if precision == "fp32" else every) for precision in precisions]
 
 
@@ -200,9 +202,8 @@ def _num_passes(recipes: Sequence[Recipe], has_kept: bool) -> int:
     """Count how often the layers are run or written."""
     rounded = sum(recipe.is_rounded for recipe in recipes)
     measures = any(recipe.is_measured for recipe in recipes)
-    widens = sum(recipe.may_widen for recipe in recipes)  # at worst: written twice
     rotates = any("rotate" in recipe.steps for recipe in recipes)
-    return len(recipes) + 2 * rounded * has_kept + measures + widens + rotates
+    return len(recipes) + 2 * rounded * has_kept + measures + rotates
 
 
 def _pack(calibration: Calibration, model: ModelSpec, tokenizer: Tokenizer) -> PackedCalibration:

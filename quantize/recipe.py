@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from onnx import TensorProto
+
 from edgerank.errors import InputError
 from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER, PrecisionName
 from quantize.graph.half import HALF_TYPES, Half
@@ -29,8 +31,8 @@ PRECISIONS: Mapping[PrecisionName, str] = {
     " activations per token; float16 embedding",
     "int4": "int4 weights per block of an output channel; int8 embedding per block of a row",
     "fp32": "float32 weights and activations",
-    "fp16": "float16 weights, and activations between matrices; float32 hidden state, norms, head",
-    "bf16": "bfloat16 weights, and activations between matrices; float32 hidden state, norms, head",
+    "fp16": "float16 weights and activations; float32 head",
+    "bf16": "bfloat16 weights and activations; float32 head",
 }
 ROUNDED: Mapping[PrecisionName, type[Int8]] = {"int8": Int8, "int8-fine": FineInt8, "int4": Int4}
 
@@ -43,8 +45,9 @@ class Recipe:
     """How one graph of a bundle is written."""
 
     precision: PrecisionName
-    steps: tuple[RecipeStep, ...]
-    may_widen: bool = False  # whether fp16 becomes bf16 if its range does not suffice
+    steps: tuple[RecipeStep, ...] = ()
+    has_float_stream: bool = False  # in half precision: whether the hidden state is float32
+    wider: Recipe | None = None  # what to write if float16's range does not suffice
 
     @property
     def is_rounded(self) -> bool:
@@ -71,6 +74,12 @@ class Recipe:
         """The name of the variant."""
         return f"cuda-{self.precision}" if self.is_half else self.precision
 
+    @property
+    def with_float_stream(self) -> Recipe:
+        """The same, or the wider one that has its hidden state in float32."""
+        is_narrow = self.is_half and not self.has_float_stream
+        return self.wider if is_narrow and self.wider is not None else self
+
     def graph_precision(self, rows: Mapping[str, Floats], keep: Sequence[str]) -> Precision:
         """Return what writes matrices.
 
@@ -78,7 +87,8 @@ class Recipe:
         :param keep: patterns of matrices to leave in float32
         """
         if self.is_half:
-            return Half(HALF_TYPES[self.precision])
+            dtype = HALF_TYPES[self.precision]
+            return Half(dtype, TensorProto.FLOAT if self.has_float_stream else dtype)
         if not self.is_rounded:
             return Float32()
         return ROUNDED[self.precision](
@@ -90,16 +100,22 @@ class Recipe:
         return Float32() if self.is_half else self.graph_precision({}, keep)
 
     def __str__(self) -> str:
-        return "; ".join([PRECISIONS[self.precision], *(STEPS[step] for step in self.steps)])
+        stream = ["float32 hidden state"] if self.has_float_stream else []
+        steps = (STEPS[step] for step in self.steps)
+        return "; ".join([PRECISIONS[self.precision], *stream, *steps])
 
 
 def recipe_of(choice: PrecisionChoice, steps: Sequence[RecipeStep]) -> Recipe:
     """Return the recipe of a choice, with those of the steps that change its graph."""
-    precision: PrecisionName = "fp16" if choice == "half" else choice
-    if precision in HALF_TYPES:
-        return Recipe(precision, (), may_widen=choice == "half")
-    is_int8 = precision in ("int8", "int8-fine")
-    return Recipe(precision, tuple(step for step in steps if is_int8 or step not in STEPS_OF_INT8))
+    # a hidden state in bfloat16 would add to the error, of models that need care already
+    bf16 = Recipe("bf16", has_float_stream=True)
+    if choice == "bf16":
+        return bf16
+    if choice in ("fp16", "half"):
+        wide = Recipe("fp16", has_float_stream=True, wider=bf16 if choice == "half" else None)
+        return Recipe("fp16", wider=wide)
+    is_int8 = choice in ("int8", "int8-fine")
+    return Recipe(choice, tuple(step for step in steps if is_int8 or step not in STEPS_OF_INT8))
 
 
 def check_precisions(precision: str | Sequence[str]) -> list[PrecisionChoice]:

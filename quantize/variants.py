@@ -108,8 +108,8 @@ def _make_half(writer: GraphWriter, recipe: Recipe, directory: Path) -> tuple[Va
     except RangeExceededError as error:
         for file in (path, written.graph.data_path):
             file.unlink()
-        if recipe.may_widen:
-            return _make_half(writer, Recipe("bf16", ()), directory)
+        if recipe.wider is not None:
+            return _make_half(writer, recipe.wider, directory)
         raise QuantizeError(
             f"{recipe.precision} is refused: activations reach {error.largest:.4g} on the held-out"
             f" text, and float16 ends at {FP16_MAX:.0f}, which other texts may exceed; choose bf16"

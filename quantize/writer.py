@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 from tqdm import tqdm
 
 from quantize.architectures.layered_model import LayeredModel, ModelLayer
@@ -68,6 +69,7 @@ class LayeredWriter:
                 x = layer.write(g, recipe.graph_precision(rows, keep), inputs, x)
                 streams.append(x)
                 del layer, rows
+            x = g.cast(x, TensorProto.FLOAT)
             model.finish(g, recipe.head_precision(keep), inputs, x)
             g.save()
         finally:

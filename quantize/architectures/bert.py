@@ -163,9 +163,10 @@ class Bert:
             if len(types) == 1:
                 places = places + types
             else:
-                typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
-                x = g.op("Add", x, typed)
-        placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
+                table = g.parameter("embeddings.token_type", types, x)
+                x = g.op("Add", x, g.op("Gather", table, inputs.token_types))
+        table = g.parameter("embeddings.position", places, x)
+        placed = g.op("Gather", table, inputs.shared.positions)
         x = g.op("Add", x, placed)
         return x if width == config.hidden_size else self._projected(g, x)
 
@@ -176,7 +177,8 @@ class Bert:
         """
         norm, dense = self._weights.embedding_projection()
         matrix = Matrix("embeddings.projection", dense.weight, dense.bias)
-        return linear(g, Float32(), matrix.name, norm.write(g, x), matrix)
+        rows = norm.write(g, g.cast(x, TensorProto.FLOAT))
+        return g.cast(linear(g, Float32(), matrix.name, rows, matrix), g.float_type(x))
 
     def _distance_biases(self, buckets: int) -> Floats:
         """Load what distances add to the logits: [heads, 2N - 1], for those below N positions."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from onnx import TensorProto
 
 from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.checkpoint.files import Checkpoint
@@ -192,7 +191,7 @@ class DecoderLayer:
             x = linear(g, precision, site, attended, output, residual=x, refined=refined)
         else:
             added = linear(g, precision, site, attended, output, refined=refined)
-            added = norms[0].write(g, g.cast(added, TensorProto.FLOAT))
+            added = norms[0].write(g, g.cast(added, g.float_type(x)))
             x = g.op("Add", x, added)
         part = FeedForward(
             site=self._site("gate_up"),
@@ -208,7 +207,7 @@ class DecoderLayer:
         y = feed_forward(g, precision, x, part, refined)
         if norms is None:
             return y
-        return g.op("Add", x, norms[1].write(g, g.cast(y, TensorProto.FLOAT)))
+        return g.op("Add", x, norms[1].write(g, g.cast(y, g.float_type(x))))
 
     @property
     def _mixes(self) -> bool:

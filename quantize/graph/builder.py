@@ -108,7 +108,7 @@ class Graph:
 
     def parameter(self, name: str, array: Floats, like: str) -> str:
         """Add float32 numbers as a weight of the type of another value."""
-        return self.weight(name, array.astype(numpy_type(self.float_type(like))))
+        return self.weight(name, in_type(array, self.float_type(like)))
 
     def float_type(self, value: str) -> int:
         """Return the type of floating-point numbers: that of ``TensorProto``."""
@@ -198,14 +198,15 @@ class Graph:
 
         The data file always exists, so that a bundle has the same files whatever the model's size.
 
-        :param extra_outputs: float32 values to put out too
+        :param extra_outputs: values to put out too, floating-point numbers
         """
         self.close()
         if self.is_plain:
             outputs = [output.name for output in self._outputs]
             self._nodes = without_identities(self._nodes, outputs)
         extra = [
-            helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in extra_outputs
+            helper.make_tensor_value_info(value, self.float_type(value), None)
+            for value in extra_outputs
         ]
         self.path.write_bytes(self._model([*self._outputs, *extra]).SerializeToString())
 
@@ -237,9 +238,10 @@ class Graph:
         self._data.close()
 
 
-def numpy_type(dtype: int) -> np.dtype[Any]:
-    """Return NumPy's type of the numbers of a ``TensorProto`` type."""
-    return helper.tensor_dtype_to_np_dtype(dtype)
+def in_type(array: Floats, dtype: int) -> NDArray[Any]:
+    """Turn float32 numbers into another type of ``TensorProto``; infinite is what exceeds it."""
+    with np.errstate(over="ignore"):
+        return array.astype(helper.tensor_dtype_to_np_dtype(dtype))
 
 
 def without_identities(

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onnx import TensorProto
-
 from quantize.graph.builder import Graph
 from quantize.graph.functions import CONTRIB
 from quantize.graph.precision import (
@@ -83,14 +81,14 @@ class Matrix:
     def write(self, g: Graph, precision: Precision, rows: Rows, added: str = "") -> str:
         """Compute rows · weightᵀ + bias + ``added``: [T, N].
 
-        With something added it is float32, else of the precision's type between matrices.
+        It has the type of what is added, or of what the precision has between matrices.
         """
         product = precision.matmul(g, rows, self.name, self.weight)
         y = scaled(g, product)
         if self.bias is not None:
             y = g.op("Add", y, g.parameter(f"{self.name}.bias", self.bias, y))
         if added:
-            y = g.op("Add", g.cast(y, TensorProto.FLOAT), added)
+            y = g.op("Add", g.cast(y, g.float_type(added)), added)
         return add_rests(g, product, y)
 
     @property
@@ -218,7 +216,7 @@ def linear(
 ) -> str:
     """Compute x · weightᵀ + bias + residual * residual_scales: [..., N].
 
-    With a residual it is float32, else of the precision's type between matrices.
+    It has the type of the residual, or of what the precision has between matrices.
 
     :param x: [..., K]
     :param least: a small negative number that no element of ``x`` is below
@@ -263,9 +261,9 @@ class FeedForward:
 def feed_forward(
     g: Graph, precision: Precision, x: str, part: FeedForward, refined: str = ""
 ) -> str:
-    """Write a feed-forward part, with its residual if it has one: float32 [T, H] to [T, H].
+    """Write a feed-forward part, with its residual if it has one: [T, H] to [T, H].
 
-    Without a residual, the result is of the precision's type between matrices.
+    The result has the type of the residual, or of what the precision has between matrices.
 
     What lies between the matrices is the widest tensor, which several stock operators go over. A
     slice of its channels after the other stays in the cache meanwhile, and has steps of its own.

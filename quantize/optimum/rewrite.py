@@ -148,6 +148,7 @@ def write_rewritten(
             elif exported.is_table(node):
                 tensor, ids = node.input
                 y = precision.embedding(g, exported.name(tensor), exported.array(tensor), ids)
+                y = g.cast(y, TensorProto.FLOAT)
                 _alias(g, y, node.output[0])
             else:
                 for value in reads(node):

@@ -15,7 +15,7 @@ from edgerank.bundle import read_bundle
 from edgerank.session import open_session
 from quantize import quantize
 from quantize.errors import QuantizeError
-from quantize.graph.builder import Graph, numpy_type, without_identities
+from quantize.graph.builder import Graph, in_type, without_identities
 from quantize.graph.functions import OPSETS
 from quantize.graph.kernel_table import TABLE, table_lines
 from quantize.graph.placement import check_placement, missing_kernels
@@ -27,22 +27,44 @@ from tests.support.cli import fail, succeed
 HALVES = [TensorProto.FLOAT16, TensorProto.BFLOAT16]
 
 
+def scaled_copy(checkpoint: Path, target: Path, **factors: float) -> Path:
+    """Copy a checkpoint, some of its tensors multiplied."""
+    changed_copy(checkpoint, target)
+    path = target / "model.safetensors"
+    tensors = load_file(path)
+    for name, factor in factors.items():
+        tensors[f"bert.{name}.weight"] *= np.float32(factor)
+    save_file(tensors, path, metadata={"format": "pt"})
+    return target
+
+
 @pytest.fixture(scope="module")
 def large(cross_encoder: Path, tmp_path_factory) -> Path:
     """A checkpoint whose activations exceed what float16 can hold."""
-    target = changed_copy(cross_encoder, tmp_path_factory.mktemp("large") / "checkpoint")
-    path = target / "model.safetensors"
-    tensors = load_file(path)
-    tensors["bert.encoder.layer.1.intermediate.dense.weight"] *= 1e5
-    tensors["bert.encoder.layer.1.output.dense.weight"] /= 1e5
-    save_file(tensors, path, metadata={"format": "pt"})
-    return target
+    factors = {
+        "encoder.layer.1.intermediate.dense": 1e5,
+        "encoder.layer.1.output.dense": 1e-5,
+    }
+    return scaled_copy(cross_encoder, tmp_path_factory.mktemp("large") / "checkpoint", **factors)
 
 
 def test_float16_is_refused_where_activations_exceed_its_range(large, tmp_path):
     with pytest.raises(QuantizeError, match=r"fp16 is refused: activations reach .*choose bf16"):
         quantize(large, tmp_path / "bundle", precision=["fp32", "fp16"])
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "half"])
+def test_a_hidden_state_that_exceeds_float16_stays_in_float32(cross_encoder, tmp_path, precision):
+    factors = {"embeddings.position_embeddings": 1e6}
+    checkpoint = scaled_copy(cross_encoder, tmp_path / "checkpoint", **factors)
+    recipes = []
+    for name, each in (("large", checkpoint), ("small", cross_encoder)):
+        [variant] = quantize(each, tmp_path / name, precision=precision).manifest.variants
+        assert variant.name == "cuda-fp16"
+        assert variant.fidelity.mean_error < 0.02 * variant.fidelity.spread
+        recipes.append(variant.recipe)
+    assert ["float32 hidden state" in recipe for recipe in recipes] == [True, False]
 
 
 def test_half_is_bfloat16_where_float16_is_refused_and_float16_elsewhere(
@@ -105,7 +127,7 @@ def half_graph(directory: Path, dtype: int) -> Path:
     """A graph: x float32 [T, 8] times a matrix, squared, plus x."""
     g = Graph(directory / "model.onnx", is_plain=True)
     x = g.input("x", TensorProto.FLOAT, ["tokens", 8])
-    weight = np.random.default_rng(0).standard_normal((8, 8)).astype(numpy_type(dtype))
+    weight = in_type(np.random.default_rng(0).standard_normal((8, 8)), dtype)
     product = g.op("MatMul", g.cast(x, dtype), g.weight("weight", weight))
     squared = g.op("Mul", product, product)
     g.output("y", g.op("Add", g.cast(squared, TensorProto.FLOAT), x), ["tokens", 8])
@@ -124,7 +146,7 @@ def test_emulation_rounds_what_each_operator_gives_out(tmp_path, dtype):
     y, products, largest = session.run(None, {"x": x})
 
     def rounded(numbers: np.ndarray) -> np.ndarray:
-        return numbers.astype(numpy_type(dtype)).astype(np.float32)
+        return in_type(numbers, dtype).astype(np.float32)
 
     exact = rounded(x) @ weight
     np.testing.assert_allclose(products, rounded(exact), rtol=2**-7)  # sums in another order
