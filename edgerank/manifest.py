@@ -7,6 +7,7 @@ condition in the runtime.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,7 +21,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-PrecisionName = Literal["int8", "int8-fine", "int4", "fp32"]
+PrecisionName = Literal["int8", "int8-fine", "int4", "fp32", "fp16", "bf16"]
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,6 +159,8 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worst: tuple[Compared, ...]  # the documents with the largest errors
     # after each layer: rms error of the stream / its rms; nothing for exported graphs
     layers: tuple[float, ...]
+    provider: str = CPU_PROVIDER  # ONNX Runtime's execution provider that it was measured on
+    is_emulated: bool = False  # in float32, the result of each operator rounded
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,6 +229,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         comparison = self.scoring.comparison
         tables = [] if comparison is None else [comparison.token_weights]
         return list(dict.fromkeys([self.tokenizer, *graphs, *tables]))
+
+    def with_variants(self, names: Collection[str]) -> Manifest:
+        """Return the manifest of the bundle with some of its variants, and their files alone."""
+        kept = [variant for variant in self.variants if variant.name in names]
+        others = [variant for variant in self.variants if variant.name not in names]
+        left_out = {name for variant in others for name in (variant.graph, *variant.weights)}
+        left_out -= {name for variant in kept for name in (variant.graph, *variant.weights)}
+        files = {name: file for name, file in self.files.items() if name not in left_out}
+        return msgspec.structs.replace(self, variants=tuple(kept), files=files)
 
     def length(self, asked: int | None) -> int:
         """Return the maximum length in tokens: what the caller asks for, or the bundle's own.

@@ -29,6 +29,7 @@ SHAPE_OPERATORS = frozenset(
         *("Shape", "Size", "Constant", "ConstantOfShape", "Range", "Cast"),
         *("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Identity"),
         *("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Equal", "Where"),
+        *("And", "GreaterOrEqual", "LessOrEqual", "Sqrt"),  # of graphs that optimum exported
     )
 )
 MAX_NAMED = 5  # operators in a message

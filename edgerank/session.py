@@ -119,6 +119,7 @@ class Session:
         provider: str = CPU_PROVIDER,
         device: int = 0,
         kernels: Kernels | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         """Load ``model``; parameters and errors are those of ``open_session``."""
         self._thread = ThreadPoolExecutor(1, "edgerank", initializer=flush_denormals)
@@ -129,6 +130,7 @@ class Session:
             provider=provider,
             device=device,
             kernels=kernels,
+            without=without,
         ).result()
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True  # a graph may have several outputs

@@ -23,7 +23,6 @@ from edgerank.manifest import (
     MIN_LENGTH,
     Fidelity,
     Manifest,
-    PrecisionName,
     Source,
     Variant,
 )
@@ -40,7 +39,16 @@ from quantize.measure.calibration import Calibration, read_calibration
 from quantize.measure.preparation import PackedCalibration, pack_calibration
 from quantize.measure.report import Report, ScoredPair, check_report, write_report
 from quantize.optimum.writer import OptimumWriter
-from quantize.recipe import STEPS, Recipe, RecipeStep, check_precisions, check_steps, steps_of
+from quantize.recipe import (
+    ROUNDED,
+    STEPS,
+    PrecisionChoice,
+    Recipe,
+    RecipeStep,
+    check_precisions,
+    check_steps,
+    recipe_of,
+)
 from quantize.rounding.sensitivity import KeepFp32
 from quantize.variants import GraphWriter, Measurement, make_variant
 from quantize.writer import LayeredWriter
@@ -52,7 +60,7 @@ def quantize(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],
     *,
-    precision: PrecisionName | Sequence[PrecisionName] = "int8",
+    precision: PrecisionChoice | Sequence[PrecisionChoice] = "int8",
     calibrate: str | os.PathLike[str] | None = None,
     keep_fp32: KeepFp32 = (),
     min_tau: float | None = None,
@@ -67,12 +75,14 @@ def quantize(
 
     :param checkpoint: a directory with config.json, tokenizer.json and safetensors, or a hub id
     :param bundle: the directory to create; an existing bundle there is replaced
-    :param precision: "int8", "int8-fine", "int4" or "fp32", which is not measured; or several of
-        them, of which each becomes a variant of the bundle, the preferred one first
+    :param precision: "int8", "int8-fine", "int4" or "fp32", which is not measured; for NVIDIA's
+        GPUs "fp16", "bf16", or "half" for fp16 if the activations allow and bf16 if not; or several
+        of them, of which each becomes a variant of the bundle, the preferred one first
     :param calibrate: JSON Lines of {"query": ..., "document": ..., "id": ...} to choose scales by
         and to measure on; a small text of edgerank's own by default
-    :param keep_fp32: matrices that stay in float32: patterns of names, how many of those that
-        lose most, or "auto" for those that stand out; takes twice the time, to show the trade
+    :param keep_fp32: matrices of integer variants that stay in float32: patterns of names, how many
+        of those that lose most, or "auto" for those that stand out; takes twice the time, to show
+        the trade
     :param min_tau: the least mean Kendall tau against the original to accept, of each variant
     :param report: a directory for a report.PRECISION.json and .html of each variant
     :param family: the name of the checkpoint's family, one of ``quantize.families``; recognised
@@ -84,8 +94,8 @@ def quantize(
         another is warned. () for any
     :param show_progress: draw a progress bar on stderr
     :raises InputError: an option, the calibration text or the template is unusable
-    :raises QuantizeError: the checkpoint is unusable, the bundle cannot be written, or it misses
-        ``min_tau``; nothing is left behind but the report
+    :raises QuantizeError: the checkpoint is unusable, the bundle cannot be written, it misses
+        ``min_tau``, or the model exceeds the range of fp16; nothing is left behind but the report
     """
     precisions = check_precisions(precision)
     choose_kernels()  # what EDGERANK_KERNELS says is refused now rather than when a layer runs
@@ -94,6 +104,10 @@ def quantize(
         raise InputError(
             "precision",
             "'fp32' is the original and is not measured: leave out keep_fp32, min_tau and report",
+        )
+    if keep_fp32 and not {*precisions}.intersection(ROUNDED):
+        raise InputError(
+            "keep_fp32", "matrices are left in float32 beside those of integers: of int8 or int4"
         )
     if report is not None:
         check_report(Path(report))
@@ -155,7 +169,7 @@ def _check_length(model: ModelSpec, directory: Path) -> None:
 
 
 def _recipes(
-    precisions: Sequence[PrecisionName],
+    precisions: Sequence[PrecisionChoice],
     steps: Sequence[str] | None,
     model: ModelSpec,
     directory: Path,
@@ -177,19 +191,19 @@ def _recipes(
                 f"{directory}: steps of the recipe: not for an architecture that is exported by"
                 " optimum"
             )
-        return [Recipe(precision, steps_of(precision, chosen)) for precision in precisions]
-    every = () if isinstance(model, OptimumModel) else tuple(STEPS)
-    return [
-        Recipe(precision, () if precision == "fp32" else steps_of(precision, every))
-        for precision in precisions
-    ]
+        return [recipe_of(precision, chosen) for precision in precisions]
+    if isinstance(model, OptimumModel):  # what lies between its matrices stays as it is exported
+        return [recipe_of(precision, ()).with_float_stream for precision in precisions]
+    every = tuple(STEPS)
+    return [recipe_of(precision, () if precision == "fp32" else every) for precision in precisions]
 
 
 def _num_passes(recipes: Sequence[Recipe], has_kept: bool) -> int:
     """Count how often the layers are run or written."""
     rounded = sum(recipe.is_rounded for recipe in recipes)
+    measures = any(recipe.is_measured for recipe in recipes)
     rotates = any("rotate" in recipe.steps for recipe in recipes)
-    return len(recipes) + 2 * rounded * has_kept + (rounded > 0) + rotates
+    return len(recipes) + 2 * rounded * has_kept + measures + rotates
 
 
 def _pack(calibration: Calibration, model: ModelSpec, tokenizer: Tokenizer) -> PackedCalibration:

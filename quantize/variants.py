@@ -8,13 +8,26 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from edgerank.errors import InputError
-from edgerank.manifest import CPU_PROVIDER, Fidelity, Kept, Needs, Variant
+from edgerank.manifest import Fidelity, Kept, Needs, Variant
+from quantize.errors import QuantizeError
+from quantize.graph.placement import check_placement
 from quantize.graph.precision import matrix_of
-from quantize.measure.fidelity import Reference, WrittenGraph, measure_graph
+from quantize.measure.fidelity import (
+    RangeExceededError,
+    Reference,
+    WrittenGraph,
+    measure_graph,
+    measure_half_graph,
+)
 from quantize.recipe import Recipe
 from quantize.rounding.rounding import Floats
 from quantize.rounding.sensitivity import KeepFp32, Sensitivity, choose
+
+FP16_MAX = 65504.0
+HEADROOM = 4  # how much larger activations may be on other texts than on what is held out
 
 
 class GraphWriter(Protocol):
@@ -46,10 +59,14 @@ def make_variant(
 ) -> tuple[Variant, Measurement | None]:
     """Write a variant's files into a directory and measure it, unless it is in float32.
 
+    :param keep_fp32: matrices of integers to leave in float32
     :raises InputError: a pattern of ``keep_fp32`` fits no matrix
-    :raises QuantizeError: the checkpoint lacks something, or cannot be exported
+    :raises QuantizeError: the checkpoint lacks something, or cannot be exported; or a graph for a
+        GPU would be computed on the CPU in part, or does not fit float16's range
     """
-    path = directory / f"model.{recipe.precision}.onnx"
+    if recipe.is_half:
+        return _make_half(writer, recipe, directory)
+    path = _graph_path(recipe, directory)
     if not recipe.is_rounded:
         writer.write(path, recipe, ())
         return _variant(recipe, path, None, None), None
@@ -77,15 +94,43 @@ def make_variant(
     return _variant(recipe, path, fidelity, kept), measurement
 
 
+def _make_half(writer: GraphWriter, recipe: Recipe, directory: Path) -> tuple[Variant, Measurement]:
+    """Write a variant in half precision, and measure it.
+
+    :raises QuantizeError: as ``make_variant``
+    """
+    reference, path = writer.reference, _graph_path(recipe, directory)
+    written = writer.write(path, recipe, ())
+    check_placement(path)
+    limit = FP16_MAX / HEADROOM if recipe.precision == "fp16" else np.inf
+    try:
+        fidelity, scores = measure_half_graph(written, reference, limit)
+    except RangeExceededError as error:
+        for file in (path, written.graph.data_path):
+            file.unlink()
+        if recipe.wider is not None:
+            return _make_half(writer, recipe.wider, directory)
+        raise QuantizeError(
+            f"{recipe.precision} is refused: activations reach {error.largest:.4g} on the held-out"
+            f" text, and float16 ends at {FP16_MAX:.0f}, which other texts may exceed; choose bf16"
+        ) from error
+    measurement = Measurement(reference, fidelity, scores, ())
+    return _variant(recipe, path, fidelity, None), measurement
+
+
+def _graph_path(recipe: Recipe, directory: Path) -> Path:
+    return directory / f"model.{recipe.variant}.onnx"
+
+
 def _variant(recipe: Recipe, path: Path, fidelity: Fidelity | None, kept: Kept | None) -> Variant:
     return Variant(
-        name=recipe.precision,
+        name=recipe.variant,
         precision=recipe.precision,
-        provider=CPU_PROVIDER,
+        provider=recipe.provider,
         recipe=str(recipe),
         graph=path.name,
         weights=(f"{path.name}.data",),
-        needs=Needs(),
+        needs=Needs(gpu=recipe.is_half),
         fidelity=fidelity,
         kept=kept,
     )

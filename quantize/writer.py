@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 from tqdm import tqdm
 
 from quantize.architectures.layered_model import LayeredModel, ModelLayer
@@ -59,7 +60,7 @@ class LayeredWriter:
         :param keep: patterns of matrices to leave in float32
         """
         model = self._model(recipe)
-        g = Graph(path)
+        g = Graph(path, is_plain=recipe.is_half)
         try:
             inputs = model.declare(g)
             x = model.embed(g, recipe.graph_precision({}, keep), inputs)
@@ -68,7 +69,8 @@ class LayeredWriter:
                 x = layer.write(g, recipe.graph_precision(rows, keep), inputs, x)
                 streams.append(x)
                 del layer, rows
-            model.finish(g, recipe.graph_precision({}, keep), inputs, x)
+            x = g.cast(x, TensorProto.FLOAT)
+            model.finish(g, recipe.head_precision(keep), inputs, x)
             g.save()
         finally:
             g.close()

@@ -42,6 +42,7 @@ from edgerank.bundle import (
     sha256_of,
     sign_bundle,
     verify_bundle,
+    write_manifest,
 )
 from edgerank.errors import InputError
 from edgerank.manifest import MANIFEST_NAME, File
@@ -60,22 +61,29 @@ def pack(
     targets: Sequence[Platform],
     sources: Sources,
     key: SecretKey | None = None,
+    variants: Sequence[str] = (),
 ) -> PackManifest:
     """Write a pack. The same bundles, wheels and key give the same bytes.
+
+    A bundle's variants for a GPU are left out, its manifest rewritten, unless they are asked for.
 
     :param bundles: directories by the names that they get
     :param key: signs the pack and each bundle in it, in place of a signature that it had; without
         a key the pack is not signed, and ``unpack`` will refuse it
+    :param variants: names of the variants to pack; all that need no GPU by default
     :raises BundleError: a bundle is missing, altered or malformed
     :raises InputError: an option is unusable, or the output cannot be written
     :raises PackError: pip does not get all wheels
     """
     opened = {_checked_name(name): read_bundle(path) for name, path in bundles.items()}
+    kept = _chosen_variants(opened, variants)
     with tempfile.TemporaryDirectory(dir=_existing(output.parent), prefix=".pack-") as work:
         root = Path(work, "pack")
         wheelhouse = root / "wheels"
         wheelhouse.mkdir(parents=True)
-        packed = [_add_bundle(root, name, bundle, key) for name, bundle in opened.items()]
+        packed = [
+            _add_bundle(root, name, bundle, kept[name], key) for name, bundle in opened.items()
+        ]
         described: list[Target] = []
         wheels: dict[str, Wheel] = {}
         needs: dict[str, set[str]] = {}
@@ -143,14 +151,48 @@ def _texts(wheel: Wheel) -> list[tuple[str, bytes]]:
     return [(name.replace("/", "_"), text) for name, text in wheel.license_files()]
 
 
-def _add_bundle(root: Path, name: str, bundle: Bundle, key: SecretKey | None) -> PackedBundle:
-    """Copy what a bundle's manifest names and what is for people, and check the copy."""
+def _chosen_variants(
+    bundles: Mapping[str, Bundle], names: Sequence[str]
+) -> dict[str, Sequence[str]]:
+    """Return the names of the variants of each bundle that are packed.
+
+    :raises InputError: a bundle has none, or no bundle has one that is asked for
+    """
+    chosen: dict[str, Sequence[str]] = {}
+    for name, bundle in bundles.items():
+        there = bundle.manifest.variants
+        chosen[name] = [
+            each.name for each in there if (each.name in names if names else not each.needs.gpu)
+        ]
+        if not chosen[name]:
+            known = ", ".join(each.name for each in there)
+            asked = f"none of {', '.join(names)}" if names else "only variants for a GPU"
+            raise InputError("variant", f"{bundle.directory} has {asked}; choose among {known}")
+    missing = {*names}.difference(*chosen.values())
+    if missing:
+        raise InputError("variant", f"{', '.join(sorted(missing))}: no bundle has it")
+    return chosen
+
+
+def _add_bundle(
+    root: Path, name: str, bundle: Bundle, variants: Sequence[str], key: SecretKey | None
+) -> PackedBundle:
+    """Copy what a bundle's manifest names and what is for people, and check the copy.
+
+    With variants left out, the manifest is another, and its signature is not copied.
+    """
     place = root / "models" / name
     place.mkdir(parents=True)
     about = [path.name for path in bundle.directory.iterdir() if ABOUT.fullmatch(path.name)]
-    signature = [SIGNATURE_NAME] if (bundle.directory / SIGNATURE_NAME).exists() else []
-    for file in {MANIFEST_NAME, *bundle.manifest.files, *about, *signature}:
+    manifest = bundle.manifest.with_variants(variants)
+    for file in {*manifest.files, *about}:
         shutil.copyfile(bundle.directory / file, place / file)
+    if manifest == bundle.manifest:
+        signature = [SIGNATURE_NAME] if (bundle.directory / SIGNATURE_NAME).exists() else []
+        for file in (MANIFEST_NAME, *signature):
+            shutil.copyfile(bundle.directory / file, place / file)
+    else:
+        write_manifest(place, manifest)
     copy = read_bundle(place)
     if key is not None:
         sign_bundle(copy, key)

@@ -62,11 +62,14 @@ def fidelity_lines(variant: Variant) -> list[str]:
     fidelity, kept = variant.fidelity, variant.kept
     if fidelity is None:
         return []
+    where = f"measured on {fidelity.provider}" + (
+        f", {variant.precision} emulated" if fidelity.is_emulated else ""
+    )
     facts = [
         (
             "fidelity",
             f"against float32, {fidelity.pairs} pairs of {fidelity.queries} queries of"
-            f" {fidelity.text}",
+            f" {fidelity.text}; {where}",
         ),
         (
             "error",

@@ -25,6 +25,14 @@ from edgerank.extras import needs_extra
     " several times. The default is the model in the package.",
 )
 @click.option(
+    "--variant",
+    "variants",
+    metavar="NAME",
+    multiple=True,
+    help="Pack this variant of the bundles. May be given several times. The default is all variants"
+    " but those for a GPU, whose files are left out.",
+)
+@click.option(
     "--extra",
     "extras",
     multiple=True,
@@ -74,6 +82,7 @@ from edgerank.extras import needs_extra
 def pack(
     output: Path,
     models: tuple[str, ...],
+    variants: tuple[str, ...],
     extras: tuple[str, ...],
     pythons: tuple[str, ...],
     platforms: tuple[str, ...],
@@ -97,7 +106,7 @@ def pack(
     secret = None if key is None else open_key(key, ask_password)
     wanted = tuple(dict.fromkeys((*extras, "sign")))  # signatures of bundles are checked there
     sources = Sources(wanted, wheels, lock, constraint)
-    made = run(output, named_directories("model", models), targets, sources, secret)
+    made = run(output, named_directories("model", models), targets, sources, secret, variants)
     signed = "signed" if secret is not None else "not signed: `edgerank unpack` will refuse it"
     click.echo(f"{output}: {output.stat().st_size / 1e6:,.1f} MB, {signed}")
     click.echo(f"sha256 {sha256_of(output)}")

@@ -12,6 +12,9 @@ from edgerank.cli.inspect import variant_lines
 from edgerank.extras import needs_extra
 from edgerank.manifest import PrecisionName
 
+Precision = PrecisionName | Literal["half"]  # as quantize.recipe has it; "quantize" may be missing
+PRECISIONS = (*get_args(PrecisionName), "half")
+
 
 @click.command()
 @click.argument("checkpoint")
@@ -26,14 +29,15 @@ from edgerank.manifest import PrecisionName
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(get_args(PrecisionName)),
+    type=click.Choice(PRECISIONS),
     default=["int8"],
     show_default=True,
     multiple=True,
     help="Store the weights in this precision. int8-fine, for decoders, is more exact than int8 and"
     " takes twice the space. int4 takes the least memory, and is slower and less exact than int8."
-    " fp32 keeps the weights of the original. Give the option several times to make a variant in"
-    " each precision, the preferred one first.",
+    " fp32 keeps the weights of the original. fp16 and bf16 are for NVIDIA GPUs; half is fp16, or"
+    " bf16 if activations are too large for fp16. Give the option several times to make a variant"
+    " in each precision, the preferred one first.",
 )
 @click.option(
     "--calibrate",
@@ -45,9 +49,9 @@ from edgerank.manifest import PrecisionName
 @click.option(
     "--keep-fp32",
     metavar="auto|N|NAMES",
-    help="Keep some matrices in float32: those whose error stands out (auto), the N matrices with"
-    " the largest errors, or those with these names. Names are separated by commas and may have"
-    " wildcards.",
+    help="Keep some matrices of int8 and int4 in float32: those whose error stands out (auto), the"
+    " N matrices with the largest errors, or those with these names. Names are separated by commas"
+    " and may have wildcards.",
 )
 @click.option(
     "--family",
@@ -84,7 +88,7 @@ from edgerank.manifest import PrecisionName
 def quantize(
     checkpoint: str,
     bundle: Path,
-    precisions: tuple[PrecisionName, ...],
+    precisions: tuple[Precision, ...],
     calibrate: Path | None,
     keep_fp32: str | None,
     family: str | None,

@@ -27,7 +27,7 @@ from quantize.architectures.embedding import write_pooled, write_token_vectors
 from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
-from quantize.graph.grid import declare_inputs, mean_rows, with_mask
+from quantize.graph.grid import declare_inputs, mean_rows, reach, with_mask
 from quantize.graph.layers import Matrix, linear
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import t5_buckets
@@ -163,9 +163,10 @@ class Bert:
             if len(types) == 1:
                 places = places + types
             else:
-                typed = g.op("Gather", g.weight("embeddings.token_type", types), inputs.token_types)
-                x = g.op("Add", x, typed)
-        placed = g.op("Gather", g.weight("embeddings.position", places), inputs.shared.positions)
+                table = g.parameter("embeddings.token_type", types, x)
+                x = g.op("Add", x, g.op("Gather", table, inputs.token_types))
+        table = g.parameter("embeddings.position", places, x)
+        placed = g.op("Gather", table, inputs.shared.positions)
         x = g.op("Add", x, placed)
         return x if width == config.hidden_size else self._projected(g, x)
 
@@ -176,7 +177,8 @@ class Bert:
         """
         norm, dense = self._weights.embedding_projection()
         matrix = Matrix("embeddings.projection", dense.weight, dense.bias)
-        return linear(g, Float32(), matrix.name, norm.write(g, x), matrix)
+        rows = norm.write(g, g.cast(x, TensorProto.FLOAT))
+        return g.cast(linear(g, Float32(), matrix.name, rows, matrix), g.float_type(x))
 
     def _distance_biases(self, buckets: int) -> Floats:
         """Load what distances add to the logits: [heads, 2N - 1], for those below N positions."""
@@ -185,8 +187,8 @@ class Bert:
             self.config.num_attention_heads,
         )
         table = self._checkpoint.tensor(name, buckets, heads)
-        reach = self.config.max_position_embeddings - self._first_position
-        distances = np.arange(1 - reach, reach)
+        length = reach(self.config.max_position_embeddings - self._first_position)
+        distances = np.arange(1 - length, length)
         return np.ascontiguousarray(table[t5_buckets(distances, buckets)].T)
 
     def layer(self, index: int) -> BertLayer:

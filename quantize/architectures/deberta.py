@@ -26,7 +26,7 @@ from quantize.architectures.embedding import write_pooled
 from quantize.architectures.layered_model import Dense
 from quantize.checkpoint.files import Checkpoint
 from quantize.graph.builder import Graph
-from quantize.graph.grid import Grid, declare_inputs, mean_rows
+from quantize.graph.grid import Grid, declare_inputs, mean_rows, reach
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import Positions, log_buckets, write_buckets
 from quantize.rounding.rounding import Floats
@@ -114,8 +114,8 @@ class Deberta:
     def declare(self, g: Graph) -> EncoderInputs:
         shared = declare_inputs(g, with_past=False)
         config, g.scope = self.config, "buckets"
-        reach = config.max_position_embeddings
-        distances = np.arange(1 - reach, reach)
+        length = reach(config.max_position_embeddings)
+        distances = np.arange(1 - length, length)
         table = log_buckets(distances, config.position_buckets, config.max_distance)
         buckets = g.weight("position_buckets", table)
 
@@ -127,7 +127,7 @@ class Deberta:
                 grid.key_rows,
                 num_heads=heads,
                 buckets=buckets,
-                max_length=reach,
+                max_length=length,
             )
             return replace(grid, buckets=found)
 

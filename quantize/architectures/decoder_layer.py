@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from onnx import TensorProto
 
 from quantize.architectures.decoder_spec import DecoderSpec
 from quantize.checkpoint.files import Checkpoint
@@ -192,7 +191,8 @@ class DecoderLayer:
             x = linear(g, precision, site, attended, output, residual=x, refined=refined)
         else:
             added = linear(g, precision, site, attended, output, refined=refined)
-            x = g.op("Add", x, norms[0].write(g, added))
+            added = norms[0].write(g, g.cast(added, g.float_type(x)))
+            x = g.op("Add", x, added)
         part = FeedForward(
             site=self._site("gate_up"),
             inner_site=self._site("down"),
@@ -205,7 +205,9 @@ class DecoderLayer:
             mixes=self._mixes,
         )
         y = feed_forward(g, precision, x, part, refined)
-        return y if norms is None else g.op("Add", x, norms[1].write(g, y))
+        if norms is None:
+            return y
+        return g.op("Add", x, norms[1].write(g, g.cast(y, g.float_type(x))))
 
     @property
     def _mixes(self) -> bool:
@@ -217,7 +219,7 @@ class DecoderLayer:
         width = 2 * self.spec.kv_width
         present = g.op("Gather", keys_values, inputs.cache_rows)
         g.output(f"present.{self.index}", present, ["cached", width])
-        return g.input(f"past.{self.index}", TensorProto.FLOAT, ["past", width])
+        return g.input(f"past.{self.index}", g.float_type(keys_values), ["past", width])
 
     def _keys_values(self) -> Projection:
         """Return keys and, beside them, values."""

@@ -28,6 +28,7 @@ from quantize.checkpoint.files import Checkpoint, Floats, one_label
 from quantize.graph.builder import Graph
 from quantize.graph.grid import token_slots, with_mask
 from quantize.graph.precision import Precision
+from quantize.graph.substitutes import equal, last_axis_maximum
 from quantize.graph.vectors import TINY, unit_rows
 from quantize.rounding.transforms import Rotation
 
@@ -154,13 +155,13 @@ class LateInteraction(Bert):
         cosines = g.op("MatMul", units, g.op("Transpose", units, perm=[0, 2, 1]))  # [B, L, L]
         columns = g.op("Cast", g.op("Unsqueeze", is_word, g.constant([1])), to=9)
         among_words = g.op("Where", columns, cosines, g.constant(FARTHEST))
-        return g.op("ReduceMax", among_words, g.constant([2]), keepdims=0)
+        return last_axis_maximum(g, among_words)
 
     def _exact(self, g: Graph, ids: str, is_word: str) -> str:
         """Count each slot's token among the document's words, saturating: float32 [B, L]."""
         rows, columns = (g.op("Unsqueeze", ids, g.constant([axis])) for axis in (2, 1))
-        equal = g.op("Cast", g.op("Equal", rows, columns), to=1)  # [B, L, L]
-        counts = g.op("MatMul", equal, g.op("Unsqueeze", is_word, g.constant([2])))
+        same = g.op("Cast", equal(g, rows, columns), to=1)  # [B, L, L]
+        counts = g.op("MatMul", same, g.op("Unsqueeze", is_word, g.constant([2])))
         counts = g.op("Squeeze", counts, g.constant([2]))
         base, slope = self._lexical.saturation
         num_words = g.op("ReduceSum", is_word, g.constant([1]), keepdims=1)

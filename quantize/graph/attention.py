@@ -23,11 +23,11 @@ def attention(
     query [T, H·D]  ── Gather(query_rows) ── [B, L, H·D] ─────────┐
     keys_values     ── Gather(key_rows) ── Split ─ [B, S, KV·D] ×2 ┴ Attention ─ Gather(slots)
 
-    :param query: float32 [T, num_heads * head_size]
-    :param keys_values: float32 [T, 2 * num_kv_heads * head_size], keys left of values
-    :param past: those of earlier rows, float32 [P, likewise], to which key rows count too
+    :param query: [T, num_heads * head_size], of any floating-point type
+    :param keys_values: [T, 2 * num_kv_heads * head_size], keys left of values; of the same type
+    :param past: those of earlier rows, [P, likewise], to which key rows count too
     :param positions: what is added to the logits; the grid then has buckets
-    :return: float32 [T, num_heads * head_size]
+    :return: [T, num_heads * head_size], likewise
     """
     start = g.num_nodes
     every = g.op("Concat", past, keys_values, axis=0) if past else keys_values
@@ -35,10 +35,10 @@ def attention(
     keys, values = g.ops(
         "Split", g.op("Gather", every, grid.key_rows), count=2, num_outputs=2, axis=2
     )
-    mask, scale = grid.mask, None
+    mask, scale = g.cast(grid.mask, g.float_type(query)), None
     by_distance: list[str] = []
     if positions is not None:
-        buckets, tables = grid.buckets, positions.tables(g)
+        buckets, tables = grid.buckets, positions.tables(g, query)
         assert buckets is not None
         bias = positions.write(g, tables, buckets, queries, keys)
         mask, scale = g.op("Add", bias, mask), positions.scale

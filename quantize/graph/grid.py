@@ -18,9 +18,13 @@ from onnx import TensorProto
 from quantize.graph.builder import Graph
 from quantize.graph.precision import RefinedRows
 from quantize.graph.relative_positions import Buckets, distance_biases
+from quantize.graph.substitutes import equal
 
-MASKED = -1e9  # added to the attention logit of a key that must not be seen; its weight becomes 0
+MASKED = -6e4  # added to the logit of a key that must not be seen; float16 ends at 65504
 
+
+# of what a plain graph has: ONNX Runtime's fused attention for CUDA needs a multiple of 4
+KEY_MULTIPLE = 8
 
 Refines = Literal["nothing", "some", "all"]
 
@@ -78,6 +82,8 @@ def declare_inputs(g: Graph, *, with_past: bool, refines: Refines = "nothing") -
         refined_rows = RefinedRows(*(g.input(name, TensorProto.INT64, [name]) for name in names))
 
     g.scope = "grid"
+    if g.is_plain:
+        key_rows = _filled_up(g, key_rows)
     if refines == "all":
         every = _every(g, token_ids)
         refined_rows = RefinedRows(every, every)
@@ -119,9 +125,12 @@ def with_mask(g: Graph, grid: Grid) -> Grid:
         is_near = g.op("LessOrEqual", distances, g.constant(np.int64(grid.window)))
         is_seen = g.op("And", is_seen, is_near)
     if grid.parts:
-        parts = g.op("Gather", grid.parts, grid.query_rows)  # [B, L]
-        rows, columns = (g.op("Unsqueeze", parts, g.constant([axis])) for axis in (2, 1))
-        is_same = g.op("Unsqueeze", g.op("Equal", rows, columns), g.constant([1]))
+        of_queries = of_keys = g.op("Gather", grid.parts, grid.query_rows)  # [B, L]
+        if grid.key_rows != grid.query_rows:
+            of_keys = g.op("Gather", grid.parts, grid.key_rows)  # [B, S]
+        rows = g.op("Unsqueeze", of_queries, g.constant([2]))
+        columns = g.op("Unsqueeze", of_keys, g.constant([1]))
+        is_same = g.op("Unsqueeze", equal(g, rows, columns), g.constant([1]))
         is_seen = g.op("And", is_seen, is_same)
     mask = g.op("Where", is_seen, g.constant(0.0), g.constant(MASKED))
     if grid.biases:
@@ -148,6 +157,21 @@ def mean_rows(g: Graph, x: str, grid: Grid) -> str:
     weights = g.op("Unsqueeze", g.op("Div", is_token, count), g.constant([1]))  # [B, 1, L]
     rows = g.op("Gather", x, grid.query_rows)  # [B, L, H]
     return g.op("Squeeze", g.op("MatMul", weights, rows), g.constant([1]))
+
+
+def reach(num_positions: int) -> int:
+    """Return how many key slots there may be for so many positions."""
+    return -(-num_positions // KEY_MULTIPLE) * KEY_MULTIPLE
+
+
+def _filled_up(g: Graph, key_rows: str) -> str:
+    """Add key slots, which no query sees, up to a multiple: int64 [B, S] to [B, S + 0..7]."""
+    sequences, count = (g.op("Shape", key_rows, start=at, end=at + 1) for at in range(2))
+    multiple = g.constant([KEY_MULTIPLE])
+    rest = g.op("Mod", g.op("Sub", multiple, g.op("Mod", count, multiple)), multiple)
+    shape = g.op("Concat", sequences, rest, axis=0)
+    empty = g.op("Expand", g.constant(np.zeros((1, 1), np.int64)), shape)
+    return g.op("Concat", key_rows, empty, axis=1)
 
 
 def _every(g: Graph, rows: str) -> str:

@@ -46,15 +46,15 @@ class Norm:
         return replace(self, gain=self.gain / scales, bias=bias)
 
     def write(self, g: Graph, x: str) -> str:
-        """Normalise the last axis of float32 [..., H]."""
-        self.declare(g)
+        """Normalise the last axis of [..., H], of whatever floating-point type."""
+        self.declare(g, x)
         return self.apply(g, x)
 
-    def declare(self, g: Graph) -> None:
-        """Add the parameters to a graph."""
-        g.weight(f"{self.name}.weight", self.gain)
+    def declare(self, g: Graph, x: str) -> None:
+        """Add the parameters to a graph, of the type of what they are to normalise."""
+        g.parameter(f"{self.name}.weight", self.gain, x)
         if self.bias is not None:
-            g.weight(f"{self.name}.bias", self.bias)
+            g.parameter(f"{self.name}.bias", self.bias, x)
 
     def apply(self, g: Graph, x: str) -> str:
         """Normalise by the parameters that a graph has."""
@@ -79,13 +79,16 @@ class Matrix:
     bias: Floats | None = None  # [N]
 
     def write(self, g: Graph, precision: Precision, rows: Rows, added: str = "") -> str:
-        """Compute rows · weightᵀ + bias + ``added``: float32 [T, N]."""
+        """Compute rows · weightᵀ + bias + ``added``: [T, N].
+
+        It has the type of what is added, or of what the precision has between matrices.
+        """
         product = precision.matmul(g, rows, self.name, self.weight)
         y = scaled(g, product)
         if self.bias is not None:
-            y = g.op("Add", y, g.weight(f"{self.name}.bias", self.bias))
+            y = g.op("Add", y, g.parameter(f"{self.name}.bias", self.bias, y))
         if added:
-            y = g.op("Add", y, added)
+            y = g.op("Add", g.cast(y, g.float_type(added)), added)
         return add_rests(g, product, y)
 
     @property
@@ -110,7 +113,7 @@ class Heads:
     norm: Norm | None = None  # of each head
 
     def write(self, g: Graph, precision: Precision, rows: Rows, angles: Angles | None) -> str:
-        """Compute the product, its heads normalised and rotated: float32 [T, N]."""
+        """Compute the product, its heads normalised and rotated: [T, N]."""
         product = self.matrix.write(g, precision, rows)
         if self.norm is None and angles is None:
             return product
@@ -137,7 +140,7 @@ class Heads:
 class Projected:
     """Results of ``projection``."""
 
-    queries: str  # float32 [T, heads · size], "" if there are none
+    queries: str  # [T, heads · size], "" if there are none
     keys_values: str  # float32 [T, 2 · kv heads · size], likewise
     normed: str  # float32 [T, K], the rows that were multiplied
 
@@ -211,9 +214,11 @@ def linear(
     mixes: bool = False,
     refined: str = "",
 ) -> str:
-    """Compute x · weightᵀ + bias + residual * residual_scales: float32 [..., N].
+    """Compute x · weightᵀ + bias + residual * residual_scales: [..., N].
 
-    :param x: float32 [..., K]
+    It has the type of the residual, or of what the precision has between matrices.
+
+    :param x: [..., K]
     :param least: a small negative number that no element of ``x`` is below
     :param residual: float32 [..., N], "" for none
     :param residual_scales: float32 [N], "" for ones
@@ -256,14 +261,16 @@ class FeedForward:
 def feed_forward(
     g: Graph, precision: Precision, x: str, part: FeedForward, refined: str = ""
 ) -> str:
-    """Write a feed-forward part, with its residual if it has one: float32 [T, H] to [T, H].
+    """Write a feed-forward part, with its residual if it has one: [T, H] to [T, H].
+
+    The result has the type of the residual, or of what the precision has between matrices.
 
     What lies between the matrices is the widest tensor, which several stock operators go over. A
     slice of its channels after the other stays in the cache meanwhile, and has steps of its own.
 
     :param refined: int64 [R], ascending, the rows that are rounded in two terms; "" for none
     """
-    part.norm.declare(g)
+    part.norm.declare(g, x)
     total = x if part.adds == "row" else ""
     for channels in precision.slices(part.down.weight.shape[1]):
         total = _slice(g, precision, x, part, channels, total, refined)

@@ -52,21 +52,24 @@ class Positions:
     queries: Floats  # [H, P, D], likewise
     scale: float  # of the products of queries and keys
 
-    def tables(self, g: Graph) -> list[str]:
-        """Add the layer's two tables, ``keys`` and ``queries``, to the graph's weights."""
+    def tables(self, g: Graph, like: str) -> list[str]:
+        """Add the layer's two tables, ``keys`` and ``queries``, to the graph's weights.
+
+        :param like: a value of their type
+        """
         return [
-            g.weight(f"{self.name}.keys", self.keys),
-            g.weight(f"{self.name}.queries", self.queries),
+            g.parameter(f"{self.name}.keys", self.keys, like),
+            g.parameter(f"{self.name}.queries", self.queries, like),
         ]
 
     def write(
         self, g: Graph, tables: Sequence[str], buckets: Buckets, queries: str, keys: str
     ) -> str:
-        """Write what is added to the logits, float32 [B, H, L, S].
+        """Write what is added to the logits, [B, H, L, S].
 
-        :param tables: the two of this layer
-        :param queries: float32 [B, L, H·D]
-        :param keys: float32 [B, S, H·D]
+        :param tables: the two of this layer, of the type of queries and keys
+        :param queries: [B, L, H·D]
+        :param keys: [B, S, H·D]
         """
         num_heads, _, size = self.keys.shape
         shape = g.constant([0, 0, num_heads, size])

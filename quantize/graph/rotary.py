@@ -9,6 +9,7 @@ import numpy as np
 from onnx import TensorProto
 
 from quantize.graph.builder import Graph
+from quantize.graph.substitutes import tabled_angles
 from quantize.rounding.rounding import Floats
 
 LayerType = Literal["full_attention", "sliding_attention"]
@@ -72,13 +73,16 @@ def rotary_frequencies(head_size: int, theta: float) -> Floats:
 def rotary_angles(g: Graph, positions: str, frequencies: Floats) -> Angles:
     """Return cosines and sines of the angles of positions int64 [T]."""
     g.scope = "rotary"
+    if g.is_plain:
+        return tabled_angles(g, positions, frequencies)
     column = g.op("Unsqueeze", g.op("Cast", positions, to=TensorProto.FLOAT), g.constant([0, 2]))
     angles = g.op("Mul", column, g.constant(frequencies))
     return g.op("Cos", angles), g.op("Sin", angles)
 
 
 def rotate(g: Graph, x: str, angles: Angles, num_heads: int) -> str:
-    """Rotate the heads of float32 [T, heads·D] by their positions."""
+    """Rotate the heads of [T, heads·D] by their positions, whatever the type of these numbers."""
+    cosines, sines = (g.cast(part, g.float_type(x)) for part in angles)
     batched = g.op("Unsqueeze", x, g.constant([0]))
-    rotated = g.op("RotaryEmbedding", batched, *angles, num_heads=num_heads)
+    rotated = g.op("RotaryEmbedding", batched, cosines, sines, num_heads=num_heads)
     return g.op("Squeeze", rotated, g.constant([0]))

@@ -7,23 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
-from edgerank.manifest import Compared, Fidelity
+from edgerank.gpu import visible_gpus
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER, Compared, Fidelity
 from edgerank.packing import Batch
 from edgerank.session import Session
 from quantize.architectures.layered_model import LayeredModel
 from quantize.graph.builder import Graph
 from quantize.measure.calibration import TextPair
+from quantize.measure.emulation import LARGEST, emulated
 from quantize.measure.layerwise import LayerwiseRunner, Streams
 from quantize.measure.preparation import PackedCalibration, PackedPairs
 from quantize.rounding.rounding import Floats
 
 WORST = 5  # documents that are named
 TOP = 10
+FOLDING = "ConstantFolding"  # an optimizer, which would hold all weights in float32 at once
 TRACED_BATCHES = 4  # micro-batches on which the error is followed from layer to layer
 
 
@@ -70,14 +76,61 @@ def score_graph(path: Path, pairs: PackedPairs) -> Floats:
 
 def measure_graph(written: WrittenGraph, reference: Reference) -> tuple[Fidelity, Floats]:
     """Measure a graph; return its fidelity and the scores that it was measured by."""
-    graph, streams = written.graph, written.streams
-    graph.save(extra_outputs=streams)
-    session = Session(graph.path)
-    scores = reference.held_out.scores(_run(session, reference.held_out))
-    layers = list(_layer_errors(session, written, reference)) if streams else []
-    session.close()
+    graph = written.graph
+    graph.save(extra_outputs=written.streams)
+    scores, layers = _measure(Session(graph.path), written, reference)
     graph.save()
     return compare(reference, scores, layers), scores
+
+
+class RangeExceededError(Exception):
+    """Numbers that are rounded to half precision are larger than is allowed."""
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(largest)
+        self.largest = largest
+
+
+def measure_half_graph(
+    written: WrittenGraph, reference: Reference, limit: float
+) -> tuple[Fidelity, Floats]:
+    """Measure a graph in half precision: on a GPU, or as a CPU emulates it if there is none.
+
+    :param limit: the largest magnitude that may be rounded, which the emulation shows
+    :return: as ``measure_graph``
+    :raises RangeExceededError: a larger one is rounded, or there are NaNs
+    """
+    graph = written.graph
+    graph.save(extra_outputs=written.streams)
+    path = graph.path.with_name(f"emulated.{graph.path.name}")  # beside the weights
+    path.write_bytes(emulated(onnx.load(graph.path, load_external_data=False)).SerializeToString())
+    try:
+        session = Session(path, without=[FOLDING])
+    finally:
+        path.unlink()  # the weights stay mapped
+    for _, (peak,) in session.run(reference.held_out.batches, [LARGEST]):
+        if not peak <= limit:
+            session.close()
+            raise RangeExceededError(float(peak))
+    provider, is_emulated = CPU_PROVIDER, True
+    if CUDA_PROVIDER in ort.get_available_providers() and visible_gpus():
+        session.close()
+        session = Session(graph.path, provider=CUDA_PROVIDER)
+        provider, is_emulated = CUDA_PROVIDER, False
+    scores, layers = _measure(session, written, reference)
+    graph.save()
+    fidelity = compare(reference, scores, layers)
+    return msgspec.structs.replace(fidelity, provider=provider, is_emulated=is_emulated), scores
+
+
+def _measure(
+    session: Session, written: WrittenGraph, reference: Reference
+) -> tuple[Floats, list[float]]:
+    """Score the held-out text, and follow the error from layer to layer; close the session."""
+    scores = reference.held_out.scores(_run(session, reference.held_out))
+    layers = list(_layer_errors(session, written, reference)) if written.streams else []
+    session.close()
+    return scores, layers
 
 
 def _run(session: Session, pairs: PackedPairs) -> Iterator[tuple[Batch, Floats]]:

@@ -23,6 +23,7 @@ from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph, reads
 from quantize.graph.layers import LEAST_GELU, Matrix, linear
 from quantize.graph.precision import Precision
+from quantize.graph.substitutes import equal
 from quantize.rounding.rounding import Floats
 
 MIN_WIDTH = 16  # narrower matrices, such as the classifier's one row, are left as they are
@@ -116,13 +117,19 @@ def fold(path: Path, scratch: Path) -> ExportedGraph:
 
 
 def write_rewritten(
-    exported: ExportedGraph, path: Path, precision: Precision, pad_token_id: int
+    exported: ExportedGraph,
+    path: Path,
+    precision: Precision,
+    pad_token_id: int,
+    *,
+    is_plain: bool = False,
 ) -> Graph:
     """Write an exported graph that is fed micro-batches and puts out ``scores`` float32 [B].
 
     :param pad_token_id: what the reference fills empty slots with
+    :param is_plain: as ``Graph`` has it
     """
-    g = _SharingGraph(path)
+    g = _SharingGraph(path, is_plain=is_plain)
     try:
         _write_inputs(g, exported.inputs, pad_token_id)
         g.scope = "exported"
@@ -134,17 +141,22 @@ def write_rewritten(
                 name = exported.name(tensor) + ("'" if tensor in tables else "")
                 least = LEAST_GELU if x in gelus else None
                 y = linear(g, precision, x, x, Matrix(name, weight), least=least)
+                y = g.cast(y, TensorProto.FLOAT)  # as the other nodes are exported
                 for addend in bias:
                     y = g.op("Add", y, _written(g, exported, addend))
                 _alias(g, y, node.output[0])
             elif exported.is_table(node):
                 tensor, ids = node.input
                 y = precision.embedding(g, exported.name(tensor), exported.array(tensor), ids)
+                y = g.cast(y, TensorProto.FLOAT)
                 _alias(g, y, node.output[0])
             else:
                 for value in reads(node):
                     _written(g, exported, value)
-                g.append(node)
+                if node.op_type == "Equal" and g.is_plain:
+                    _alias(g, equal(g, *node.input), node.output[0])
+                else:
+                    g.append(node)
         g.output("scores", g.op("Squeeze", "logits", g.constant([1])), ["scored"])
         g.save()
     finally:
@@ -155,12 +167,12 @@ def write_rewritten(
 class _SharingGraph(Graph):
     """A graph whose layers may share a weight: the same again under the same name is no error."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, *, is_plain: bool) -> None:
+        super().__init__(path, is_plain=is_plain)
         self._digests: dict[str, bytes] = {}
 
     def weight(self, name: str, array: NDArray[Any]) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+        digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).digest()
         if self._digests.setdefault(name, digest) != digest:
             raise ValueError(f"two weights are named {name}")
         return name if name in self.weights else super().weight(name, array)

@@ -52,9 +52,9 @@ class OptimumWriter:
         :param keep: patterns of matrices to leave in float32
         :raises QuantizeError: the checkpoint cannot be exported
         """
-        precision = recipe.graph_precision({}, keep)
+        precision, pad = recipe.graph_precision({}, keep), self._model.pad_token_id
         return WrittenGraph(
-            write_rewritten(self._exported, path, precision, self._model.pad_token_id)
+            write_rewritten(self._exported, path, precision, pad, is_plain=recipe.is_half)
         )
 
     def measure_sensitivities(self, recipe: Recipe) -> list[Sensitivity]:
