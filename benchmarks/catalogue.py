@@ -38,6 +38,7 @@ GROUPS = {
         "published",
     ),
     "serving": ("throughput", "load", "fairness"),
+    "batch": ("ray",),
     "peers": ("peers", "scaling"),
 }
 TITLES = {
@@ -45,6 +46,7 @@ TITLES = {
     "model": "whole models: speed, memory and start-up",
     "quality": "ranking quality and agreement of scores",
     "serving": "the server under load",
+    "batch": "jobs of many pairs",
     "peers": "edgerank beside other engines",
 }
 

@@ -13,9 +13,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgerank.cpu import (
+    default_threads,
     flush_denormals,
     multiplies_int8_exactly,
-    physical_cores,
     return_freed_memory,
 )
 from edgerank.errors import EdgerankError
@@ -45,7 +45,7 @@ def open_session(
     """Build an ONNX Runtime session; every session of edgerank is built here.
 
     :param model: a file, or a serialized model
-    :param threads: threads that one operator may use; the physical cores of the process by default
+    :param threads: threads that one operator may use; ``default_threads()`` by default
     :param providers: execution providers, most wanted first
     :param kernels: what computes if the CPU's provider is the most wanted; ``choose_kernels()`` by
         default
@@ -56,7 +56,7 @@ def open_session(
     :raises Exception: ONNX Runtime cannot load the model; its errors share no base class
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
+    options.intra_op_num_threads = threads or default_threads()
     options.log_severity_level = ERRORS
     # no fusions: some are slow (SLOW_FUSIONS)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

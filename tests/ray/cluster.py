@@ -1,0 +1,91 @@
+"""A cluster of two nodes on this machine, and stages that fail while they score."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+from ray.cluster_utils import Cluster
+from ray.data import DataContext
+
+from edgerank.ray import RerankStage
+from tests.support import ROOT
+
+CPUS = 2  # of a node
+STORE_BYTES = 100 << 20
+SETTINGS = {
+    "PYTHONPATH": str(ROOT),  # for workers, to find this module
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def two_nodes() -> Iterator[Cluster]:
+    """Start two nodes and connect to them."""
+    before = dict(os.environ)
+    os.environ.pop("OMP_NUM_THREADS", None)  # Ray would leave it as it is
+    os.environ.update(SETTINGS)
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": CPUS,
+            "object_store_memory": STORE_BYTES,
+            "include_dashboard": False,
+        },
+    )
+    try:
+        add_node(cluster)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        DataContext.get_current().enable_progress_bars = False
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def add_node(cluster: Cluster):
+    return cluster.add_node(num_cpus=CPUS, object_store_memory=STORE_BYTES)
+
+
+class Observed(RerankStage):
+    """Notes in a directory which nodes and processes have begun a batch."""
+
+    def __init__(self, notes: str, **options) -> None:
+        super().__init__(**options)
+        self.notes = Path(notes)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        node = ray.get_runtime_context().get_node_id()
+        with (self.notes / f"{node}.{os.getpid()}").open("a") as file:
+            print(len(batch), file=file)
+        return super().__call__(batch)
+
+
+class KilledOnce(Observed):
+    """Ends its process by SIGKILL in the third batch, once in a job."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        killed = self.notes / "killed"
+        notes = [path for path in self.notes.iterdir() if path != killed]
+        if not killed.exists() and sum(len(path.read_text().split()) for path in notes) >= 3:
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+
+
+class Slow(Observed):
+    """Takes its time."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        result = super().__call__(batch)
+        time.sleep(0.3)
+        return result
