@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgerank.documents import Document, LongDocuments
 from edgerank.errors import (
+    BatchError,
     BundleError,
     DeadlineExceeded,
     EdgerankError,
@@ -48,6 +49,7 @@ _MODULES = {
 
 # the clients are not among these: what imports all of them shall not need gRPC
 __all__ = [
+    "BatchError",
     "Bundle",
     "BundleError",
     "DeadlineExceeded",

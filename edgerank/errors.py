@@ -4,6 +4,7 @@
   x InputError          the query, a document, an option or a file of the caller's is unusable
   x BundleError         the bundle on disk is missing, altered, incomplete or of another format
   x StoreError          the document store on disk is missing, altered, in use or another model's
+  x BatchError          a batch job cannot go on: its output is in use, another job's, or unwritable
   x ProviderError       this machine lacks what a variant of the bundle needs
   x ServerError         a server did not answer a request
     + Unavailable       it was not reached, or is not ready
@@ -72,6 +73,10 @@ class BundleError(EdgerankError):
 
 class StoreError(EdgerankError):
     """A document store cannot be read or written, or is another model's; the message names it."""
+
+
+class BatchError(EdgerankError):
+    """A batch job cannot begin or go on; the message says what to do. What was written stays."""
 
 
 class ProviderError(EdgerankError):

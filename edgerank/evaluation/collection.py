@@ -6,11 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from edgerank.documents import document_text
+from edgerank.beir import CORPUS, QUERIES, read_record
 from edgerank.errors import InputError
-from edgerank.files import read_jsonl, read_lines
+from edgerank.files import read_lines
 
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 MAX_RELEVANCE = 1_000_000  # trec_eval keeps a counter for each level, and wraps at 32 bits
@@ -28,14 +26,6 @@ class Collection:
     qrels: Qrels  # of just these queries; it may judge documents that are not in the corpus
 
 
-class _Record(msgspec.Struct):
-    """A line of corpus.jsonl or queries.jsonl; other fields are not read."""
-
-    id: str | int = msgspec.field(name="_id")
-    text: str
-    title: str | None = None
-
-
 def read_collection(directory: str | os.PathLike[str], split: str = "test") -> Collection:
     """Read a collection.
 
@@ -45,16 +35,16 @@ def read_collection(directory: str | os.PathLike[str], split: str = "test") -> C
     directory = Path(directory)
     qrels_path = directory / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(qrels_path)
-    queries = _read_texts(directory / "queries.jsonl")
+    queries = _read_texts(directory / QUERIES)
     missing = next((query for query in qrels if query not in queries), None)
     if missing is not None:
         raise InputError(str(qrels_path), f"the query {missing!r} is not in queries.jsonl")
     blank = next((query for query in qrels if not queries[query].strip()), None)
     if blank is not None:
-        raise InputError(str(directory / "queries.jsonl"), f"the query {blank!r} is blank")
+        raise InputError(str(directory / QUERIES), f"the query {blank!r} is blank")
     return Collection(
         name=directory.resolve().name,
-        documents=_read_texts(directory / "corpus.jsonl"),
+        documents=_read_texts(directory / CORPUS),
         queries={query: queries[query] for query in queries if query in qrels},
         qrels=qrels,
     )
@@ -63,16 +53,11 @@ def read_collection(directory: str | os.PathLike[str], split: str = "test") -> C
 def _read_texts(path: Path) -> dict[str, str]:
     """Read the texts of a JSONL file by id, each behind its title."""
     texts: dict[str, str] = {}
-    for number, record in read_jsonl(path, _Record):
-        key = str(record.id)
-        if key.split() != [key]:
-            raise InputError(
-                str(path),
-                f"line {number}: the id {key!r} is empty or holds a space, which run files cannot",
-            )
+    for number, line in read_lines(path):
+        key, text = read_record(str(path), number, line)
         if key in texts:
             raise InputError(str(path), f"line {number}: the id {key!r} was there before")
-        texts[key] = document_text({"title": record.title or "", "text": record.text})
+        texts[key] = text
     if not texts:
         raise InputError(str(path), "empty; expected a JSON object with _id and text a line")
     return texts

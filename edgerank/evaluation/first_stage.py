@@ -8,8 +8,9 @@ import bm25s
 
 from edgerank.errors import InputError
 from edgerank.evaluation.collection import Collection
-from edgerank.evaluation.trec import Run, by_score, read_run
+from edgerank.evaluation.trec import Run, read_run
 from edgerank.ranking import top
+from edgerank.trec import by_score
 
 
 def bm25(collection: Collection, num_candidates: int, *, show_progress: bool = False) -> Run:

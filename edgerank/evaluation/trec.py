@@ -1,18 +1,14 @@
-"""TREC run files: "query Q0 document rank score tag" a line.
-
-Ranks follow the scores, and equal scores keep the order that they come in. trec_eval and its kin
-read the scores alone, and put equal scores in descending order of document ids.
-"""
+"""TREC run files, read and written."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgerank.errors import InputError
 from edgerank.files import read_lines, write_atomically
+from edgerank.trec import lines_of, parse_line
 
 Run = dict[str, dict[str, float]]  # scores by query id, then document id
 
@@ -25,7 +21,7 @@ def read_run(path: Path) -> Run:
     run: Run = {}
     for number, line in read_lines(path):
         try:
-            query, document, score, _ = _parse(line)
+            query, document, score, _ = parse_line(line)
         except ValueError as error:
             raise InputError(
                 str(path),
@@ -59,7 +55,7 @@ def read_tagged(path: Path, tag: str, candidates: Run) -> tuple[Run, int]:
     named = set()
     for _, line in read_lines(path) if path.exists() else ():
         try:
-            query, document, score, its_tag = _parse(line)
+            query, document, score, its_tag = parse_line(line)
         except ValueError:
             continue
         named.add(query)
@@ -101,25 +97,5 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def by_score(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Return documents and scores, best first; equal scores keep their order."""
-    return sorted(scores.items(), key=lambda item: -item[1])
-
-
 def _lines(run: Run, tag: str) -> str:
-    return "".join(
-        f"{query} Q0 {document} {rank} {score!r} {tag}\n"
-        for query, scores in run.items()
-        for rank, (document, score) in enumerate(by_score(scores), 1)
-    )
-
-
-def _parse(line: bytes) -> tuple[str, str, float, str]:
-    """Return query, document, score and tag.
-
-    :raises ValueError: the line is not that of a run
-    """
-    query, _, document, _, score, tag = line.decode().split()
-    if not math.isfinite(float(score)):
-        raise ValueError(score)
-    return query, document, float(score), tag
+    return "".join(line for query, scores in run.items() for line in lines_of(query, scores, tag))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from edgerank.documents import Document, document_text
 from edgerank.errors import InputError, StoreError
+from edgerank.lock import writing
 from edgerank.manifest import File
 from edgerank.reranker import Reranker
 from edgerank.store.arrays import write_array
@@ -35,7 +36,6 @@ from edgerank.store.format import (
     read_store_manifest,
     remove_leftovers,
 )
-from edgerank.store.lock import writing
 from edgerank.store.segments import Segment, SegmentWriter, open_segment
 
 SEGMENT_DOCUMENTS = 1 << 14  # a build that is broken off loses no more than so many
@@ -204,7 +204,7 @@ def _changing(directory: Path) -> Iterator[None]:
 
     :raises StoreError: another process is writing, or the disk is full
     """
-    with _named_errors(directory), writing(directory):
+    with _named_errors(directory), writing(directory / LOCK_NAME, StoreError):
         _clean(directory)
         try:
             yield

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from edgerank import DocumentStore, StoreError
+from edgerank.lock import writing as hold
 from edgerank.store import arrays, format, writing
-from edgerank.store.lock import writing as hold
 from tests.support import ROOT
 from tests.support.cli import environment
 from tests.support.stores import HashedReranker
@@ -202,8 +202,10 @@ def test_a_full_disk_is_an_error_that_leaves_the_old_state(kind, tmp_path):
 def test_there_is_one_writer_at_a_time(tmp_path):
     store = DocumentStore.build(tmp_path / "store", OLD, HashedReranker(), backend="numpy")
     program = (
-        "import sys; from pathlib import Path; from edgerank.store.lock import writing\n"
-        "with writing(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from edgerank.errors import StoreError\n"
+        "from edgerank.lock import writing\n"
+        "with writing(Path(sys.argv[1]) / 'lock', StoreError):\n"
+        "    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(store.directory)],
@@ -222,7 +224,10 @@ def test_there_is_one_writer_at_a_time(tmp_path):
         assert DocumentStore.open(store.directory, HashedReranker()).ids == list(OLD)
         other.kill()  # and its lock goes with it
     store.add(NEW)
-    with hold(store.directory), pytest.raises(StoreError, match="another process is writing"):
+    with (
+        hold(store.directory / format.LOCK_NAME, StoreError),
+        pytest.raises(StoreError, match="another process is writing"),
+    ):
         store.delete(["old1"])
 
 

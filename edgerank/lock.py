@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgerank.errors import StoreError
-from edgerank.store.format import LOCK_NAME
+from edgerank.errors import EdgerankError
 
 
 @contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Hold a store's lock.
+def writing(lock: Path, error_type: type[EdgerankError]) -> Iterator[None]:
+    """Hold the lock of a directory: a file in it, which is made if it is not there, and stays.
 
-    :raises StoreError: another process, or another thread, is writing to the store
+    :raises EdgerankError: of the type, another process, or another thread, is writing to the
+        directory
     """
     try:
-        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StoreError(f"{directory}: it cannot be written: {error.strerror}") from error
+        raise error_type(f"{lock.parent}: it cannot be written: {error.strerror}") from error
     try:
         try:
             _lock(descriptor)
         except OSError as error:
-            raise StoreError(
-                f"{directory}: another process is writing to it; try again when that has ended"
+            raise error_type(
+                f"{lock.parent}: another process is writing to it; try again when that has ended"
             ) from error
         yield
     finally:
