@@ -16,6 +16,7 @@ Kind = Literal["rows", "pairs"]  # a query with documents a row, or the ids of o
 FORMAT_VERSION = 1
 SHARD_PAIRS = 4096  # of a shard, by default: what a kill loses at most, for each process
 MAX_BAD_ROWS = 100
+PROCESSES = 1
 
 
 @dataclass(frozen=True)

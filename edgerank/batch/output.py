@@ -23,9 +23,12 @@ from edgerank.lock import writing
 JOB_NAME = "_job.json"
 LOCK_NAME = "_lock"
 BAD_ROWS_NAME = "_bad-rows.jsonl"
+BAD_PARTS = "_bad-*.jsonl"
 QUERIES_INDEX, CORPUS_INDEX = "_queries.index", "_corpus.index"
 PART = re.compile(r"part-\d{5,}\.(jsonl|parquet|trec)|_bad-\d{5,}\.jsonl|_bad-rows\.jsonl")
-SCRAP = re.compile(r"_(queries|corpus)\.index|\.(part|_bad|_job|_queries|_corpus)[-.].+\.[0-9a-f]{8}")
+SCRAP = re.compile(
+    r"_(queries|corpus)\.index|\.(part|_bad|_job|_queries|_corpus)[-.].+\.[0-9a-f]{8}"
+)
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,20 @@ class Output:
     directory: Path
     job: Job
 
-    def waiting(self) -> list[int]:
-        """Return the numbers of the shards that are not done."""
+    def done(self) -> set[int]:
+        """Return the numbers of the shards that are done."""
         names = {path.name for path in self.directory.iterdir()}
-        return [n for n in range(len(self.job.shards)) if self.job.part(n) not in names]
+        return {n for n in range(len(self.job.shards)) if self.job.part(n) in names}
+
+    def waiting(self) -> list[int]:
+        """Return the numbers of the shards that are not done, in order."""
+        return sorted(set(range(len(self.job.shards))) - self.done())
 
     def bad_rows(self) -> Iterator[BadRow]:
         """Yield the bad rows of the shards that are done, in order."""
-        waiting = set(self.waiting())
-        for number in range(len(self.job.shards)):
+        for number in sorted(self.done()):
             path = self.directory / self.job.bad_part(number)
-            if number not in waiting and path.exists():
+            if path.exists():
                 for line in path.read_bytes().splitlines():
                     yield msgspec.json.decode(line, type=BadRow)
 

@@ -52,5 +52,7 @@ def _run(scored: Sequence[Scored]) -> bytes:
     for one in scored:
         found = queries.setdefault(str(one.row.id), {})
         found.update(zip(one.row.names, one.scores.tolist(), strict=True))
-    lines = (line for query, scores in queries.items() for line in trec.lines_of(query, scores, TAG))
+    lines = (
+        line for query, scores in queries.items() for line in trec.lines_of(query, scores, TAG)
+    )
     return "".join(lines).encode()

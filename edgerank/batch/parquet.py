@@ -69,8 +69,7 @@ class ParquetRows(Closing):
             self._begin(start)
         try:
             skipped = start - self._place
-            for record in islice(self._records, skipped, skipped + end - start):
-                yield record
+            yield from islice(self._records, skipped, skipped + end - start)
             self._place = end
         except (pa.ArrowException, OSError) as error:
             raise InputError(str(self._path), f"it cannot be read: {error}") from error

@@ -65,15 +65,18 @@ def cut(file: int, extents: Iterable[Extent], shard_pairs: int) -> Iterator[Shar
         together, has more
     """
     begun: Shard | None = None
+    size = 0
     for group in _groups(extents):
         first, last = group[0], group[-1]
-        pairs = sum(max(1, extent.pairs) for extent in group)  # rows without documents count, too
-        if begun is not None and begun.pairs + pairs <= shard_pairs:
+        pairs = sum(extent.pairs for extent in group)
+        more = sum(max(1, extent.pairs) for extent in group)  # rows without documents count, too
+        if begun is not None and size + more <= shard_pairs:
             begun = msgspec.structs.replace(begun, end=last.end, pairs=begun.pairs + pairs)
+            size += more
             continue
         if begun is not None:
             yield begun
-        begun = Shard(file, first.start, last.end, first.number, pairs)
+        begun, size = Shard(file, first.start, last.end, first.number, pairs), more
     if begun is not None:
         yield begun
 

@@ -3,54 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import msgspec
 from tqdm import tqdm
 
+from edgerank.batch.begin import Begun, begin
 from edgerank.batch.inputs import find_source
 from edgerank.batch.job import (
-    FORMAT_VERSION,
     MAX_BAD_ROWS,
+    PROCESSES,
     SHARD_PAIRS,
     Asking,
-    InputFile,
+    BadRow,
     Job,
     OutputFormat,
-    Scorer,
-    Source,
 )
 from edgerank.batch.opening import Opening, describe_scorer
-from edgerank.batch.output import (
-    CORPUS_INDEX,
-    QUERIES_INDEX,
-    Output,
-    check_is_free,
-    check_same,
-    clean,
-    holding,
-    named_errors,
-    read_job,
-    remove,
-    write_job,
-)
-from edgerank.batch.plan import plan_shards
-from edgerank.batch.reading import Indexes, Reader
+from edgerank.batch.output import BAD_PARTS
+from edgerank.batch.reading import Reader
 from edgerank.batch.shards import ShardResult, score_shards
-from edgerank.batch.texts import Texts, index_texts
 from edgerank.batch.workers import Task, score_in_processes
-from edgerank.bundle import DEFAULT_BUNDLE, sha256_of
+from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cpu import physical_cores
-from edgerank.documents import LongDocuments, check_integer, check_long_documents
+from edgerank.documents import LongDocuments, check_integer, make_pairs
 from edgerank.errors import BatchError, InputError
-from edgerank.files import write_atomically
-
-# results of shards in any order, and between them numbers of pairs that were scored meanwhile
-Results = Iterator[ShardResult | int]
+from edgerank.extras import needs_extra
+from edgerank.reranker import Reranker
 
 
 @dataclass(frozen=True)
@@ -60,17 +42,7 @@ class Summary:
     pairs: int  # of the whole job
     shards: int
     bad_rows: int
-    scored_shards: int  # by this call; the others were there
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A job that can be scored."""
-
-    output: Output
-    source: Source
-    indexes: Indexes | None
-    check_unchanged: Callable[[], None]  # raises BatchError if the input was changed meanwhile
+    scored_shards: int  # by this call; the others were done before
 
 
 def run_batch(
@@ -91,7 +63,7 @@ def run_batch(
     variant: str | None = None,
     kernels: str | None = None,
     trust: str | os.PathLike[str] | None = None,
-    processes: int = 1,
+    processes: int = PROCESSES,
     threads: int | None = None,
     shard_pairs: int = SHARD_PAIRS,
     max_bad_rows: int = MAX_BAD_ROWS,
@@ -103,8 +75,8 @@ def run_batch(
     With several processes, a program calls this under ``if __name__ == "__main__":``.
 
     :param input: a JSONL, Parquet or run file, or a directory of such files
-    :param output: the directory; what is done in it already is not done again
-    :param input_format: "jsonl", "parquet" or "trec"; what names end in says so by default
+    :param output: the directory; what is done in it is not done again
+    :param input_format: "jsonl", "parquet" or "trec"; the ends of names say so by default
     :param format: of the output; the input's by default
     :param corpus: JSONL of documents, if rows are pairs of ids
     :param queries: JSONL of queries, if rows are pairs of ids
@@ -112,7 +84,7 @@ def run_batch(
     :param processes: that score, each with a model of its own
     :param threads: of each process; by default they share the physical cores
     :param shard_pairs: pairs of a query and a document in a shard, at most
-    :param max_bad_rows: rows without scores, more of which end the job
+    :param max_bad_rows: rows that get no scores; more of them end the job
     :param restart: remove what another job, or the same one, has left in the directory
     :param show_progress: draw a progress bar on stderr
 
@@ -123,35 +95,113 @@ def run_batch(
         are too many bad rows; a process was killed. What is done stays.
     :raises EdgerankError: as raised by ``Reranker``
     """
-    for name, value, least in (
-        ("processes", processes, 1),
-        ("shard_pairs", shard_pairs, 1),
-        ("max_bad_rows", max_bad_rows, 0),
-    ):
-        check_integer(name, value, least)
-    check_long_documents(long_documents)
+    check_integer("processes", processes, 1)
+    check_integer("shard_pairs", shard_pairs, 1)
+    check_integer("max_bad_rows", max_bad_rows, 0)
+    if format is not None and format not in get_args(OutputFormat):
+        known = ", ".join(get_args(OutputFormat))
+        raise InputError("format", f"{format!r} is unknown; choose {known}")
     source = find_source(
         input, format=input_format, corpus=corpus, queries=queries, collection=collection
     )
-    if format is not None and format not in get_args(OutputFormat):
-        raise InputError(
-            "format", f"{format!r} is unknown; choose {', '.join(get_args(OutputFormat))}"
-        )
+    if "parquet" in (source.format, format):
+        with needs_extra("reading and writing Parquet", "batch"):
+            import pyarrow.parquet  # noqa: F401  # an error before anything is written
     if threads is None:
         threads = max(1, physical_cores() // processes)
     opening = Opening(bundle, threads, variant, kernels, max_length, max_batch_tokens, trust)
     asking = Asking(instruction, normalize, long_documents)
     with opening.open() as reranker:
-        list(_asked(reranker, asking))
-        scorer = describe_scorer(reranker, asking)
+        _check_options(reranker, asking)
         with begin(
-            source, Path(output), scorer, format or source.format, shard_pairs, restart
+            source,
+            Path(output),
+            describe_scorer(reranker, asking),
+            format=format or source.format,
+            shard_pairs=shard_pairs,
+            restart=restart,
         ) as begun:
-            waiting = begun.output.waiting()
             job = begun.output.job
-            if processes > 1:
-                reranker.close()
-                task = Task(job, source, begun.indexes, opening)
-                results: Results = score_in_processes(task, waiting, min(processes, len(waiting)))
-            ...
-    raise NotImplementedError
+            waiting = begun.output.waiting()
+            with _progress(job, waiting, show_progress) as tell:
+                if processes == 1 or not waiting:
+                    results = _score_here(reranker, begun, waiting, tell)
+                else:
+                    reranker.close()
+                    task = Task(job, source, begun.indexes, opening)
+                    processes = min(processes, len(waiting))
+                    results = score_in_processes(task, waiting, processes, tell)
+                with closing(results):
+                    return keep(begun, results, max_bad_rows)
+
+
+def keep(begun: Begun, results: Iterable[ShardResult], max_bad_rows: int) -> Summary:
+    """Write results as they come, in any order, and finish the job.
+
+    :raises BatchError: there are too many bad rows, the input was changed meanwhile, or the
+        directory cannot be written to
+    """
+    output = begun.output
+    bad = list(output.bad_rows())
+    scored_shards = 0
+    if not output.job.is_complete:
+        _check_limit(begun, bad, max_bad_rows)
+        for result in results:
+            begun.check_unchanged()
+            output.commit(result)
+            scored_shards += 1
+            bad += result.bad
+            _check_limit(begun, bad, max_bad_rows)
+        output.finish()
+    job = output.job
+    num_bad = job.bad_rows if job.bad_rows is not None else len(bad)
+    return Summary(job.pairs, len(job.shards), num_bad, scored_shards)
+
+
+def _check_limit(begun: Begun, bad: Sequence[BadRow], max_bad_rows: int) -> None:
+    """:raises BatchError: there are too many bad rows"""
+    if len(bad) > max_bad_rows:
+        first = bad[0]
+        raise BatchError(
+            f"{begun.output.directory}: there are {len(bad):,} bad rows, and max_bad_rows is"
+            f" {max_bad_rows:,}: the first is row {first.row} of {first.file}: {first.reason}. The"
+            f" files {BAD_PARTS} there have all of them. Go on with a higher limit, or correct the"
+            " input and begin anew with --restart"
+        )
+
+
+def _check_options(reranker: Reranker, asking: Asking) -> None:
+    """Check the options of scoring before anything is written.
+
+    :raises InputError: one is unusable
+    """
+    reranker.prepare(
+        make_pairs("a", ["a"]),
+        instruction=asking.instruction,
+        normalize=asking.normalize,
+        long_documents=asking.long_documents,
+    )
+
+
+def _score_here(
+    reranker: Reranker, begun: Begun, numbers: Sequence[int], tell: Callable[[int], None]
+) -> Generator[ShardResult, None, None]:
+    output = begun.output
+    with Reader(begun.source, output.job.format, begun.indexes) as reader:
+        yield from score_shards(reranker, reader, output.job, numbers, tell=tell)
+
+
+@contextmanager
+def _progress(
+    job: Job, waiting: Sequence[int], show_progress: bool
+) -> Iterator[Callable[[int], None]]:
+    """Draw a bar of pairs, with their rate and the time that is left."""
+    left = sum(job.shards[number].pairs for number in waiting)
+    with tqdm(
+        total=job.pairs,
+        initial=job.pairs - left,
+        unit="pair",
+        desc="batch",
+        disable=not show_progress,
+    ) as bar:
+        yield bar.update

@@ -1,7 +1,7 @@
 """Rows into scores, with a reranker: bounded memory, full micro-batches, bad rows set aside.
 
-    for result in score_rows(reranker, rows, Asking()):
-        ...  # a Scored or a BadRow for each row, in their order but for bad rows of a window
+for result in score_rows(reranker, rows, Asking()):
+    ...  # a Scored or a BadRow for each row, in their order but for bad rows of a window
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ def windows(rows: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield window
 
 
-def compute(
-    reranker: Reranker, window: Window, tell: Callable[[int], None]
-) -> Iterator[Scored]:
+def compute(reranker: Reranker, window: Window, tell: Callable[[int], None]) -> Iterator[Scored]:
     """Compute a window.
 
     :raises EdgerankError: a score is not finite, or the reranker is closed
@@ -167,9 +165,7 @@ def _prepared(
 
 def _tokenised(reranker: Reranker, rows: Sequence[Row], asking: Asking) -> Prepared[Scores]:
     """:raises InputError: a document is refused; its index is its place in its row"""
-    pairs = [
-        Pair(row.query, text, index) for row in rows for index, text in enumerate(row.texts)
-    ]
+    pairs = [Pair(row.query, text, index) for row in rows for index, text in enumerate(row.texts)]
     return reranker.prepare(
         pairs,
         instruction=asking.instruction,

@@ -8,19 +8,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
 
 from edgerank.batch.job import Job, Source
 from edgerank.batch.opening import Opening
 from edgerank.batch.reading import Indexes, Reader
+from edgerank.batch.shards import ShardResult, score_shards
 from edgerank.errors import BatchError, EdgerankError
-
-if TYPE_CHECKING:
-    from edgerank.batch.shards import ShardResult
 
 AHEAD = 2  # shards that a process has: one is computed, and the next one is read
 
@@ -36,13 +33,13 @@ class Task:
 
 
 def score_in_processes(
-    task: Task, numbers: Iterable[int], processes: int
-) -> Iterator[ShardResult | int]:
-    """Score shards in so many processes.
+    task: Task, numbers: Iterable[int], processes: int, tell: Callable[[int], None]
+) -> Generator[ShardResult, None, None]:
+    """Score shards in so many processes, in any order.
 
     Closing the iterator ends them. They end by themselves if this process is killed.
 
-    :return: results in any order, and between them numbers of pairs that were scored meanwhile
+    :param tell: told of pairs as they are scored
     :raises BatchError: a process was killed, or failed at something that has no name
     :raises EdgerankError: as raised in a process
     """
@@ -55,7 +52,7 @@ def score_in_processes(
             process.start()
             theirs.close()
             started[ours] = process
-        yield from _results(started, iter(numbers))
+        yield from _results(started, iter(numbers), tell)
     finally:
         for connection, process in started.items():
             process.kill()
@@ -64,8 +61,8 @@ def score_in_processes(
 
 
 def _results(
-    started: dict[Connection, BaseProcess], numbers: Iterator[int]
-) -> Iterator[ShardResult | int]:
+    started: dict[Connection, BaseProcess], numbers: Iterator[int], tell: Callable[[int], None]
+) -> Iterator[ShardResult]:
     """Hand numbers out, and pass on what comes back."""
     busy = dict.fromkeys(started, 0)  # how many shards each process has
 
@@ -83,14 +80,17 @@ def _results(
             assert isinstance(connection, Connection)
             try:
                 answer = connection.recv()
-                if isinstance(answer, Exception):
-                    raise answer
-                if not isinstance(answer, int):
+                if isinstance(answer, ShardResult):
                     busy[connection] -= 1
                     hand_out(connection)
             except (EOFError, ConnectionError):
                 raise _death(started[connection]) from None
-            yield answer
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(answer, ShardResult):
+                yield answer
+            else:
+                tell(answer)
 
 
 def _death(process: BaseProcess) -> BatchError:
@@ -114,8 +114,6 @@ def _work(task: Task, connection: Connection) -> None:
     # a process tokenises with as many threads as it computes with
     os.environ["RAYON_NUM_THREADS"] = str(task.opening.threads or 1)
     try:
-        from edgerank.batch.shards import score_shards
-
         reranker = task.opening.open()
         reader = Reader(task.source, task.job.format, task.indexes)
         numbers = iter(connection.recv, None)

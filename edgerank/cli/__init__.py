@@ -1,4 +1,4 @@
-"""The command line: ``edgerank quantize | rerank | eval | inspect | verify | serve | ...``."""
+"""The command line: ``edgerank quantize | rerank | batch | eval | inspect | serve | ...``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import click
 
 import edgerank
+from edgerank.cli.batch import batch
 from edgerank.cli.client import client
 from edgerank.cli.doctor import doctor
 from edgerank.cli.eval import eval_command
@@ -38,6 +39,7 @@ COMMANDS = (
     quantize,
     families,
     rerank,
+    batch,
     store,
     eval_command,
     inspect,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from edgerank.cli.extras import needs_extra
 from edgerank.cli.ranking import named_documents, ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
 from edgerank.errors import InputError
+from edgerank.extras import needs_extra
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 TOKEN_VARIABLE = "EDGERANK_TOKEN"

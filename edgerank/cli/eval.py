@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from edgerank.bundle import DEFAULT_BUNDLE
-from edgerank.cli.extras import needs_extra
 from edgerank.cli.options import kernels_option
+from edgerank.extras import needs_extra
 
 if TYPE_CHECKING:
     from edgerank.evaluation import Evaluation

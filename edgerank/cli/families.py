@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from edgerank.cli.extras import needs_extra
 from edgerank.errors import InputError
+from edgerank.extras import needs_extra
 
 
 @click.command()

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from edgerank.bundle import DEFAULT_BUNDLE, sha256_of
-from edgerank.cli.extras import needs_extra
 from edgerank.cli.keys import ask_password
 from edgerank.cli.models import named_directories
+from edgerank.extras import needs_extra
 
 
 @click.command()

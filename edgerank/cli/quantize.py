@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 import click
 
-from edgerank.cli.extras import needs_extra
 from edgerank.cli.inspect import variant_lines
+from edgerank.extras import needs_extra
 from edgerank.manifest import PrecisionName
 
 

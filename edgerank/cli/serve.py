@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from edgerank.cli.extras import needs_extra
 from edgerank.cli.models import named_directories
 from edgerank.cli.settings import read_settings
 from edgerank.errors import InputError
+from edgerank.extras import needs_extra
 from edgerank.serving import settings as table
 from edgerank.serving.addresses import host_and_port
 from edgerank.serving.settings import SettingSpec

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from edgerank.cli.extras import needs_extra
 from edgerank.errors import InputError
+from edgerank.extras import needs_extra
 
 Value = str | list[str]
 

@@ -1,4 +1,4 @@
-"""Commands whose libraries an installation may lack."""
+"""What needs libraries that an installation may lack."""
 
 from __future__ import annotations
 

@@ -1,0 +1,169 @@
+"""``edgerank batch``"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from edgerank.batch.job import MAX_BAD_ROWS, PROCESSES, SHARD_PAIRS, InputFormat, OutputFormat
+from edgerank.cli.options import bundle_option, kernels_option, trust_option
+from edgerank.documents import LongDocuments
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("input", type=PATH)
+@click.option(
+    "-o", "--output", required=True, type=PATH, help="Write the shards of scores to this directory."
+)
+@bundle_option
+@trust_option
+@click.option(
+    "--format",
+    type=click.Choice(get_args(OutputFormat)),
+    help="Write scores in this format. The default is the format of the input.",
+)
+@click.option(
+    "--input-format",
+    type=click.Choice(get_args(InputFormat)),
+    help="Read the input as this format. By default the ends of the names say it: .jsonl, .parquet,"
+    " .trec and others.",
+)
+@click.option(
+    "--collection",
+    metavar="DIR",
+    type=PATH,
+    help="Take the texts of pairs of ids from this directory in BEIR's layout: corpus.jsonl and"
+    " queries.jsonl.",
+)
+@click.option(
+    "--corpus",
+    metavar="FILE",
+    type=PATH,
+    help="Take the documents of pairs of ids from this file, which is laid out as in BEIR.",
+)
+@click.option(
+    "--queries",
+    metavar="FILE",
+    type=PATH,
+    help="Take the queries of pairs of ids from this file, which is laid out as in BEIR.",
+)
+@click.option(
+    "--instruction",
+    help="Tell the model in a sentence what relevance means. Only some models take an instruction.",
+)
+@click.option(
+    "--normalize",
+    is_flag=True,
+    help="Convert every score to the range from 0 to 1. The order stays the same.",
+)
+@click.option(
+    "--long-documents",
+    type=click.Choice(get_args(LongDocuments)),
+    help="Choose what happens to a document over the maximum length: truncate cuts its end off,"
+    " split scores its parts and takes the best score, refuse counts its row as a bad one. The"
+    " default is the model's own.",
+)
+@click.option(
+    "--max-length",
+    type=int,
+    help="Read at most this many tokens of a query and a document together. The default is the"
+    " bundle's.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=PROCESSES,
+    show_default=True,
+    help="Score in this many processes, each of which opens the model.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Compute with this many threads in each process. By default the processes share the"
+    " physical cores.",
+)
+@kernels_option
+@click.option(
+    "--shard-pairs",
+    type=click.IntRange(1),
+    default=SHARD_PAIRS,
+    show_default=True,
+    help="Put at most this many pairs of a query and a document into a shard.",
+)
+@click.option(
+    "--max-bad-rows",
+    type=click.IntRange(0),
+    default=MAX_BAD_ROWS,
+    show_default=True,
+    help="Stop with an error if more rows than these are unusable.",
+)
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Remove what an earlier job has left in the output, and begin anew.",
+)
+def batch(
+    input: Path,
+    output: Path,
+    model: Path,
+    trust: Path | None,
+    format: OutputFormat | None,
+    input_format: InputFormat | None,
+    collection: Path | None,
+    corpus: Path | None,
+    queries: Path | None,
+    instruction: str | None,
+    normalize: bool,
+    long_documents: LongDocuments | None,
+    max_length: int | None,
+    processes: int,
+    threads: int | None,
+    kernels: str | None,
+    shard_pairs: int,
+    max_bad_rows: int,
+    restart: bool,
+) -> None:
+    """Score files of queries and documents into a directory of shards.
+
+    INPUT is a file, or a directory of files, in JSONL or Parquet: rows with "query" and "documents"
+    and, where wanted, "id". With --collection, or --corpus and --queries, it has rows with
+    "query_id" and "document_id", or is a TREC run file.
+
+    A job that was broken off goes on where it stopped when the same command is given again, and its
+    output is that of a job that was not. Rows that are unusable are in _bad-rows.jsonl of the
+    output, with the reason.
+    """
+    from edgerank.batch.run import run_batch  # onnxruntime takes a while to load
+
+    done = run_batch(
+        input,
+        output,
+        bundle=model,
+        input_format=input_format,
+        format=format,
+        corpus=corpus,
+        queries=queries,
+        collection=collection,
+        instruction=instruction,
+        normalize=normalize,
+        long_documents=long_documents,
+        max_length=max_length,
+        kernels=kernels,
+        trust=trust,
+        processes=processes,
+        threads=threads,
+        shard_pairs=shard_pairs,
+        max_bad_rows=max_bad_rows,
+        restart=restart,
+        show_progress=sys.stderr.isatty(),
+    )
+    before = done.shards - done.scored_shards
+    click.echo(
+        f"{output}: {done.pairs:,} pairs in {done.shards:,} shards, {before:,} of them done before;"
+        f" {done.bad_rows:,} bad rows"
+    )
