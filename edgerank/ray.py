@@ -79,9 +79,9 @@ def cut(dataset: Dataset, tokens: int = PIECE_TOKENS) -> Dataset:
             offsets = pa.array([0, end - start], pa.int32())
             yield pa.table({PIECE: pa.ListArray.from_arrays(offsets, rows[start:end])})
 
-    # without the second step, Ray would put blocks together that are smaller than its own size
+    # Ray puts small blocks together, and joins a step to the next, unless rows are to be counted
     blocks = dataset.map_batches(pieces, batch_size=None, batch_format="pyarrow")
-    return blocks.repartition(target_num_rows_per_block=1)
+    return blocks.repartition(target_num_rows_per_block=1, strict=True)
 
 
 class RerankStage:
@@ -122,7 +122,8 @@ class RerankStage:
                 "errors", f"{errors!r} is unknown; choose {', '.join(get_args(Errors))}"
             )
         check_long_documents(long_documents)
-        self.reranker = open_in_actor(bundle, threads=threads, **options)
+        directory = DEFAULT_BUNDLE if bundle is None else bundle
+        self.reranker = Reranker(directory, threads=keep_to_share(threads), **options)
         self._errors = errors
         self._asking = Asking(instruction, normalize, long_documents)
 
@@ -156,18 +157,14 @@ class RerankStage:
         return batch
 
 
-def open_in_actor(
-    bundle: str | os.PathLike[str] | None, *, threads: int | None = None, **options: Any
-) -> Reranker:
-    """Open a model that keeps to an actor's share of its node.
+def keep_to_share(threads: int | None = None) -> int:
+    """Return the threads of an actor's model, and have its tokenizer take no more.
 
-    :param bundle: the model in the package of this node by default
     :param threads: ``actor_threads()`` by default
-    :param options: further arguments of ``Reranker``, with its errors
     """
     threads = actor_threads() if threads is None else threads
-    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # of the tokenizer
-    return Reranker(DEFAULT_BUNDLE if bundle is None else bundle, threads=threads, **options)
+    os.environ["RAYON_NUM_THREADS"] = str(threads)  # read when the first text is tokenised
+    return threads
 
 
 def actor_threads() -> int:

@@ -14,6 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.data import DataContext
 
+from edgerank.batch.on_ray import ShardStage
 from edgerank.ray import RerankStage
 from tests.support import ROOT
 
@@ -89,3 +90,55 @@ class Slow(Observed):
         result = super().__call__(batch)
         time.sleep(0.3)
         return result
+
+
+def killed_shard_stage(notes: Path) -> type[ShardStage]:
+    """Make a stage that ends its process by SIGKILL in its third shard, once in a job."""
+
+    class KilledShardStage(ShardStage):
+        shards = 0
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            self.shards += 1
+            if self.shards == 3 and not (notes / "killed").exists():
+                (notes / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(batch)
+
+    return KilledShardStage
+
+
+def slow_shard_stage(seconds: float) -> type[ShardStage]:
+    """Make a stage that takes its time for each shard."""
+
+    class SlowShardStage(ShardStage):
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            time.sleep(seconds)
+            return super().__call__(batch)
+
+    return SlowShardStage
+
+
+def counting_shard_stage(notes: Path) -> type[ShardStage]:
+    """Make a stage that notes the threads of its model and of its tokenizer."""
+
+    class CountingShardStage(ShardStage):
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            told = f"{self._reranker.threads} {os.environ['RAYON_NUM_THREADS']}"
+            (notes / "threads").write_text(told)
+            return super().__call__(batch)
+
+    return CountingShardStage
+
+
+def other_version_stage() -> type[ShardStage]:
+    """Make a stage of a node that has another edgerank."""
+
+    class OtherVersionStage(ShardStage):
+        def __init__(self, task) -> None:
+            import edgerank
+
+            edgerank.__version__ = "0"
+            super().__init__(task)
+
+    return OtherVersionStage
