@@ -15,6 +15,7 @@ from types import ModuleType
 GROUPS = {
     "micro": ("compiled", "operators", "attention", "numba"),
     "model": (
+        "batch",
         "engine",
         "kernels",
         "neighbour",
@@ -23,6 +24,7 @@ GROUPS = {
         "quantizing",
         "architectures",
         "published-speed",
+        "ray",
         "slices",
         "store",
         "transforms",
@@ -38,7 +40,6 @@ GROUPS = {
         "published",
     ),
     "serving": ("throughput", "load", "fairness"),
-    "batch": ("ray",),
     "peers": ("peers", "scaling"),
 }
 TITLES = {
@@ -46,7 +47,6 @@ TITLES = {
     "model": "whole models: speed, memory and start-up",
     "quality": "ranking quality and agreement of scores",
     "serving": "the server under load",
-    "batch": "jobs of many pairs",
     "peers": "edgerank beside other engines",
 }
 

@@ -53,9 +53,11 @@ API = {  # sections of the page, and what each has
         "edgerank.integrations.rerankers.EdgerankRanker",
         "edgerank.integrations.sentence_transformers.CrossEncoder",
     ),
+    "Batch jobs": ("edgerank.batch.run_batch", "edgerank.batch.Summary"),
     "Errors": (
         "edgerank.EdgerankError",
         "edgerank.InputError",
+        "edgerank.BatchError",
         "edgerank.BundleError",
         "edgerank.ProviderError",
         "edgerank.ServerError",

@@ -24,6 +24,7 @@ from edgerank.batch.output import (
     Output,
     check_is_free,
     check_same,
+    check_whole,
     clean,
     holding,
     named_errors,
@@ -91,6 +92,7 @@ def begin(
         asked = describe_job(source, scorer, format, shard_pairs)
         if found is not None and Output(directory, found).done():
             check_same(directory, found, asked)
+            check_whole(directory, found)
         elif found is not None:  # nothing of it is worth keeping
             found = None
             remove(directory)

@@ -161,7 +161,7 @@ def _flat(job: Job) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, item in value.items():
                 add(f"{name}.{key}" if name else key, item)
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 add(f"{name}[{index}]", item)
         else:

@@ -49,10 +49,11 @@ class Output:
 
     def bad_rows(self) -> Iterator[BadRow]:
         """Yield the bad rows of the shards that are done, in order."""
+        names = {path.name for path in self.directory.glob(BAD_PARTS)}
         for number in sorted(self.done()):
-            path = self.directory / self.job.bad_part(number)
-            if path.exists():
-                for line in path.read_bytes().splitlines():
+            name = self.job.bad_part(number)
+            if name in names:
+                for line in (self.directory / name).read_bytes().splitlines():
                     yield msgspec.json.decode(line, type=BadRow)
 
     def commit(self, result: ShardResult) -> None:
@@ -137,6 +138,19 @@ def check_same(directory: Path, begun: Job, asked: Job) -> None:
         )
 
 
+def check_whole(directory: Path, job: Job) -> None:
+    """Check that a job that is complete still has all of its shards.
+
+    :raises BatchError: one is missing
+    """
+    waiting = Output(directory, job).waiting() if job.is_complete else []
+    if waiting:
+        raise BatchError(
+            f"{directory}: it is complete, but {job.part(waiting[0])} is missing; put it back, or"
+            " begin anew with --restart"
+        )
+
+
 def check_is_free(directory: Path) -> None:
     """Check that a directory without a job has nothing else.
 
@@ -159,15 +173,18 @@ def clean(directory: Path, job: Job | None) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a job and what it wrote; the job itself last, so that it can be done again.
+    """Remove a job, if there is one, and what it wrote.
 
     :raises BatchError: a file cannot be removed
     """
+    job = directory / JOB_NAME
+    if not job.exists():
+        return
     with named_errors(directory):
         for path in directory.iterdir():
             if PART.fullmatch(path.name) or SCRAP.fullmatch(path.name):
                 path.unlink()
-        (directory / JOB_NAME).unlink(missing_ok=True)
+        job.unlink()  # last, so that what is left of it is known as its own
 
 
 @contextmanager

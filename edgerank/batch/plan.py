@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -103,6 +104,8 @@ def _extents(source: Source, path: Path, together: bool) -> Iterator[Extent]:
             offset = 0
             for number, line in enumerate(file, 1):
                 end = offset + len(line)
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     query = _query_of(source, line) if together else None
                     pairs = _pairs_of(line) if source.kind == "rows" else 1

@@ -176,10 +176,10 @@ def _check_limit(begun: Begun, bad: Sequence[BadRow], max_bad_rows: int) -> None
     if len(bad) > max_bad_rows:
         first = bad[0]
         raise BatchError(
-            f"{begun.output.directory}: there are {len(bad):,} bad rows, and max_bad_rows is"
-            f" {max_bad_rows:,}: the first is row {first.row} of {first.file}: {first.reason}. The"
-            f" files {BAD_PARTS} there have all of them. Go on with a higher limit, or correct the"
-            " input and begin anew with --restart"
+            f"{begun.output.directory}: bad rows: {len(bad):,}, and the limit (max_bad_rows) is"
+            f" {max_bad_rows:,}; row {first.row} of {first.file}: {first.reason}; {BAD_PARTS} in"
+            " the output have all of them; go on with a higher limit, or correct the input and"
+            " begin anew with --restart"
         )
 
 

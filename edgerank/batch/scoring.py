@@ -159,7 +159,8 @@ def _prepared(
             _tokenised(reranker, [row], asking)
             good.append(row)
         except InputError as error:
-            bad.append(BadRow(file, row.number, row.id, str(error)))
+            reason = f"{error.path}: {error.reason}"
+            bad.append(BadRow(file, row.number, row.id, reason))
     return Window(good, bad, _tokenised(reranker, good, asking))
 
 

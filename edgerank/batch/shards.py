@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from edgerank.batch.formats import encode
 from edgerank.batch.job import BadRow, Job
-from edgerank.batch.outputs import encode
 from edgerank.batch.reading import Reader
 from edgerank.batch.scoring import Scored, Window, ahead, compute, prepared_windows
 from edgerank.reranker import Reranker

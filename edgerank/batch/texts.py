@@ -103,7 +103,7 @@ def _check_distinct(path: Path, index: Index) -> None:
             file.seek(int(offsets[place]))
             return _record(path, 0, file.readline())[0]
 
-        for place in np.flatnonzero(hashes[1:] == hashes[:-1]):
+        for place in np.flatnonzero(hashes[1:] == hashes[:-1]).tolist():
             # ids with one hash are next to each other; of different ids there are hardly ever two
             if name_at(place) == name_at(place + 1):
                 raise InputError(str(path), f"the id {name_at(place)!r} is there twice")

@@ -48,7 +48,7 @@ def score_in_processes(
     try:
         for _ in range(processes):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(task, theirs), name="edgerank-batch")
+            process: BaseProcess = context.Process(target=_work, args=(task, theirs))
             process.start()
             theirs.close()
             started[ours] = process
@@ -76,15 +76,15 @@ def _results(
         for connection in started:
             hand_out(connection)
     while any(busy.values()):
-        for connection in wait([each for each, count in busy.items() if count]):
-            assert isinstance(connection, Connection)
+        for ready in wait([each for each, count in busy.items() if count]):
+            assert isinstance(ready, Connection)
             try:
-                answer = connection.recv()
+                answer = ready.recv()
                 if isinstance(answer, ShardResult):
-                    busy[connection] -= 1
-                    hand_out(connection)
+                    busy[ready] -= 1
+                    hand_out(ready)
             except (EOFError, ConnectionError):
-                raise _death(started[connection]) from None
+                raise _death(started[ready]) from None
             if isinstance(answer, Exception):
                 raise answer
             if isinstance(answer, ShardResult):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -16,9 +17,11 @@ import edgerank.kernels
 from benchmarks.common import options
 from benchmarks.common.processes import run_program
 from benchmarks.common.random_models import build_random, geometries
-from benchmarks.model import neighbour
+from benchmarks.model import batch, neighbour
 from benchmarks.model.architectures import int8_weights
+from edgerank.errors import EdgerankError
 from edgerank.kernels import STOCK, VARIABLE, Library
+from tests.support.batch import write_collection
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of transformers' ModernBERT
@@ -81,3 +84,37 @@ def test_memory_is_told_with_what_of_it_is_private():
     done = run_program("block = bytearray(50_000_000); block[::4096] = block[::4096]; del block")
     assert 0 < done.private_bytes <= done.memory_bytes
     assert done.memory_bytes + 40e6 < done.peak_bytes
+
+
+def test_rows_of_a_batch_are_as_many_and_as_long_as_asked_for_and_the_same_each_time(tmp_path):
+    collection = write_collection(tmp_path / "collection", judged=True)
+    first, second = (
+        batch.write_rows(tmp_path / name, collection, queries=5, documents=7, words=8)
+        for name in ("first", "second")
+    )
+    assert first.read_bytes() == second.read_bytes()
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    assert [len(row["documents"]) for row in rows] == [7] * 5
+    lengths = {len(document.split()) for row in rows for document in row["documents"]}
+    assert lengths <= set(range(2, 9))
+    assert len(lengths) > 3
+
+
+def test_memory_of_a_batch_is_shown_at_its_begin_and_at_its_end():
+    [sample] = batch._sample(os.getpid(), 1.0)
+    assert sample.resident > sample.private > 1e6
+    assert list(batch._sample(2**22 + 1, 1.0)) == []  # no such process
+    samples = [batch.Sample(n, n * 10_000_000, n * 1_000_000) for n in range(1, 10)]
+    figures = batch._memory(samples, 900)
+    shown = {name: figure.value for name, figure in figures.items()}
+    assert shown == {
+        "speed": 100,
+        "time": 9,
+        "peak memory": 90,
+        "memory, first third": 20,
+        "memory, last third": 80,
+        "private, first third": 2,
+        "private, last third": 8,
+    }
+    with pytest.raises(EdgerankError, match="too short"):
+        batch._memory(samples[:2], 900)

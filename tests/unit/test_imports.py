@@ -31,6 +31,7 @@ FRAMEWORKS = {"torch", "transformers", "optimum", "sentence_transformers"}
 HEAVY = FRAMEWORKS | {
     "onnx",
     "numba",
+    "pyarrow",
     "google",
     "grpc",
     "prometheus_client",
@@ -66,7 +67,7 @@ sys.addaudithook(forbid)
 
 
 @pytest.mark.parametrize(
-    "package", ["airgap", "serving", "client", "cli", "evaluation", "integrations"]
+    "package", ["airgap", "batch", "serving", "client", "cli", "evaluation", "integrations"]
 )
 def test_the_runtime_imports_nothing_that_is_built_on_it(package):
     importers = importers_of(f"edgerank.{package}", "edgerank/*.py")
@@ -82,6 +83,7 @@ def test_only_two_commands_import_quantize():
     ("package", "commands"),
     [
         ("airgap", {"edgerank/cli/pack.py", "edgerank/cli/verify.py"}),
+        ("batch", {"edgerank/cli/batch.py"}),
         ("evaluation", {"edgerank/cli/eval.py"}),
         ("serving", {"edgerank/cli/serve.py"}),
     ],
@@ -183,6 +185,7 @@ def test_the_command_line_loads_no_library_of_a_single_command():
 
 def test_the_public_names_are_pinned_sorted_and_there():
     assert edgerank.__all__ == [
+        "BatchError",
         "Bundle",
         "BundleError",
         "DeadlineExceeded",
