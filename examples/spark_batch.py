@@ -5,11 +5,10 @@ INPUT has the columns "query" and "documents", a list of strings. OUTPUT has "sc
 
 import sys
 from collections.abc import Iterator
-from functools import cache
 
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import ArrayType, FloatType
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from edgerank import Reranker
 
@@ -17,26 +16,23 @@ BUNDLE = None  # a directory that every worker has; None for the model in the pa
 ROWS = "16"  # of a batch; a row is a query with its documents
 
 
-@cache  # one model in each process, which Spark keeps for the tasks to come
-def open_model() -> Reranker:
-    # Spark sets OMP_NUM_THREADS to the cores of a task, and edgerank keeps to it
-    return Reranker() if BUNDLE is None else Reranker(BUNDLE)
-
-
 def score(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    model = open_model()
-    for batch in batches:
-        pairs = [
-            (query, document)
-            for query, documents in zip(batch["query"], batch["documents"], strict=True)
-            for document in documents
-        ]
-        scores = iter(model.score_pairs(pairs).tolist())
-        yield batch.assign(scores=[[next(scores) for _ in row] for row in batch["documents"]])
+    """Score the batches of a partition, with a model that is opened for it: that is quick."""
+    # Spark sets OMP_NUM_THREADS to the cores of a task, and edgerank keeps to it
+    with Reranker() if BUNDLE is None else Reranker(BUNDLE) as model:
+        for batch in batches:
+            pairs = [
+                (query, document)
+                for query, documents in zip(batch["query"], batch["documents"], strict=True)
+                for document in documents
+            ]
+            scores = iter(model.score_pairs(pairs).tolist())
+            yield batch.assign(scores=[[next(scores) for _ in row] for row in batch["documents"]])
 
 
 def rerank(table: DataFrame) -> DataFrame:
-    return table.mapInPandas(score, table.schema.add("scores", ArrayType(FloatType())))
+    scores = StructField("scores", ArrayType(FloatType()))
+    return table.mapInPandas(score, StructType([*table.schema.fields, scores]))
 
 
 if __name__ == "__main__":

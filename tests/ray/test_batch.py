@@ -170,13 +170,13 @@ def test_a_job_whose_driver_is_killed_goes_on_and_scores_no_shard_again(source, 
 def test_a_job_that_began_on_ray_ends_in_one_process_and_the_other_way_round(
     cluster, source, expected, tmp_path
 ):
-    with pytest.raises(BatchError, match="there are 2 bad rows"):
+    with pytest.raises(BatchError, match="max_bad_rows"):
         run_batch(
             source, tmp_path / "a", shard_pairs=SHARD_PAIRS, max_bad_rows=1, cluster=Cluster()
         )
     run_batch(source, tmp_path / "a", shard_pairs=SHARD_PAIRS)
     assert contents(tmp_path / "a") == expected
-    with pytest.raises(BatchError, match="there are 2 bad rows"):
+    with pytest.raises(BatchError, match="max_bad_rows"):
         run_batch(source, tmp_path / "b", shard_pairs=SHARD_PAIRS, max_bad_rows=1)
     run_batch(source, tmp_path / "b", shard_pairs=SHARD_PAIRS, cluster=Cluster())
     assert contents(tmp_path / "b") == expected
