@@ -176,7 +176,7 @@ def batch(
     cluster = None
     if engine == RAY:
         cluster = Cluster(address, actor_cpus or Cluster.actor_cpus, actors)
-    elif not (address is actor_cpus is actors is None):
+    elif (address, actor_cpus, actors) != (None, None, None):
         raise click.UsageError("--address, --actor-cpus and --actors need --engine ray")
 
     from edgerank.batch.run import run_batch  # onnxruntime takes a while to load
