@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from edgerank import BatchError, EdgerankError, InputError, Reranker
-from edgerank.batch import Summary, run_batch
+from edgerank.batch import Summary, parquet, run_batch, scoring
+from edgerank.batch.job import Asking, BadRow, Row, Shard
 from edgerank.evaluation import read_run
 from tests.support import ROOT
 from tests.support.batch import (
@@ -209,6 +210,56 @@ def test_the_size_of_shards_and_the_number_of_processes_do_not_change_scores(
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "embedding"])
+def test_a_job_may_go_on_with_other_processes_and_threads_and_has_the_same_bytes(
+    bundles, rows, tmp_path, name
+):
+    bundle = bundles / f"{name}.int8"
+    with Reranker(bundle) as reranker:
+        if not reranker.kernels.are_compiled:
+            pytest.skip("stock operators bind a job to its threads")
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    run_batch(rows, whole, bundle=bundle, shard_pairs=20, threads=1)
+    write_jsonl(rows, [*make_rows(), {"id": "bad"}])
+    with pytest.raises(BatchError, match="bad rows: 1"):
+        run_batch(rows, output, bundle=bundle, shard_pairs=20, threads=3, max_bad_rows=0)
+    for part in parts(output)[1::2]:
+        part.unlink()
+    run_batch(rows, output, bundle=bundle, shard_pairs=20, threads=2, processes=2)
+    assert [part.read_bytes() for part in parts(output)] == [
+        part.read_bytes() for part in parts(whole)
+    ]
+
+
+def test_rows_are_scored_by_the_window_and_each_pair_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "WINDOW_PAIRS", 6)
+    given: list[Row | BadRow] = [
+        Row(n, n, f"query {n}", tuple("abc"[: n % 4]), tuple("012"[: n % 4])) for n in range(20)
+    ]
+    given.insert(7, BadRow("rows", 99, None, "bad"))
+    taken: list[Row | BadRow] = []
+
+    def taking() -> Iterator[Row | BadRow]:
+        for row in given:
+            taken.append(row)
+            yield row
+
+    told: list[int] = []
+    with Reranker() as reranker:
+        results = scoring.score_rows(reranker, taking(), Asking(), tell=told.append)
+        first = next(results)
+        assert len(taken) < len(given)  # and not all are held at once
+        found = [first, *results]
+        assert [one for one in found if isinstance(one, BadRow)] == [given[7]]
+        scored = [one for one in found if isinstance(one, scoring.Scored)]
+        assert [one.row for one in scored] == [row for row in given if isinstance(row, Row)]
+        for one in scored:
+            own = reranker.score(one.row.query, one.row.texts)
+            np.testing.assert_allclose(one.scores, own, atol=TOLERANCE)
+    assert sum(told) == sum(len(one.row.texts) for one in scored)
+    assert len(told) > 5
+
+
 def test_a_score_that_is_no_number_ends_the_job(rows, tmp_path, monkeypatch):
     def broken(self, *arguments, **options):
         prepared = original(self, *arguments, **options)
@@ -221,6 +272,23 @@ def test_a_score_that_is_no_number_ends_the_job(rows, tmp_path, monkeypatch):
 
 
 # Parquet
+
+
+@pytest.mark.parametrize("group", [1, 3, 100])
+def test_shards_of_a_parquet_file_are_read_in_any_order(tmp_path, monkeypatch, group):
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
+    records = make_rows(40)
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(records), path, row_group_size=group)
+    shards = [Shard(0, start, min(start + 7, 40), start + 1, 0) for start in range(0, 40, 7)]
+    order = [*shards, *reversed(shards), shards[3], shards[3], shards[0], shards[5]]
+    with parquet.ParquetRows(path, "rows") as opened:
+        for shard in order:
+            assert [(n, r.id, r.documents) for n, r in opened.read(shard)] == [
+                (n + 1, records[n]["id"], records[n]["documents"])
+                for n in range(shard.start, shard.end)
+            ]
+    assert list(parquet.count_pairs(path)) == [len(record["documents"]) for record in records]
 
 
 @pytest.mark.parametrize(
@@ -355,6 +423,25 @@ def test_a_process_that_scores_and_is_killed_ends_the_job_with_an_error(tmp_path
     assert 3 < len(parts(output)) < 100
     subprocess.run(line, check=True, env=environment(), cwd=ROOT, capture_output=True)
     assert len(results_of(output)) == 120
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_interrupted_job_ends_its_processes_without_a_word(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", make_rows(120))
+    output = tmp_path / "out"
+    with subprocess.Popen(
+        command(path, output, "--processes", "2"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        wait_until(lambda: len(parts(output)) > 3, process)
+        children = children_of(process.pid)
+        assert len(children) == 2
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (130, b"")
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def test_an_error_in_a_process_is_the_jobs(rows, tmp_path):
