@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from ray.data import DataContext
 
 from edgerank.batch.on_ray import ShardStage
-from edgerank.ray import RerankStage
+from edgerank.ray import PIECE, RerankStage
 from tests.support import ROOT
 
 CPUS = 2  # of a node
@@ -90,6 +90,14 @@ class Slow(Observed):
         result = super().__call__(batch)
         time.sleep(0.3)
         return result
+
+
+class Counter:
+    """Counts the rows of a piece, and takes a moment for it."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        time.sleep(0.02)
+        return pa.table({"rows": [len(rows) for rows in batch.column(PIECE)]})
 
 
 def killed_shard_stage(notes: Path) -> type[ShardStage]:

@@ -11,12 +11,14 @@ import pytest
 ray = pytest.importorskip("ray", reason="needs the environment .venv/ray: make test-ray")
 
 import pyarrow as pa
+from ray._private.internal_api import memory_summary
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 import edgerank.ray
 from edgerank import InputError, Reranker, cpu
-from edgerank.ray import PIECE, RerankStage, actor_threads, cut, rerank
+from edgerank.ray import BYTES_PER_TOKEN, PIECE, RerankStage, actor_threads, cut, rerank
+from edgerank.ray import PIECE_TOKENS as PIECE_TOKENS_DEFAULT
 from tests.ray import cluster as stages
 from tests.ray.cluster import add_node, two_nodes
 
@@ -253,6 +255,29 @@ def test_pieces_have_as_many_tokens_as_they_may_and_rows_keep_their_order(cluste
     assert all(alone or one <= PIECE_TOKENS for one, alone in zip(sums, is_one, strict=True))
     for one, after in zip(sums, pieces[1:], strict=False):  # the next row did not fit
         assert one + estimate(after[0]) > PIECE_TOKENS
+
+
+def test_a_dataset_larger_than_the_object_store_waits_outside_of_it(cluster):
+    row_bytes, rows = 250_000, 900  # a row is a piece
+    assert row_bytes // BYTES_PER_TOKEN < PIECE_TOKENS_DEFAULT < 2 * row_bytes // BYTES_PER_TOKEN
+    assert rows * row_bytes > 2 * stages.STORE_BYTES
+
+    def texts(batch):
+        documents = [["x" * (row_bytes // 10)] * 10] * len(batch["id"])
+        return {"id": batch["id"], "query": ["q"] * len(batch["id"]), "documents": documents}
+
+    dataset = ray.data.range(rows, override_num_blocks=20).map_batches(texts, batch_size=None)
+    pieces = cut(dataset).map_batches(
+        stages.Counter,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=2),
+        num_cpus=1,
+    )
+    assert sum(row["rows"] for row in pieces.iter_rows()) == rows
+    told = memory_summary(address=cluster.address, stats_only=True)
+    assert "Plasma memory usage" in told
+    assert "Spilled" not in told
 
 
 def test_a_batch_of_another_format_and_a_missing_column_are_named():
