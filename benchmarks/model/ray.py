@@ -1,9 +1,11 @@
 """What does Ray cost a batch job, and how fast is sentence-transformers in Ray?
 
 Each candidate is a command that scores the same rows from a file into files, in an environment of
-its own: a loop over Reranker.score, `edgerank batch`, the same on Ray, and a CrossEncoder in Ray
-Data. Each runs on few and on many documents, in turns. The rate is that of the difference, so that
-starting Python, Ray and the model does not count in it: it is the start, in seconds.
+its own: `edgerank batch` in one process of all threads, the same on Ray with one actor of all
+threads and with an actor a core, and a CrossEncoder in Ray Data. Each runs on few and on many
+documents, in turns. The rate is that of the difference, so that starting Python, Ray and the model
+does not count in it: it is the start, in seconds. Shards are small, so that actors have as many
+each; with the default size, Ray has less to do.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 DOCUMENTS_A_QUERY = 20
 SMALL = 8  # the job of few documents is so many times smaller
 SLOWER = 10  # sentence-transformers has so many times fewer documents
-LOOP, BATCH = "a loop over Reranker.score", "edgerank batch"
+SHARDS = 16  # of the larger job
+BATCH = "edgerank batch"
 ON_RAY, ON_RAY_SPLIT = "edgerank batch on Ray", "edgerank batch on Ray, an actor a core"
 CROSS_ENCODER = "CrossEncoder in Ray"
 
@@ -49,11 +52,16 @@ class Candidate:
     command: Callable[[Path, Path], Sequence[str | Path]]
     documents: int  # of its larger job
 
+    @property
+    def few(self) -> int:
+        """Documents of its smaller job."""
+        return max(DOCUMENTS_A_QUERY, self.documents // SMALL)
+
 
 @options.peers
 @options.threads
 @click.option(
-    "--documents", default=6000, show_default=True, help="Documents of the larger job of edgerank."
+    "--documents", default=4800, show_default=True, help="Documents of the larger job of edgerank."
 )
 @options.rounds(2)
 def measure(
@@ -78,14 +86,14 @@ def measure(
     sizes = {
         (name, size): write_rows(scratch, texts, size)
         for name, one in candidates.items()
-        for size in (one.documents // SMALL, one.documents)
+        for size in (one.few, one.documents)
     }
 
     def turn(name: str, size: int) -> float:
         target = scratch / "scored"
         command = candidates[name].command(sizes[name, size], target)
-        seconds = run(command, threads)
-        remove(target)
+        seconds = run(command)
+        shutil.rmtree(target)
         return seconds
 
     turns = {(name, size): lambda n=name, s=size: turn(n, s) for name, size in sizes}
@@ -99,23 +107,20 @@ def make_candidates(
     def batch(*arguments: str) -> Candidate:
         def command(source: Path, target: Path) -> list[str | Path]:
             start = [python, "-m", "edgerank", "batch", source, "-o", target, "--model", bundle]
-            return [*start, *arguments]
+            return [*start, "--shard-pairs", str(documents // SHARDS), *arguments]
 
         return Candidate(command, documents)
 
-    def worker(name: str, model: Path, documents: int) -> Candidate:
-        script = WORKERS / f"{name}.py"
-        return Candidate(
-            lambda source, target: [python, script, source, model, str(threads), target], documents
-        )
+    def cross_encoder(source: Path, target: Path) -> list[str | Path]:
+        script = WORKERS / "cross_encoder_on_ray.py"
+        return [python, script, source, checkpoint, str(threads), target]
 
     ray = ("--engine", "ray")
     return {
-        LOOP: worker("loop", bundle, documents),
         BATCH: batch("--threads", str(threads)),
         ON_RAY: batch(*ray, "--actor-cpus", str(threads)),
         ON_RAY_SPLIT: batch(*ray, "--actor-cpus", "1"),
-        CROSS_ENCODER: worker("cross_encoder_on_ray", checkpoint, documents // SLOWER),
+        CROSS_ENCODER: Candidate(cross_encoder, documents // SLOWER),
     }
 
 
@@ -132,7 +137,7 @@ def write_rows(directory: Path, texts: Texts, documents: int) -> Path:
     return path
 
 
-def run(command: Sequence[str | Path], threads: int) -> float:
+def run(command: Sequence[str | Path]) -> float:
     """Run a command: the seconds it took.
 
     :raises click.ClickException: it fails
@@ -151,24 +156,16 @@ def run(command: Sequence[str | Path], threads: int) -> float:
     return seconds
 
 
-def remove(target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink()
-
-
 def rows_of(
     candidates: Mapping[str, Candidate], times: Mapping[tuple[str, int], np.ndarray]
 ) -> Iterator[Row]:
     """Compare the rates, and those of each round with that of `edgerank batch`."""
     seconds_each = {}
     for name, candidate in candidates.items():
-        few, many = candidate.documents // SMALL, candidate.documents
+        few, many = candidate.few, candidate.documents
         seconds_each[name] = (times[name, many] - times[name, few]) / (many - few)
     for name, candidate in candidates.items():
-        few = candidate.documents // SMALL
-        start = times[name, few] - few * seconds_each[name]
+        start = times[name, candidate.few] - candidate.few * seconds_each[name]
         yield Row(
             {"candidate": name, "documents": f"{candidate.documents:,}"},
             {

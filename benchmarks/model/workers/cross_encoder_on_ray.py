@@ -33,7 +33,8 @@ class Scorer:
 def main(source: str, checkpoint: str, threads: str, target: str) -> None:
     import ray
 
-    ray.init(num_cpus=int(threads), include_dashboard=False, log_to_driver=False)
+    # one CPU more than the actor has, or nothing would be read
+    ray.init(num_cpus=int(threads) + 1, include_dashboard=False, log_to_driver=False)
     rows = ray.data.read_json(source).repartition(target_num_rows_per_block=BATCH_ROWS)
     rows.map_batches(
         Scorer,
