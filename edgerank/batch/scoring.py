@@ -43,7 +43,6 @@ class Window:
     rows: Sequence[Row]
     bad: Sequence[BadRow]
     prepared: Prepared[Scores]
-    is_last: bool = False  # of a shard, for those who score shards
 
     @property
     def num_pairs(self) -> int:
@@ -77,17 +76,11 @@ def score_rows(
 def prepared_windows(
     reranker: Reranker, rows: Iterable[Row | BadRow], asking: Asking, file: str
 ) -> Iterator[Window]:
-    """Yield windows, ready to be computed; the last one is marked, and there is one at least.
+    """Yield windows, ready to be computed.
 
     :raises InputError: an option is unusable
     """
-    before: Window | None = None
-    for window in windows(rows):
-        if before is not None:
-            yield before
-        before = _prepared(reranker, window, asking, file)
-    before = before or _prepared(reranker, [], asking, file)
-    yield Window(before.rows, before.bad, before.prepared, is_last=True)
+    return (prepare(reranker, window, asking, file) for window in windows(rows))
 
 
 def windows(rows: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
@@ -143,9 +136,13 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
         thread.shutdown(wait=False)  # what is being taken may wait for something that never comes
 
 
-def _prepared(
+def prepare(
     reranker: Reranker, window: Iterable[Row | BadRow], asking: Asking, file: str
 ) -> Window:
+    """Tokenise rows, and set those aside that have a document which is refused.
+
+    :raises InputError: an option is unusable
+    """
     rows = [row for row in window if isinstance(row, Row)]
     bad = [row for row in window if isinstance(row, BadRow)]
     try:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from edgerank.batch.formats import encode
-from edgerank.batch.job import BadRow, Job
+from edgerank.batch.job import BadRow, Job, Row
 from edgerank.batch.reading import Reader
-from edgerank.batch.scoring import Scored, Window, ahead, compute, prepared_windows
+from edgerank.batch.scoring import Scored, Window, ahead, compute, prepare, windows
 from edgerank.reranker import Reranker
 
 
@@ -39,19 +39,29 @@ def score_shards(
     :raises EdgerankError: a score is not finite
     """
 
-    def prepared() -> Iterator[tuple[int, Window]]:
+    def prepared() -> Iterator[tuple[int, Window, bool]]:  # and whether it ends the shard
         for number in numbers:
             shard = job.shards[number]
-            rows, name = reader.rows(shard), job.inputs[shard.file].name
-            for window in prepared_windows(reranker, rows, job.scorer.asking, name):
-                yield number, window
+            name = job.inputs[shard.file].name
+            for rows, is_last in _with_last(windows(reader.rows(shard))):
+                yield number, prepare(reranker, rows, job.scorer.asking, name), is_last
 
     scored: list[Scored] = []
     bad: list[BadRow] = []
-    for number, window in ahead(prepared()):
+    for number, window, is_last in ahead(prepared()):
         bad += window.bad
         scored += compute(reranker, window, tell)
-        if window.is_last:
+        if is_last:
             bad.sort(key=lambda row: row.row)
             yield ShardResult(number, encode(job, scored), tuple(bad))
             scored, bad = [], []
+
+
+def _with_last(found: Iterable[list[Row | BadRow]]) -> Iterator[tuple[list[Row | BadRow], bool]]:
+    """Yield windows, and whether each is the last one; there is one at least."""
+    before: list[Row | BadRow] | None = None
+    for window in found:
+        if before is not None:
+            yield before, False
+        before = window
+    yield before or [], True

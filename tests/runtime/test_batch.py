@@ -195,19 +195,23 @@ def test_documents_that_are_refused_are_bad_rows_and_the_others_are_scored(tmp_p
 
 
 @pytest.mark.parametrize("name", ["cross-encoder", "embedding"])
-def test_the_size_of_shards_and_the_number_of_processes_do_not_change_scores(
-    bundles, rows, tmp_path, name
+def test_neither_shards_nor_windows_nor_processes_change_scores(
+    bundles, rows, tmp_path, name, monkeypatch
 ):
     bundle = bundles / f"{name}.int8"
     run_batch(rows, tmp_path / "one", bundle=bundle, shard_pairs=1000)
     run_batch(rows, tmp_path / "many", bundle=bundle, shard_pairs=10, processes=2)
-    one, many = results_of(tmp_path / "one"), results_of(tmp_path / "many")
+    monkeypatch.setattr(scoring, "WINDOW_PAIRS", 9)
+    run_batch(rows, tmp_path / "windows", bundle=bundle, shard_pairs=40)
+    assert 1 < len(parts(tmp_path / "windows")) < len(parts(tmp_path / "many"))
+    one, *others = (results_of(tmp_path / name) for name in ("one", "many", "windows"))
     with Reranker(bundle) as reranker:
         is_exact = reranker.kernels.are_compiled and name != "embedding"
-    if is_exact:
-        assert many == one
-    for ours, theirs in zip(one, many, strict=True):
-        assert ours["scores"] == pytest.approx(theirs["scores"], abs=TOLERANCE)
+    for other in others:
+        if is_exact:
+            assert other == one
+        for ours, theirs in zip(one, other, strict=True):
+            assert ours["scores"] == pytest.approx(theirs["scores"], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "embedding"])
