@@ -9,6 +9,7 @@ LIBRARIES := .venv/libraries
 CUDA := .venv/cuda
 ONNXRUNTIME := .venv/onnxruntime
 PYLATE := .venv/pylate
+RAY := .venv/ray
 TRAINED := .venv/trained
 UNIT := .venv/unit
 WHEELS := .venv/wheels
@@ -23,7 +24,7 @@ CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h t
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test trained test-unit test-onnxruntime test-cuda test-clients test-libraries test-airgap coverage soak bench bench-full figures docs format wheels release-check clean
+.PHONY: help kernels demo test trained test-unit test-onnxruntime test-cuda test-clients test-libraries test-ray test-airgap coverage soak bench bench-full figures docs format wheels release-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -57,6 +58,9 @@ test-clients: kernels $(DEV)/.installed $(CLIENTS)/.installed ## Test other proj
 
 test-libraries: kernels $(DEV)/.installed $(LIBRARIES)/.installed $(PYLATE)/.installed ## Test families against their own libraries
 	$(DEV)/bin/pytest tests/libraries
+
+test-ray: kernels $(RAY)/.installed ## Test Ray and, where there is Java, Spark
+	$(RAY)/bin/python -m pytest tests/ray
 
 test-airgap: wheels $(DEV)/.installed ## Test packs for other Pythons, for Arm, and in a container image: needs PyPI and Debian
 	$(DEV)/bin/pytest -m downloads tests/airgap
@@ -177,6 +181,12 @@ $(PYLATE)/.installed: $(wildcard tests/libraries/*.txt)
 	$(PYLATE)/bin/python -m pip --disable-pip-version-check install --quiet \
 		-r tests/libraries/pylate.txt
 	$(PYLATE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps pylate==1.6.0
+	touch $@
+
+$(RAY)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(RAY)
+	$(RAY)/bin/python $(PIP_INSTALL) pip
+	$(RAY)/bin/python $(PIP_INSTALL) -e '.[ray]' pyspark pytest hypothesis
 	touch $@
 
 $(WHEELS)/.installed: pyproject.toml $(CONSTRAINTS)

@@ -24,6 +24,7 @@ GROUPS = {
         "quantizing",
         "architectures",
         "published-speed",
+        "ray",
         "slices",
         "store",
         "transforms",

@@ -19,7 +19,27 @@ NOTEWORTHY = (
     *("asimddp", "i8mm", "bf16", "sve"),
 )
 X86 = ("x86_64", "amd64", "i386", "i686", "x86")
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 0x8000, 0x0040  # bits of MXCSR
+
+
+def default_threads() -> int:
+    """Return how many threads to compute with where the caller does not say, at least 1.
+
+    The physical cores given to this process, but no more than OMP_NUM_THREADS says: what starts
+    several processes on one machine, as Ray does, bounds the threads of each by that variable.
+    """
+    limit = thread_limit()
+    return physical_cores() if limit is None else min(physical_cores(), limit)
+
+
+def thread_limit() -> int | None:
+    """Return the value of OMP_NUM_THREADS, None where it is unset or no positive number.
+
+    Of a list, as OpenMP has it for nested regions ("4,2"), the first counts.
+    """
+    first, *_ = os.environ.get(THREADS_VARIABLE, "").split(",")
+    return int(first) if first.strip().isdecimal() and int(first) > 0 else None
 
 
 def physical_cores() -> int:

@@ -17,6 +17,7 @@ from edgerank.cpu import (
     CGROUP_V2,
     cpu_name,
     cpu_quota,
+    default_threads,
     noteworthy_instruction_sets,
     physical_cores,
 )
@@ -55,6 +56,7 @@ class Cpu:
     instruction_sets: list[str]  # that matter here, as Linux names them
     logical_cores: int  # of the machine
     physical_cores: int  # given to this process
+    default_threads: int  # of a model; fewer where OMP_NUM_THREADS says so
     quota: float | None  # of the cgroup, in CPUs
 
 
@@ -110,6 +112,7 @@ def diagnose(bundle: Path) -> Diagnosis:
             instruction_sets=noteworthy_instruction_sets(),
             logical_cores=os.cpu_count() or 1,
             physical_cores=physical_cores(),
+            default_threads=default_threads(),
             quota=cpu_quota(),
         ),
         memory=Memory(_total_memory(), _memory_limit()),

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from edgerank.bundle import DEFAULT_BUNDLE, read_bundle, verify_bundle
 from edgerank.closing import Closing
-from edgerank.cpu import physical_cores
+from edgerank.cpu import default_threads
 from edgerank.documents import (
     Document,
     LongDocuments,
@@ -81,7 +81,8 @@ class Reranker(Closing):
         """Open a bundle directory.
 
         :param bundle: the directory; the model that comes with the package by default
-        :param threads: threads to compute with; the physical cores given to the process by default
+        :param threads: threads to compute with; ``cpu.default_threads()`` by default: the physical
+            cores given to the process, and no more than OMP_NUM_THREADS says
         :param providers: ONNX Runtime execution providers to choose a variant by, most wanted
             first, "cpu", "cuda" and "tensorrt" for short; the bundle's order by default
         :param device: number of the GPU, as CUDA numbers those of this process, where the variant
@@ -111,7 +112,7 @@ class Reranker(Closing):
         self.max_length = self.bundle.manifest.length(max_length)
         if isinstance(providers, str):
             raise InputError("providers", f"expected a list of names, got the string {providers!r}")
-        threads = physical_cores() if threads is None else threads
+        threads = default_threads() if threads is None else threads
         check_integer("threads", threads, 1)
         self.threads = threads
         self.kernels = choose_kernels(kernels)

@@ -11,9 +11,9 @@ import onnxruntime as ort
 
 from edgerank.caches import Array, DeviceRuns, Feed, HostRuns, Layer
 from edgerank.cpu import (
+    default_threads,
     flush_denormals,
     multiplies_int8_exactly,
-    physical_cores,
     return_freed_memory,
 )
 from edgerank.errors import EdgerankError
@@ -54,7 +54,7 @@ def open_session(
     """Build an ONNX Runtime session; every session of edgerank is built here.
 
     :param model: a file, or a serialized model
-    :param threads: threads that one operator may use; the physical cores of the process by default
+    :param threads: threads that one operator may use; ``default_threads()`` by default
     :param provider: execution provider, which must run every operator
     :param device: number of the GPU, for a provider that computes on one
     :param kernels: what computes on the CPU; ``choose_kernels()`` by default
@@ -66,7 +66,7 @@ def open_session(
     :raises Exception: ONNX Runtime cannot load the model; its errors share no base class
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
+    options.intra_op_num_threads = threads or default_threads()
     options.log_severity_level = ERRORS
     # no fusions: some are slow (SLOW_FUSIONS)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgerank.bundle import Bundle
-from edgerank.cpu import physical_cores
+from edgerank.cpu import default_threads
 from edgerank.engine import Engine, Results, gather
 from edgerank.kernels import Kernels, choose_kernels
 from edgerank.packing import EMPTY, Group, Tokens, default_batch_tokens, pack
@@ -32,7 +32,7 @@ def open_engine(bundle: Bundle, threads: int | None = None, kernels: Kernels | N
     engine = Engine(
         bundle.graph_path(bundle.manifest.variants[0]),
         [output.name],
-        threads=threads or physical_cores(),
+        threads=threads or default_threads(),
         kernels=kernels,
     )
 

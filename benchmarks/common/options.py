@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from benchmarks.common.paths import ROOT, collection_path
-from edgerank.cpu import physical_cores
+from edgerank.cpu import default_threads
 from edgerank.errors import InputError
 from edgerank.kernels import AUTO, STOCK, available, choose_kernels
 
@@ -62,7 +62,7 @@ def candidates(default: int) -> Option:
 threads = click.option(
     "--threads",
     type=click.IntRange(1),
-    default=physical_cores,
+    default=default_threads,
     help="Threads of an operator.  [default: the physical cores given to the process]",
 )
 thread_counts = click.option(
@@ -70,7 +70,7 @@ thread_counts = click.option(
     "thread_counts",
     type=click.IntRange(1),
     multiple=True,
-    default=lambda: sorted({1, physical_cores()}),
+    default=lambda: sorted({1, default_threads()}),
     help="Threads of an operator; may be given several times."
     "  [default: 1, and the physical cores given to the process]",
 )

@@ -22,7 +22,7 @@ from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.processes import Worker, convert, make_environment
 from benchmarks.quality.rescoring import Scorer
 from edgerank import Reranker
-from edgerank.cpu import physical_cores
+from edgerank.cpu import default_threads
 from edgerank.files import write_atomically
 
 Pair = tuple[str, str]  # query, document
@@ -57,7 +57,7 @@ def peer_system(
     python = make_environment(environments, peer.environment)
     converter = make_environment(environments, peer.converter or peer.environment)
     convert(converter, peer.script, checkpoint, setting, work)
-    worker = Worker(python, peer.script, checkpoint, setting, work, threads=physical_cores())
+    worker = Worker(python, peer.script, checkpoint, setting, work, threads=default_threads())
 
     def score(pairs: Sequence[Pair]) -> Scores:
         requests = [

@@ -49,6 +49,15 @@ class Row:
     names: tuple[str, ...]  # ids of the documents, or their places from 0
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Where actors of Ray score, instead of processes."""
+
+    address: str | None = None  # as for ``ray.init``; a cluster of this machine by default
+    actor_cpus: int = 1  # of an actor, as Ray counts them
+    actors: int | None = None  # at most; as many as there is room for by default
+
+
 class BadRow(msgspec.Struct, frozen=True):
     """A row that has no scores: a line of the side file."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +19,7 @@ from edgerank.batch.job import (
     SHARD_PAIRS,
     Asking,
     BadRow,
+    Cluster,
     Job,
     OutputFormat,
 )
@@ -28,7 +29,7 @@ from edgerank.batch.reading import Reader
 from edgerank.batch.shards import ShardResult, score_shards
 from edgerank.batch.workers import Task, score_in_processes
 from edgerank.bundle import DEFAULT_BUNDLE
-from edgerank.cpu import physical_cores
+from edgerank.cpu import default_threads, physical_cores
 from edgerank.documents import LongDocuments, check_integer, make_pairs
 from edgerank.errors import BatchError, InputError
 from edgerank.extras import needs_extra
@@ -65,6 +66,7 @@ def run_batch(
     trust: str | os.PathLike[str] | None = None,
     processes: int = PROCESSES,
     threads: int | None = None,
+    cluster: Cluster | None = None,
     shard_pairs: int = SHARD_PAIRS,
     max_bad_rows: int = MAX_BAD_ROWS,
     restart: bool = False,
@@ -83,6 +85,8 @@ def run_batch(
     :param collection: a directory in BEIR's layout, instead of these two
     :param processes: that score, each with a model of its own
     :param threads: of each process; by default they share the physical cores
+    :param cluster: of Ray, whose actors score instead of processes; each node reads the input and
+        the bundle from the same paths
     :param shard_pairs: pairs of a query and a document in a shard, at most
     :param max_bad_rows: rows that get no scores; more of them end the job
     :param restart: remove what another job, or the same one, has left in the directory
@@ -107,9 +111,14 @@ def run_batch(
     if "parquet" in (source.format, format):
         with needs_extra("reading and writing Parquet", "batch"):
             import pyarrow.parquet  # noqa: F401  # an error before anything is written
-    if threads is None:
-        threads = max(1, physical_cores() // processes)
+    if cluster is not None:
+        check_integer("cluster.actor_cpus", cluster.actor_cpus, 1)
+        with needs_extra("scoring on Ray", "ray"):
+            from edgerank.batch.on_ray import score_on_ray
     opening = Opening(bundle, threads, variant, kernels, max_length, max_batch_tokens, trust)
+    if threads is None and cluster is None:
+        share = max(1, physical_cores() // processes)
+        opening = replace(opening, threads=min(default_threads(), share))
     asking = Asking(instruction, normalize, long_documents)
     with opening.open() as reranker:
         _check_options(reranker, asking)
@@ -124,7 +133,11 @@ def run_batch(
             job = begun.output.job
             waiting = begun.output.waiting()
             with _progress(job, waiting, show_progress) as tell:
-                if processes == 1 or not waiting:
+                if cluster is not None and waiting:
+                    reranker.close()
+                    task = Task(job, source, begun.indexes, opening)
+                    results = score_on_ray(task, waiting, cluster, tell)
+                elif processes == 1 or not waiting:
                     results = _score_here(reranker, begun, waiting, tell)
                 else:
                     reranker.close()

@@ -8,11 +8,19 @@ from typing import get_args
 
 import click
 
-from edgerank.batch.job import MAX_BAD_ROWS, PROCESSES, SHARD_PAIRS, InputFormat, OutputFormat
+from edgerank.batch.job import (
+    MAX_BAD_ROWS,
+    PROCESSES,
+    SHARD_PAIRS,
+    Cluster,
+    InputFormat,
+    OutputFormat,
+)
 from edgerank.cli.options import bundle_option, kernels_option, trust_option
 from edgerank.documents import LongDocuments
 
 PATH = click.Path(path_type=Path)
+ENGINES = LOCAL, RAY = "local", "ray"
 
 
 @click.command()
@@ -87,6 +95,29 @@ PATH = click.Path(path_type=Path)
     help="Compute with this many threads in each process. By default the processes share the"
     " physical cores.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=LOCAL,
+    show_default=True,
+    help="Score in processes of this machine (local), or in actors of Ray (ray), which needs"
+    " edgerank[ray]. The output has the same bytes.",
+)
+@click.option(
+    "--address",
+    help="Connect to the cluster of Ray at this address, such as auto or HOST:6379. By default a"
+    " cluster of this machine is started for the job.",
+)
+@click.option(
+    "--actor-cpus",
+    type=click.IntRange(1),
+    help="Reserve so many of Ray's CPUs for each actor. The default is 1.",
+)
+@click.option(
+    "--actors",
+    type=click.IntRange(1),
+    help="Start at most this many actors of Ray. By default there are as many as find CPUs.",
+)
 @kernels_option
 @click.option(
     "--shard-pairs",
@@ -123,6 +154,10 @@ def batch(
     max_length: int | None,
     processes: int,
     threads: int | None,
+    engine: str,
+    address: str | None,
+    actor_cpus: int | None,
+    actors: int | None,
     kernels: str | None,
     shard_pairs: int,
     max_bad_rows: int,
@@ -138,6 +173,12 @@ def batch(
     output is that of a job that was not. Rows that are unusable are in _bad-rows.jsonl of the
     output, with the reason.
     """
+    cluster = None
+    if engine == RAY:
+        cluster = Cluster(address, actor_cpus or Cluster.actor_cpus, actors)
+    elif (address, actor_cpus, actors) != (None, None, None):
+        raise click.UsageError("--address, --actor-cpus and --actors need --engine ray")
+
     from edgerank.batch.run import run_batch  # onnxruntime takes a while to load
 
     done = run_batch(
@@ -157,6 +198,7 @@ def batch(
         trust=trust,
         processes=processes,
         threads=threads,
+        cluster=cluster,
         shard_pairs=shard_pairs,
         max_bad_rows=max_bad_rows,
         restart=restart,

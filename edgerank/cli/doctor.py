@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from edgerank.cli.options import bundle_option
+from edgerank.cpu import THREADS_VARIABLE
 from edgerank.kernels import STOCK
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
         "cores",
         f"{cpu.physical_cores} physical for this process, {cpu.logical_cores} logical{quota}",
     )
+    bound = f", by {THREADS_VARIABLE}" if cpu.default_threads < cpu.physical_cores else ""
+    yield "threads", f"{cpu.default_threads}{bound}"
     limit = "" if memory.limit is None else f", limit {_gib(memory.limit)}"
     yield "memory", f"{'unknown' if memory.total is None else _gib(memory.total)}{limit}"
     yield "versions", ", ".join(f"{name} {number}" for name, number in found.versions.items())

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     "--threads",
     type=click.IntRange(1),
     help="Compute with this many threads. The default is the number of physical cores that this"
-    " process may use.",
+    " process may use, or OMP_NUM_THREADS if that is fewer.",
 )
 @kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every query.")

@@ -28,7 +28,7 @@ from edgerank.documents import LongDocuments
     "--threads",
     type=int,
     help="Compute with this many threads. The default is the number of physical cores that this"
-    " process may use.",
+    " process may use, or OMP_NUM_THREADS if that is fewer.",
 )
 @kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")

@@ -21,7 +21,8 @@ CORPUS = click.argument("corpus", default="-")
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Threads to compute with. The default is the physical cores given to this process.",
+    help="Threads to compute with. The default is the physical cores given to this process,"
+    " or OMP_NUM_THREADS if that is fewer.",
 )
 
 

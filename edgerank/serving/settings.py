@@ -176,7 +176,7 @@ THREADS = SettingSpec[int | None](
     None,
     "Compute with this many threads. All models share them.",
     least=1,
-    default_words="the physical cores",
+    default_words="the physical cores, or OMP_NUM_THREADS if that is fewer",
 )
 PROVIDERS = SettingSpec[tuple[str, ...]](
     "providers",

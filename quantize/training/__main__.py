@@ -13,7 +13,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from edgerank.cpu import physical_cores
+from edgerank.cpu import default_threads
 from edgerank.errors import EdgerankError
 from edgerank.files import read_jsonl
 
@@ -156,7 +156,7 @@ def train(
 
     from quantize.training import mining, training
 
-    torch.set_num_threads(threads or physical_cores())
+    torch.set_num_threads(threads or default_threads())
     settings = training.TrainingSettings(steps, size, lists_a_step, rate, vectors)
     texts = mining.read_records(records)
     training.train(

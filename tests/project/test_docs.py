@@ -31,6 +31,7 @@ PAGES = [*(ROOT / name for name in FRONT), *sorted((ROOT / "docs").glob("*.md"))
 CARD = DEFAULT_BUNDLE / "MODEL_CARD.md"
 RENDERED = ROOT / "docs/benchmarks.md"  # from records, which may be of earlier commands
 INTEGRATIONS = ROOT / "docs/integrations.md"  # tests/clients runs it, where the frameworks are
+RAY = ROOT / "docs/ray.md"  # and tests/ray this one
 SERVER = "localhost:50051"  # a server of the test's own takes its place
 NAMES = {
     "query": "who wrote dune?",
@@ -104,7 +105,7 @@ def write_collection(directory: Path) -> None:
     (directory / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
 
 
-EXECUTED = [page for page in PAGES if python_of(page) and page != INTEGRATIONS]
+EXECUTED = [page for page in PAGES if python_of(page) and page not in (INTEGRATIONS, RAY)]
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=name_of)

@@ -58,6 +58,54 @@ def test_a_machine_that_does_not_tell_its_topology_counts_its_cpus(machine):
     assert cpu.physical_cores() == 3
 
 
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        (None, 4),
+        ("1", 1),
+        ("3", 3),
+        (" 2 ", 2),
+        ("2,8", 2),  # of OpenMP's list, the outermost level
+        ("64", 4),  # it bounds, and adds no cores
+        ("0", 4),
+        ("-1", 4),
+        ("many", 4),
+        ("", 4),
+    ],
+)
+def test_omp_num_threads_bounds_the_threads_and_not_the_cores(
+    machine, monkeypatch, variable, expected
+):
+    machine(HYPERTHREADED, set(range(8)), None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert cpu.default_threads() == expected
+    assert cpu.physical_cores() == 4
+
+
+def test_a_reranker_and_its_session_keep_to_omp_num_threads():
+    program = (
+        "import os; from edgerank import Reranker;"
+        "before = len(os.listdir('/proc/self/task'));"
+        "reranker = Reranker(); reranker.score('query', ['a', 'b']);"
+        "print(reranker.threads, len(os.listdir('/proc/self/task')) - before)"
+    )
+    told = {}
+    for variable in ("1", str(cpu.physical_cores())):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": variable, "TOKENIZERS_PARALLELISM": "false"},
+        )
+        told[int(variable)] = [int(word) for word in done.stdout.split()]
+    for variable, (threads, started) in told.items():
+        assert threads == variable
+        assert started == told[1][1] + variable - 1  # the engine's own thread is one of them
+
+
 def test_this_machine_has_at_least_one_core_and_no_more_than_its_cpus():
     assert 1 <= cpu.physical_cores() <= (os.cpu_count() or 1)
 

@@ -1,0 +1,1 @@
+"""``edgerank.ray`` and the examples of Ray and Spark, in the environment of ``make test-ray``."""
