@@ -6,6 +6,7 @@ CLIENTS := .venv/clients
 DEMO := .venv/demo
 DEV := .venv/dev
 LIBRARIES := .venv/libraries
+CUDA := .venv/cuda
 ONNXRUNTIME := .venv/onnxruntime
 PYLATE := .venv/pylate
 TRAINED := .venv/trained
@@ -18,11 +19,11 @@ TEST_PROCESSES ?= 2
 
 # What developers run compiles without a warning; a newer compiler elsewhere may have more of them.
 test coverage: WARNINGS := --werror
-CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h)
+CPP := $(wildcard edgerank/kernels/src/* tests/kernels/*.cpp tests/kernels/*.h tests/cuda/*.c)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kernels demo test trained test-unit test-onnxruntime test-clients test-libraries test-airgap coverage soak bench bench-full figures docs format wheels release-check clean
+.PHONY: help kernels demo test trained test-unit test-onnxruntime test-cuda test-clients test-libraries test-airgap coverage soak bench bench-full figures docs format wheels release-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -47,6 +48,9 @@ test-unit: kernels $(UNIT)/.installed ## Run the tests that need no more than ed
 
 test-onnxruntime: kernels $(DEV)/.installed $(ONNXRUNTIME)/.installed ## Test the kernels with the oldest onnxruntime
 	$(DEV)/bin/pytest tests/kernels/test_onnxruntime_versions.py
+
+test-cuda: $(DEV)/.installed $(CUDA)/.installed ## Test ONNX Runtime's provider for CUDA, without a GPU
+	$(DEV)/bin/pytest tests/cuda
 
 test-clients: kernels $(DEV)/.installed $(CLIENTS)/.installed ## Test other projects' clients and frameworks
 	$(DEV)/bin/pytest tests/clients
@@ -139,6 +143,15 @@ $(ONNXRUNTIME)/.installed: pyproject.toml $(CONSTRAINTS)
 	grep -v '^onnxruntime==' $(CONSTRAINTS) > $(ONNXRUNTIME)/constraints.txt
 	$(ONNXRUNTIME)/bin/python -m pip --disable-pip-version-check install --quiet \
 		-c $(ONNXRUNTIME)/constraints.txt -e . 'onnxruntime==1.23.*'
+	touch $@
+
+# Both packages install the module onnxruntime; the one for GPUs needs Python 3.11.
+$(CUDA)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv --clear $(CUDA)
+	$(CUDA)/bin/python $(PIP_INSTALL) pip
+	$(CUDA)/bin/python $(PIP_INSTALL) -e .
+	$(CUDA)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes onnxruntime
+	$(CUDA)/bin/python $(PIP_INSTALL) onnxruntime-gpu
 	touch $@
 
 # Others' clients have constraints of their own: they bound packages that the project has newer.

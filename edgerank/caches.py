@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgerank.packing import Batch
+from edgerank.providers import device_problem
 
 Array = NDArray[np.float32]
 Feed = Mapping[str, NDArray[Any]]
@@ -104,14 +105,23 @@ class DeviceRuns:
         feed: Feed,
         outputs: Sequence[str],
     ) -> list[Array]:
-        """Run a micro-batch; return ``outputs`` as float32, whatever the graph's type."""
+        """Run a micro-batch; return ``outputs`` as float32, whatever the graph's type.
+
+        :raises ProviderError: the GPU fails, or lacks memory or a library
+        """
         binding = session.io_binding()
         for name, array in feed.items():
             binding.bind_cpu_input(name, array)  # copied to where its operators read it
         for name in outputs:
             binding.bind_output(name)  # to the host
         self._bind_layers(binding, batch)
-        session.run_with_iobinding(binding, options)
+        try:
+            session.run_with_iobinding(binding, options)
+        except Exception as error:  # onnxruntime's own errors share no base class
+            problem = device_problem(error, self._device_id) if self._device == "cuda" else None
+            if problem is None:
+                raise
+            raise problem from error
         return [_as_float32(value) for value in binding.get_outputs()[: len(outputs)]]
 
     def _bind_layers(self, binding: ort.IOBinding, batch: Batch) -> None:

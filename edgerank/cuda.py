@@ -33,7 +33,7 @@ class CudaLibrary:
     """A library that the installed ONNX Runtime loads."""
 
     name: str
-    is_needed: bool  # by every session; the others are for a few operators
+    is_needed: bool  # by sessions of most models; the others are for a few operators
     is_found: bool
     version: str | None  # where it says
 
@@ -76,10 +76,10 @@ def find_libraries(built_for: str | None) -> Iterator[CudaLibrary]:
         return
     preload_libraries()
     major = _major(built_for)
-    needed = ("libcudart.so.{}", "libcublasLt.so.{}", "libcublas.so.{}", CURAND)
+    needed = ("libcudart.so.{}", "libcublasLt.so.{}", "libcublas.so.{}", CURAND, CUDNN)
     for name in (DRIVER_LIBRARY, *(each.format(major) for each in needed)):
         yield _load(name, is_needed=True)
-    for name in (f"libnvrtc.so.{major}", f"libcufft.so.{CUFFT_VERSIONS.get(major, major)}", CUDNN):
+    for name in (f"libnvrtc.so.{major}", f"libcufft.so.{CUFFT_VERSIONS.get(major, major)}"):
         yield _load(name, is_needed=False)
 
 

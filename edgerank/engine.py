@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerank.errors import BundleError, EdgerankError, ProviderError
+from edgerank.errors import BundleError, EdgerankError
 from edgerank.kernels import DOMAIN, STOCK, VARIABLE, Kernels
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.packing import Batch
-from edgerank.providers import is_of_device
+from edgerank.providers import GPU_PROVIDERS, device_problem
 from edgerank.session import Session
 
 Array = NDArray[np.float32]
@@ -62,12 +62,9 @@ class Engine:
         except EdgerankError:
             raise
         except Exception as error:  # onnxruntime's own errors share no base class
-            if provider != CPU_PROVIDER and is_of_device(error):
-                reason = " ".join(str(error).split())  # of several lines
-                raise ProviderError(
-                    f"{graph}: {provider} cannot load it on GPU {device}: {reason};"
-                    " `edgerank doctor` shows the GPUs, their free memory and what is missing"
-                ) from error
+            problem = device_problem(error, device) if provider in GPU_PROVIDERS else None
+            if problem is not None:
+                raise problem from error
             advice = f"; {VARIABLE}={STOCK} does without compiled kernels"
             reason = str(error) + (advice if DOMAIN in str(error) else "")
             raise BundleError(f"{graph}: ONNX Runtime cannot load it: {reason}") from error
@@ -88,7 +85,7 @@ class Engine:
     ) -> Iterator[tuple[Batch, list[Array]]]:
         """Run micro-batches in order; yield each with ``outputs`` of the graph.
 
-        :raises EdgerankError: the engine is closed
+        :raises EdgerankError: the engine is closed, or the GPU fails
         """
         return self._session.run(batches, outputs)
 

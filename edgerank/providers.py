@@ -33,10 +33,9 @@ SHAPE_OPERATORS = frozenset(
     )
 )
 MAX_NAMED = 5  # operators in a message
-DEVICE_FAILURES = (
-    *("CUDA failure", "CUDNN failure", "CUBLAS failure", "Failed to allocate memory"),
-    "Please install TensorRT libraries",
-)
+OUT_OF_MEMORY = ("Failed to allocate memory", "CUDA failure 2:", "out of memory")
+NO_LIBRARY = ("cuDNN is unavailable", "Please install TensorRT libraries")
+DEVICE_FAILURES = ("CUDA failure", "CUDNN failure", "CUBLAS failure", *OUT_OF_MEMORY, *NO_LIBRARY)
 
 
 def provider_name(name: str) -> str:
@@ -115,6 +114,14 @@ def _options(provider: str, device: int) -> dict[str, str]:
     return {name: str(value) for name, value in options.items()}
 
 
-def is_of_device(error: Exception) -> bool:
-    """Whether an error of ONNX Runtime is one of a GPU, its driver or its memory."""
-    return any(mark in str(error) for mark in DEVICE_FAILURES)
+def device_problem(error: Exception, device: int) -> ProviderError | None:
+    """Say what a GPU failed at, and what to do; None if the error is of another kind."""
+    reason = " ".join(str(error).split())  # of several lines
+    if not any(mark in reason for mark in DEVICE_FAILURES):
+        return None
+    advice = "`edgerank doctor` shows the GPUs, their free memory and what is missing"
+    if any(mark in reason for mark in OUT_OF_MEMORY):
+        advice = "set a lower max_batch_tokens, or stop what else uses the GPU"
+    elif any(mark in reason for mark in NO_LIBRARY):
+        advice = f"{INSTALL} brings cuDNN, and `pip install tensorrt` brings TensorRT"
+    return ProviderError(f"GPU {device}: {reason}; {advice}")

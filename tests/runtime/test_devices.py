@@ -10,13 +10,14 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from edgerank import InputError, ProviderError, Reranker
+from edgerank import InputError, ProviderError, Reranker, doctor
 from edgerank.bundle import BundleError, read_bundle
 from edgerank.caches import DeviceRuns
 from edgerank.engine import Engine
 from edgerank.gpu import Gpu
 from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
 from edgerank.packing import Group, Tokens, pack
+from edgerank.providers import device_problem
 from edgerank.session import Session
 from tests.support.gpus import give_gpus
 from tests.support.variants import with_variants
@@ -186,6 +187,16 @@ def test_a_variant_for_a_gpu_is_opened_on_the_one_asked_for(bundles, tmp_path, m
         Reranker(bundle, device=-1)
 
 
+def test_doctor_measures_a_gpu_by_itself(bundles, tmp_path, monkeypatch):
+    give_gpus(monkeypatch, CARD)
+    monkeypatch.setattr(doctor, "SECONDS", 0.0)
+    found = doctor.diagnose(with_variants(bundles / "qwen2.fp32", tmp_path / "bundle", "cuda-fp16"))
+    assert found.problems == []
+    assert (found.model.variant, found.model.provider) == ("cuda-fp16", CUDA_PROVIDER)
+    assert list(found.speed.pairs_per_second) == [CUDA_PROVIDER]
+    assert found.speed.ratio is None
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
@@ -206,6 +217,21 @@ def test_what_a_gpu_fails_at_is_told_from_what_is_wrong_with_a_bundle(
     monkeypatch.setattr(ort, "InferenceSession", fail)
     with pytest.raises(expected, match=message):
         Reranker(bundle)
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("BFCArena: Failed to allocate memory for requested\nbuffer", "a lower max_batch_tokens"),
+        ("cuDNN is unavailable for CUDA Execution Provider", "pip install 'edgerank[cuda]'"),
+        ("CUDA failure 719: unspecified launch failure", "`edgerank doctor` shows"),
+    ],
+)
+def test_what_a_gpu_fails_at_in_a_run_is_said_with_what_to_do(reason, advice):
+    problem = device_problem(RuntimeError(reason), 3)
+    assert str(problem).startswith(f"GPU 3: {' '.join(reason.split())}; ")
+    assert advice in str(problem)
+    assert device_problem(RuntimeError("a shape does not fit"), 0) is None
 
 
 def test_a_graph_that_cuda_cannot_run_as_a_whole_is_not_run_on_the_cpu(

@@ -11,10 +11,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tokenizers
+from click.testing import CliRunner
 
 import edgerank
-from edgerank import Reranker, cpu, doctor, kernels
+from edgerank import Reranker, cpu, cuda, doctor, kernels
 from edgerank.bundle import DEFAULT_BUNDLE
+from edgerank.cli import cli
+from edgerank.cuda import CudaLibrary, CudaSetup
+from edgerank.gpu import Driver, Gpu
 from edgerank.kernels import available, choose_kernels
 from tests.support.cli import edgerank as run
 from tests.support.cli import succeed
@@ -76,6 +80,41 @@ def test_the_table_says_the_same_to_people():
     assert rows["kernels"] == str(choose_kernels())
     assert "stock" in rows["pairs a second"]
     assert "problem" not in rows
+
+
+def test_gpus_are_shown_with_what_they_lack(monkeypatch):
+    gpus = (Gpu("a card", 80 << 30, 60 << 30, (9, 0)),)
+    setup = CudaSetup(
+        Driver("535.1", (12, 2), gpus),
+        {"onnxruntime-gpu": "1.32"},
+        "13.0",
+        [
+            CudaLibrary("libcudart.so.13", True, True, "13.0"),
+            CudaLibrary("libcublas.so.13", True, False, None),
+            CudaLibrary("libnvrtc.so.13", False, True, None),
+        ],
+        ["the driver is too old"],
+    )
+    monkeypatch.setattr(cuda, "look_at_cuda", lambda driver: setup)
+    shown = CliRunner().invoke(cli, ["doctor"], env={"COLUMNS": "300"})
+    rows = {line[:16].strip(): line[18:].strip() for line in shown.output.splitlines()}
+    assert rows["driver"] == "535.1, which runs CUDA up to 12.2"
+    assert rows["GPU 0"] == "a card, 60.0 of 80.0 GiB free, compute capability 9.0"
+    assert rows["CUDA"] == "onnxruntime is built for 13.0"
+    assert rows["libcudart.so.13"] == "13.0"
+    assert rows["libcublas.so.13"] == "not found"
+    assert rows["libnvrtc.so.13"] == "found, not needed by every model"
+    assert rows["advice"] == "the driver is too old"
+    assert shown.exit_code == 0  # the CPU computes all the same
+
+    found = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)["cuda"]
+    assert found["driver"]["gpus"][0]["total_memory"] == 80 << 30
+    assert found["libraries"][1] == {
+        "name": "libcublas.so.13",
+        "is_needed": True,
+        "is_found": False,
+        "version": None,
+    }
 
 
 def test_what_keeps_edgerank_from_running_is_said_with_all_else_and_status_1(tmp_path):

@@ -96,7 +96,7 @@ def test_libraries_that_are_found_tell_their_versions(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda, "CUDNN", str(cudnn))
     found = {library.name: library for library in cuda.find_libraries("99.1")}
     assert found[str(runtime)] == CudaLibrary(str(runtime), True, True, "13.2")
-    assert found[str(cudnn)] == CudaLibrary(str(cudnn), False, True, "9.10.2")
+    assert found[str(cudnn)] == CudaLibrary(str(cudnn), True, True, "9.10.2")
     assert found["libcublas.so.99"] == CudaLibrary("libcublas.so.99", True, False, None)
     assert list(cuda.find_libraries(None)) == []
 
