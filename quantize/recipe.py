@@ -111,7 +111,7 @@ def recipe_of(choice: PrecisionChoice, steps: Sequence[RecipeStep]) -> Recipe:
     bf16 = Recipe("bf16", has_float_stream=True)
     if choice == "bf16":
         return bf16
-    if choice in ("fp16", "half"):
+    if choice == "fp16" or choice == "half":
         wide = Recipe("fp16", has_float_stream=True, wider=bf16 if choice == "half" else None)
         return Recipe("fp16", wider=wide)
     is_int8 = choice in ("int8", "int8-fine")

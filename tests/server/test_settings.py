@@ -199,6 +199,11 @@ def test_a_file_that_is_not_there_is_one_line_and_status_2():
     assert fail("serve", EDGERANK_CONFIG="absent.toml").startswith("absent.toml: ")
 
 
+def test_gpus_that_are_no_numbers_are_refused_before_anything_is_opened():
+    message = fail("serve", "--devices", "0;1", "--listen", "127.0.0.1:0")
+    assert message.startswith("devices: expected numbers of GPUs such as 0,1, got '0;1'")
+
+
 def test_a_server_that_a_file_sets_up(bundles, tmp_path):
     path = tmp_path / "edgerank.toml"
     bundle = bundles / "cross-encoder.int8"
