@@ -3,10 +3,10 @@ PYTHON ?= python3
 # Needs only Python 3.10 or newer: targets build the environments that they use, under .venv/.
 CONSTRAINTS := requirements/constraints.txt
 CLIENTS := .venv/clients
+CUDA := .venv/cuda
 DEMO := .venv/demo
 DEV := .venv/dev
 LIBRARIES := .venv/libraries
-CUDA := .venv/cuda
 ONNXRUNTIME := .venv/onnxruntime
 PYLATE := .venv/pylate
 RAY := .venv/ray
