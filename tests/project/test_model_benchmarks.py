@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -18,6 +19,7 @@ from benchmarks.common import options
 from benchmarks.common.processes import run_program
 from benchmarks.common.random_models import build_random, geometries
 from benchmarks.model import batch, neighbour
+from benchmarks.model import ray as ray_benchmark
 from benchmarks.model.architectures import int8_weights
 from edgerank.errors import EdgerankError
 from edgerank.kernels import STOCK, VARIABLE, Library
@@ -118,3 +120,21 @@ def test_memory_of_a_batch_is_shown_at_its_begin_and_at_its_end():
     }
     with pytest.raises(EdgerankError, match="too short"):
         batch._memory(samples[:2], 900)
+
+
+def test_starting_does_not_count_in_the_rates_of_jobs_on_ray():
+    commands = ray_benchmark.make_candidates(Path("python"), Path("a"), Path("b"), 2, 4800)
+    rates = dict(zip(commands, (200, 190, 195, 20), strict=True))
+    starts = dict(zip(commands, (2, 20, 25, 30), strict=True))
+    times = {
+        (name, size): np.array([starts[name] + size / rates[name]] * 2)
+        for name, one in commands.items()
+        for size in (one.few, one.documents)
+    }
+    rows = {row.labels["candidate"]: row.figures for row in ray_benchmark.rows_of(commands, times)}
+    for name in commands:
+        assert rows[name]["documents/s"].value == pytest.approx(rates[name])
+        assert rows[name]["start"].value == pytest.approx(starts[name])
+        compared = rows[name]["time against edgerank batch"].value
+        assert compared == pytest.approx(rates[ray_benchmark.BATCH] / rates[name])
+    assert commands[ray_benchmark.CROSS_ENCODER].documents == 480
