@@ -78,7 +78,8 @@ def open_session(
     else:  # the functions of a graph for a GPU are inlined
         kernels = choose_kernels() if kernels is None else kernels
         register(options, kernels, options.intra_op_num_threads)
-    if save_to is None and not multiplies_int8_exactly():  # what is saved is for every CPU
+    is_for_this_cpu = provider == CPU_PROVIDER and save_to is None  # what is saved is for all
+    if is_for_this_cpu and not multiplies_int8_exactly():
         # an optimizer of this level makes uint8 of the int8 matrices that stock operators read,
         # also beside compiled ones: those of a feed-forward part that is int8 in part
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -29,12 +29,13 @@ PROGRAM = r"""
 import ctypes, json, sys
 from edgerank import EdgerankError, Reranker, session
 from edgerank.bundle import DEFAULT_BUNDLE, read_bundle
-from edgerank.engine import Engine
-from edgerank.providers import CUDA_PROVIDER
+from edgerank.cuda import cuda_version
 from edgerank.documents import make_pairs
+from edgerank.engine import Engine
+from edgerank.manifest import CUDA_PROVIDER
 
 decoder, embedding = sys.argv[1:]
-runtime = ctypes.CDLL("libcudart.so.13")
+runtime = ctypes.CDLL(f"libcudart.so.{cuda_version().partition('.')[0]}")
 for name in ("stand_in_copies", "stand_in_bytes"):
     getattr(runtime, name).restype = ctypes.c_size_t
 documents = ["Frank Herbert", "Paris, since 987. " * 30, "? " * 400, "", "Dune"]
