@@ -12,13 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 from edgerank import InputError
 from edgerank.bundle import read_bundle
-from edgerank.session import open_session
+from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
+from edgerank.session import Session, open_session
 from quantize import quantize
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph, in_type, without_identities
 from quantize.graph.functions import OPSETS
 from quantize.graph.kernel_table import TABLE, table_lines
 from quantize.graph.placement import check_placement, missing_kernels
+from quantize.measure import fidelity
 from quantize.measure.emulation import emulated
 from quantize.variants import FP16_MAX
 from tests.support.checkpoints import changed_copy
@@ -113,6 +115,27 @@ def test_the_command_line_says_where_a_variant_was_measured(cross_encoder, tmp_p
 def test_a_variant_in_half_precision_must_reach_min_tau(cross_encoder, tmp_path):
     with pytest.raises(QuantizeError, match="bundle: cuda-bf16 is refused: Kendall tau is 0"):
         quantize(cross_encoder, tmp_path / "bundle", precision="bf16", min_tau=1)
+
+
+def test_a_gpu_measures_where_there_is_one(cross_encoder, tmp_path, monkeypatch):
+    opened = []
+
+    def as_if_on_a_gpu(path: Path, *, provider: str = CPU_PROVIDER, **options: object) -> Session:
+        opened.append((path.name, provider))
+        return Session(path, **options)
+
+    monkeypatch.setattr(fidelity, "Session", as_if_on_a_gpu)
+    monkeypatch.setattr(fidelity, "visible_gpus", lambda: ("a GPU",))
+    monkeypatch.setattr(fidelity.ort, "get_available_providers", lambda: [CUDA_PROVIDER])
+    [variant] = quantize(cross_encoder, tmp_path / "bundle", precision="fp16").manifest.variants
+    assert opened == [
+        ("emulated.model.cuda-fp16.onnx", CPU_PROVIDER),
+        ("model.cuda-fp16.onnx", CUDA_PROVIDER),
+    ]
+    found = variant.fidelity
+    assert (found.provider, found.is_emulated) == (CUDA_PROVIDER, False)
+    assert found.mean_error < 0.03 * found.spread
+    assert 0 < max(found.layers) < 0.004
 
 
 def test_a_half_variant_is_the_same_beside_others(cross_encoder, tmp_path):
