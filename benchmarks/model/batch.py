@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import click
@@ -150,7 +149,6 @@ def _speeds(
 ) -> Iterator[Row]:
     reranker = Reranker(bundle, threads=threads)
     windows = [window.prepared for window in prepared_windows(reranker, _rows(path), Asking(), "")]
-    sequence = count()
 
     def engine() -> None:
         for prepared in windows:
@@ -161,9 +159,14 @@ def _speeds(
             reranker.score(record.query, record.documents)
 
     def batch(number: int, each: int) -> None:
-        output = work / f"out-{next(sequence)}"
         run_batch(
-            path, output, bundle=bundle, processes=number, threads=each, shard_pairs=shard_pairs
+            path,
+            work / f"out-{number}",
+            bundle=bundle,
+            processes=number,
+            threads=each,
+            shard_pairs=shard_pairs,
+            restart=True,
         )
 
     candidates = {"the engine alone": engine, "a loop of Reranker.score": loop}
