@@ -40,7 +40,7 @@ GROUPS = {
         "size-curve",
         "published",
     ),
-    "serving": ("throughput", "load", "fairness"),
+    "serving": ("throughput", "load", "fairness", "capacity"),
     "peers": ("peers", "scaling"),
 }
 TITLES = {
