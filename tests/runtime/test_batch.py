@@ -431,7 +431,9 @@ def test_a_process_that_scores_and_is_killed_ends_the_job_with_an_error(tmp_path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_interrupted_job_ends_its_processes_without_a_word(tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", make_rows(120))
+    path = write_jsonl(
+        tmp_path / "rows.jsonl", make_rows(1200)
+    )  # not done before it is interrupted
     output = tmp_path / "out"
     with subprocess.Popen(
         command(path, output, "--processes", "2"),
