@@ -39,7 +39,7 @@ MACHINES = ("AWS c7a.4xlarge=16:0.821", "Hetzner AX102=16:0.17")
 MODELS = (  # record, workload in it, name, layers that were measured, and all
     ("peers-C", "C", "ms-marco-MiniLM-L6", 6, 6),
     ("peers-B-D", "B", "mxbai-rerank-base-v2", 4, 24),
-    ("peers-A", "A", "mxbai-rerank-large-v2", 4, 28),
+    ("peers-A-28", "A", "mxbai-rerank-large-v2", 28, 28),
 )
 PAIRS = (10**6, 10**9)
 

@@ -176,7 +176,10 @@ def channel_options(max_attempts: int) -> list[tuple[str, Any]]:
     :raises InputError: the number is out of range
     """
     check_integer("max_attempts", max_attempts, 1, MOST_ATTEMPTS)
-    config: dict[str, Any] = {"methodConfig": [{"name": [{"service": "edgerank.v1.Reranker"}]}]}
+    config: dict[str, Any] = {
+        "loadBalancingConfig": [{"round_robin": {}}],  # over all addresses of the name
+        "methodConfig": [{"name": [{"service": "edgerank.v1.Reranker"}]}],
+    }
     if max_attempts > 1:
         config["methodConfig"][0]["retryPolicy"] = {
             "maxAttempts": max_attempts,
