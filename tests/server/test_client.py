@@ -277,11 +277,13 @@ def test_a_server_that_is_not_there_is_an_error_of_its_own(kind):
 
 
 def test_a_client_of_several_servers_takes_turns_and_passes_over_one_that_has_gone(server, bundles):
-    with ServerProcess("--model", bundles / MODELS[1]) as other:
-        with Client(f"ipv4:{server.address},{other.address}") as client:
-            eventually(lambda: {len(client.models()) for _ in range(4)} == {1, 2}, "both servers")
-            other.terminate()
-            assert {len(client.models()) for _ in range(4)} == {2}
+    with (
+        ServerProcess("--model", bundles / MODELS[1]) as other,
+        Client(f"ipv4:{server.address},{other.address}") as client,
+    ):
+        eventually(lambda: {len(client.models()) for _ in range(4)} == {1, 2}, "both servers")
+        other.terminate()
+        assert {len(client.models()) for _ in range(4)} == {2}
 
 
 def test_tls_and_tokens_are_checked_for_both_clients(kind, bundles, tmp_path):
