@@ -431,15 +431,15 @@ def test_a_process_that_scores_and_is_killed_ends_the_job_with_an_error(tmp_path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_interrupted_job_ends_its_processes_without_a_word(tmp_path):
-    path = write_jsonl(
-        tmp_path / "rows.jsonl", make_rows(1200)
-    )  # not done before it is interrupted
+    path = write_jsonl(tmp_path / "rows.jsonl", make_rows(400))
     output = tmp_path / "out"
     with subprocess.Popen(
         command(path, output, "--processes", "2"),
         env=environment(),
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # a shell has the commands that it starts in the background ignore interrupts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_until(lambda: len(parts(output)) > 3, process)
         children = children_of(process.pid)
