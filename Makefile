@@ -186,7 +186,7 @@ $(PYLATE)/.installed: $(wildcard tests/libraries/*.txt)
 $(RAY)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv --clear $(RAY)
 	$(RAY)/bin/python $(PIP_INSTALL) pip
-	$(RAY)/bin/python $(PIP_INSTALL) -e '.[ray]' pyspark pytest hypothesis
+	$(RAY)/bin/python $(PIP_INSTALL) -e '.[ray]' grpcio pyspark pytest hypothesis
 	touch $@
 
 $(WHEELS)/.installed: pyproject.toml $(CONSTRAINTS)
