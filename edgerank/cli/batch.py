@@ -16,7 +16,14 @@ from edgerank.batch.job import (
     InputFormat,
     OutputFormat,
 )
-from edgerank.cli.options import bundle_option, kernels_option, trust_option
+from edgerank.cli.options import (
+    bundle_option,
+    instruction_option,
+    kernels_option,
+    max_length_option,
+    normalize_option,
+    trust_option,
+)
 from edgerank.documents import LongDocuments
 
 PATH = click.Path(path_type=Path)
@@ -60,15 +67,8 @@ ENGINES = LOCAL, RAY = "local", "ray"
     type=PATH,
     help="Take the queries of pairs of ids from this file, which is laid out as in BEIR.",
 )
-@click.option(
-    "--instruction",
-    help="Tell the model in a sentence what relevance means. Only some models take an instruction.",
-)
-@click.option(
-    "--normalize",
-    is_flag=True,
-    help="Convert every score to the range from 0 to 1. The order stays the same.",
-)
+@instruction_option
+@normalize_option
 @click.option(
     "--long-documents",
     type=click.Choice(get_args(LongDocuments)),
@@ -76,12 +76,7 @@ ENGINES = LOCAL, RAY = "local", "ray"
     " split scores its parts and takes the best score, refuse counts its row as a bad one. The"
     " default is the model's own.",
 )
-@click.option(
-    "--max-length",
-    type=int,
-    help="Read at most this many tokens of a query and a document together. The default is the"
-    " bundle's.",
-)
+@max_length_option
 @click.option(
     "--processes",
     type=click.IntRange(1),

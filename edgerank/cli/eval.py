@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from edgerank.bundle import DEFAULT_BUNDLE
-from edgerank.cli.options import kernels_option
+from edgerank.cli.options import kernels_option, max_length_option, threads_option
 from edgerank.extras import needs_extra
 
 if TYPE_CHECKING:
@@ -44,18 +44,8 @@ if TYPE_CHECKING:
 @click.option(
     "--split", default="test", show_default=True, help="Read the judgements of qrels/SPLIT.tsv."
 )
-@click.option(
-    "--max-length",
-    type=int,
-    help="Read at most this many tokens of a query and a document together. The default is the"
-    " bundle's.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="Compute with this many threads. The default is the number of physical cores that this"
-    " process may use, or OMP_NUM_THREADS if that is fewer.",
-)
+@max_length_option
+@threads_option
 @kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every query.")
 def eval_command(

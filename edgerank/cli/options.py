@@ -30,3 +30,24 @@ kernels_option = click.option(
     " Runtime (stock), or those of an instruction set that `edgerank doctor` lists. The default is"
     f" the value of {VARIABLE}, or auto.",
 )
+max_length_option = click.option(
+    "--max-length",
+    type=int,
+    help="Read at most this many tokens of a query and a document together. The default is the"
+    " bundle's.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Compute with this many threads. The default is the number of physical cores that this"
+    " process may use, or OMP_NUM_THREADS if that is fewer.",
+)
+instruction_option = click.option(
+    "--instruction",
+    help="Tell the model in a sentence what relevance means. Only some models take an instruction.",
+)
+normalize_option = click.option(
+    "--normalize",
+    is_flag=True,
+    help="Convert every score to the range from 0 to 1. The order stays the same.",
+)

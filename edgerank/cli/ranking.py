@@ -12,6 +12,7 @@ from typing import Any, get_args
 import click
 import msgspec
 
+from edgerank.cli.options import instruction_option, normalize_option
 from edgerank.documents import LongDocuments, document_text
 from edgerank.errors import InputError
 from edgerank.files import decode_line, numbered_lines, read_lines
@@ -36,16 +37,8 @@ def ranking_options(command: Command) -> Command:
             type=click.IntRange(1),
             help="Print only the best K documents. The default is all.",
         ),
-        click.option(
-            "--instruction",
-            help="Tell the model in a sentence what relevance means. Only some models take an"
-            " instruction.",
-        ),
-        click.option(
-            "--normalize",
-            is_flag=True,
-            help="Convert every score to the range from 0 to 1. The order stays the same.",
-        ),
+        instruction_option,
+        normalize_option,
         click.option(
             "--long-documents",
             type=click.Choice(get_args(LongDocuments)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgerank.cli.options import bundle_option, kernels_option, trust_option
+from edgerank.cli.options import bundle_option, kernels_option, max_length_option, trust_option
 from edgerank.cli.ranking import named_documents, ranking_options, read_documents, show
 from edgerank.documents import LongDocuments
 
@@ -18,12 +18,7 @@ from edgerank.documents import LongDocuments
 @bundle_option
 @trust_option
 @ranking_options
-@click.option(
-    "--max-length",
-    type=int,
-    help="Read at most this many tokens of a query and a document together. The default is the"
-    " bundle's.",
-)
+@max_length_option
 @click.option(
     "--threads",
     type=int,

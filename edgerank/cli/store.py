@@ -10,7 +10,13 @@ from typing import Any
 import click
 import msgspec
 
-from edgerank.cli.options import bundle_option, kernels_option
+from edgerank.cli.options import (
+    bundle_option,
+    instruction_option,
+    kernels_option,
+    normalize_option,
+    threads_option,
+)
 from edgerank.cli.ranking import in_one_line, read_documents
 from edgerank.errors import InputError, StoreError
 from edgerank.files import numbered_lines, read_lines
@@ -18,12 +24,6 @@ from edgerank.files import numbered_lines, read_lines
 Command = Callable[..., Any]
 STORE = click.argument("directory", metavar="STORE", type=click.Path(path_type=Path))
 CORPUS = click.argument("corpus", default="-")
-threads_option = click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="Threads to compute with. The default is the physical cores given to this process,"
-    " or OMP_NUM_THREADS if that is fewer.",
-)
 
 
 @click.group()
@@ -123,10 +123,8 @@ def delete(directory: Path, ids: tuple[str, ...], model: Path, file: str | None)
     show_default=True,
     help="Score the best so many by their words, and as many by their vectors, in a search.",
 )
-@click.option(
-    "--instruction", help="Tell the model what relevance means. Only some models take one."
-)
-@click.option("--normalize", is_flag=True, help="Give every score as one from 0 to 1.")
+@instruction_option
+@normalize_option
 @threads_option
 @kernels_option
 @click.option("--json", "as_json", is_flag=True, help="Print the ranking as a JSON array.")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from edgerank.lock import writing as hold
 from edgerank.store import arrays, format, writing
 from tests.support import ROOT
 from tests.support.cli import environment
+from tests.support.kills import in_a_process_killed_at
 from tests.support.stores import HashedReranker
 
 OLD = {f"old{number}": f"the old book {number}" for number in range(4)}
@@ -38,38 +37,13 @@ def _small_segments(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def in_a_process_killed_at(step: int, change: Callable[[], object]) -> bool:
-    """Kill a forked child -9 before one of its operations on files; False if it got through."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def dying(function):
-            def run(*arguments, **options):
-                nonlocal count
-                count += 1
-                if count == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*arguments, **options)
-
-            return run
-
-        status = 1
-        try:
-            arrays.ArrayFile.__init__ = dying(arrays.ArrayFile.__init__)
-            arrays.ArrayFile.write = dying(arrays.ArrayFile.write)
-            os.fsync = dying(os.fsync)
-            Path.replace = dying(Path.replace)
-            Path.unlink = dying(Path.unlink)
-            change()
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
+OPERATIONS = (
+    (arrays.ArrayFile, "__init__"),
+    (arrays.ArrayFile, "write"),
+    (os, "fsync"),
+    (Path, "replace"),
+    (Path, "unlink"),
+)  # that a process is killed before
 
 
 def state(directory: Path) -> tuple[tuple[str, ...], list[float]]:
@@ -106,7 +80,7 @@ def test_a_change_that_is_killed_anywhere_leaves_the_old_state_or_the_new(kind, 
     seen = set()
     for step in range(1, 10_000, stride):
         directory = copied(origin, tmp_path / f"{step}")
-        if not in_a_process_killed_at(step, lambda: change(directory)):  # noqa: B023
+        if not in_a_process_killed_at(step, lambda: change(directory), OPERATIONS):  # noqa: B023
             break
         found = state(directory)
         assert found in (old, new)
@@ -132,7 +106,7 @@ def test_a_build_that_is_killed_anywhere_goes_on_with_what_it_had(tmp_path):
     kept = set()
     for step in range(1, 10_000, 4):
         directory = tmp_path / f"{step}"
-        if not in_a_process_killed_at(step, lambda: build(directory)):  # noqa: B023
+        if not in_a_process_killed_at(step, lambda: build(directory), OPERATIONS):  # noqa: B023
             break
         if (directory / "store.json").exists():
             manifest = format.read_store_manifest(directory)

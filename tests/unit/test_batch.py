@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,6 +36,7 @@ from tests.support.batch import (
     write_jsonl,
     write_run,
 )
+from tests.support.kills import in_a_process_killed_at
 
 ROWS = [{"id": f"r{n}", "query": f"query {n}", "documents": ["a"] * (n % 4)} for n in range(20)]
 COUNTS = st.lists(st.integers(0, 12), max_size=30)
@@ -526,37 +525,12 @@ def test_an_input_that_is_changed_meanwhile_ends_the_job(tmp_path):
 # Kills
 
 
-def in_a_process_killed_at(step: int, change: Callable[[], object]) -> bool:
-    """Kill a forked child -9 before one of its operations on files; False if it got through."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def dying(function):
-            def run(*arguments, **options):
-                nonlocal count
-                count += 1
-                if count == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*arguments, **options)
-
-            return run
-
-        status = 1
-        try:
-            os.fsync = dying(os.fsync)
-            Path.replace = dying(Path.replace)
-            Path.unlink = dying(Path.unlink)
-            Path.open = dying(Path.open)
-            change()
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
+OPERATIONS = (
+    (os, "fsync"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Path, "open"),
+)  # that a process is killed before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -578,7 +552,7 @@ def test_a_job_that_is_killed_anywhere_goes_on_to_the_same_bytes(kind, tmp_path,
         output = tmp_path / f"{step}"
         if kind == "restart":
             run(path, output, shard_pairs=5)
-        if not in_a_process_killed_at(step, lambda: run(path, output, **options)):  # noqa: B023
+        if not in_a_process_killed_at(step, lambda: run(path, output, **options), OPERATIONS):  # noqa: B023
             break
         before = {part: part.stat() for part in parts(output)}
         done.add(len(before))
