@@ -179,10 +179,10 @@ def _recipes(
     :raises InputError: a step is unknown
     :raises QuantizeError: the model takes no steps, or not this precision
     """
-    if "int8-fine" in precisions and not model.is_causal:
+    if "int8-fine" in precisions and isinstance(model, OptimumModel):
         raise QuantizeError(
-            f"{directory}: int8-fine is for decoders, whose scores come from one token of each"
-            " document; choose int8, or fp32"
+            f"{directory}: int8-fine: not for an architecture that is exported by optimum; choose"
+            " int8, or fp32"
         )
     if steps is not None:
         chosen = check_steps(steps)

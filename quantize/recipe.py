@@ -21,7 +21,7 @@ STEPS: Mapping[RecipeStep, str] = {
     "mix": "gated products mixed in blocks of channels",
     "smooth": "channels smoothed",
     "gptq": "rounding errors compensated",
-    "refine": "rows of a decoder rounded in two terms",
+    "refine": "rows of decoders and of int8-fine rounded in two terms",
 }
 STEPS_OF_INT8 = ("mix", "refine")  # in other precisions, rows are not rounded by the graph
 PRECISIONS: Mapping[PrecisionName, str] = {

@@ -67,7 +67,7 @@ PEERS = (
             Setting("int8-fine", (DECODER,), "more exact, twice as large", is_quick=False),
             Setting("int4", (DECODER, *ENCODERS), "for boxes short of memory", is_quick=False),
         ),
-        "int8-fine is for decoders",
+        "int8-fine is compared for decoders alone",
         converter=Environment("edgerank-converter", ("-e .[quantize]",)),
     ),
     Peer(

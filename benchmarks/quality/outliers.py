@@ -82,6 +82,8 @@ def compare(work: Path) -> Iterator[tuple[str, dict[str, Figure]]]:
     yield "ONNX Runtime dynamic, per tensor", figures(dynamic, STOCK)
     for name, steps in RECIPES.items():
         yield name, figures(quantized(checkpoint, work / name, steps=steps))
+    fine = quantized(checkpoint, work / "int8-fine", precision="int8-fine")
+    yield "full recipe, int8-fine", figures(fine)
     name = f"full recipe, {KEPT} matrices in float32"
     yield name, figures(quantized(checkpoint, work / name, keep_fp32=KEPT))
 

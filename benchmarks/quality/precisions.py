@@ -40,6 +40,7 @@ COLLECTIONS = "cisi", "npl", "xquad-en", "cosqa"  # shared
 PRECISIONS: dict[str, PrecisionName] = {
     "float32": "fp32",
     "edgerank int8": "int8",
+    "edgerank int8-fine": "int8-fine",
     "edgerank int4": "int4",
 }
 PEERS = {  # peer and setting

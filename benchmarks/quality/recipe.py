@@ -1,10 +1,10 @@
 """What does each step of the recipe bring on trained weights?
 
-MODEL is quantized with all steps, without each of those that change it, with none, and with the
-matrices in float32 that ``--keep-fp32 auto`` names. Every bundle scores the same pairs of queries
-and documents, which BM25 finds in collections; the figures are against float32. The decoder is no
-reranker: its score is how much rather it says Yes than No when it is asked for the relevance of a
-document. Beside it: ONNX Runtime's per-tensor dynamic quantization.
+MODEL is quantized with all steps, without each of those that change it, with none, as int8-fine,
+and with the matrices in float32 that ``--keep-fp32 auto`` names. Every bundle scores the same pairs
+of queries and documents, which BM25 finds in collections; the figures are against float32. The
+decoder is no reranker: its score is how much rather it says Yes than No when it is asked for the
+relevance of a document. Beside it: ONNX Runtime's per-tensor dynamic quantization.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ def measure(
             yield row(name, bundle)
         dynamic = dynamic_bundle(original, directory / "dynamic")
         yield row("ONNX Runtime's dynamic int8, per tensor", dynamic, STOCK)
+        fine = directory / "int8-fine"
+        yield row(
+            "all, int8-fine", quantized(checkpoint, fine, template=template, precision="int8-fine")
+        )
         bundle = quantized(checkpoint, directory / "auto", template=template, keep_fp32="auto")
         yield row("all, --keep-fp32 auto", bundle)
 

@@ -33,7 +33,7 @@ PRECISIONS = (*get_args(PrecisionName), "half")
     default=["int8"],
     show_default=True,
     multiple=True,
-    help="Store the weights in this precision. int8-fine, for decoders, is more exact than int8 and"
+    help="Store the weights in this precision. int8-fine is more exact than int8, slower, and"
     " takes twice the space. int4 takes the least memory, and is slower and less exact than int8."
     " fp32 keeps the weights of the original. fp16 and bf16 are for NVIDIA GPUs; half is fp16, or"
     " bf16 if activations are too large for fp16. Give the option several times to make a variant"

@@ -131,7 +131,7 @@ class Bert:
         return Bert(self._checkpoint, self._head, self._spec, rotation)
 
     def declare(self, g: Graph) -> BertInputs:
-        shared = declare_inputs(g, with_past=False)
+        shared = declare_inputs(g, with_past=False, refines="all if fine")
         if isinstance(self.config, MPNetConfig):
             g.scope = "distances"  # a scored row is its sequence's first: its slot is its position
             buckets = self.config.relative_attention_num_buckets
@@ -203,7 +203,9 @@ class Bert:
         if self._head == "classifier":
             spec = self._spec
             dense, output = self._weights.classifier(spec.head_dense, spec.head_output)
-            logits = classify(g, precision, x, dense, output, spec.head_activation)
+            shared = inputs.shared
+            refined = precision.refined(shared.refined_rows) and shared.scored_grid.slots
+            logits = classify(g, precision, x, dense, output, spec.head_activation, refined)
             g.output("scores", logits, ["scored"])
             return
         if self._head == "tokens":

@@ -138,6 +138,7 @@ class BertLayer:
 
     def write(self, g: Graph, precision: Precision, inputs: EncoderInputs, x: str) -> str:
         config, shared, grid = self.config, inputs.shared, inputs.shared.grid
+        refined = precision.refined(shared.refined_rows)
         g.scope = f"layers.{self.index}"
         queries = self._heads(Matrix(self._site("query"), self.query.weight, self.query.bias))
         both = np.concatenate([self.key, self.value])
@@ -153,12 +154,15 @@ class BertLayer:
             queries=None if self.is_scored else queries,
             keys_values=self._heads(Matrix(self._site("key_value"), both, bias)),
             keeps_normed=True,
+            refined=refined,
         )
         query, residual = projected.queries, projected.normed
         if self.is_scored:
             grid, residual = shared.scored_grid, g.op("Gather", residual, shared.scored_rows)
-            site = self._site("qkv")
-            query = projection(g, precision, site, residual, queries=queries).queries
+            refined = refined and grid.slots  # all of the rows that are left
+            query = projection(
+                g, precision, self._site("qkv"), residual, queries=queries, refined=refined
+            ).queries
         attended = attention(
             g,
             grid,
@@ -177,6 +181,7 @@ class BertLayer:
             output,
             residual=residual,
             residual_scales=self._scales(g, "attention", self.attention_scales),
+            refined=refined,
         )
         wide = self.intermediate
         part = FeedForward(
@@ -190,7 +195,7 @@ class BertLayer:
             adds="normed",
             residual_scales=self._scales(g, "feed_forward", self.feed_forward_scales),
         )
-        return feed_forward(g, precision, x, part)
+        return feed_forward(g, precision, x, part, refined)
 
     def _heads(self, matrix: Matrix) -> Heads:
         return Heads(matrix, self.config.num_attention_heads, self.config.head_size)
@@ -203,13 +208,21 @@ class BertLayer:
 
 
 def classify(
-    g: Graph, precision: Precision, x: str, dense: Dense, output: Dense, activation: str
+    g: Graph,
+    precision: Precision,
+    x: str,
+    dense: Dense,
+    output: Dense,
+    activation: str,
+    refined: str = "",
 ) -> str:
     """Classify the first tokens' rows [R, H] by two linear layers: one logit each, float32 [R].
 
     :param activation: between them, an ONNX operator
+    :param refined: int64, ascending, the rows that are rounded in two terms; "" for none
     """
-    hidden = linear(g, precision, "pooler", x, Matrix("pooler", dense.weight, dense.bias))
+    matrix = Matrix("pooler", dense.weight, dense.bias)
+    hidden = linear(g, precision, "pooler", x, matrix, refined=refined)
     pooled = g.op(activation, hidden)
     logits = g.op("MatMul", pooled, g.weight("classifier.weight", output.weight.T))
     logits = g.op("Add", logits, g.weight("classifier.bias", output.bias))

@@ -62,7 +62,7 @@ class DecoderSpec:
         """
         if self.has_post_norms:
             return "all"
-        return "some" if self.is_causal else "nothing"
+        return "scored" if self.is_causal else "all if fine"
 
     def is_local(self, index: int) -> bool:
         return self.local is not None and index in self.local.layers

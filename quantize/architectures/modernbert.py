@@ -20,7 +20,7 @@ from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.checkpoint.sidecars import Reading
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph
-from quantize.graph.grid import declare_inputs, mean_rows
+from quantize.graph.grid import GraphInputs, declare_inputs, mean_rows
 from quantize.graph.layers import Matrix, Norm, linear
 from quantize.graph.precision import Precision
 from quantize.graph.rotary import rotary_frequencies
@@ -65,7 +65,7 @@ class ModernBert:
         )
 
     def declare(self, g: Graph) -> ModernBertInputs:
-        config, shared = self.config, declare_inputs(g, with_past=False)
+        config, shared = self.config, declare_inputs(g, with_past=False, refines="all if fine")
         far, near = (
             rotary_frequencies(config.head_size, theta)
             for theta in (config.global_theta, config.local_theta)
@@ -97,7 +97,7 @@ class ModernBert:
         x = self._weights.final_norm().write(g, x)
         pooled = mean_rows(g, x, inputs.shared.grid) if self._pooling == "mean" else x
         if self._is_classifier:
-            g.output("scores", self._classify(g, precision, pooled), ["scored"])
+            g.output("scores", self._classify(g, precision, pooled, inputs.shared), ["scored"])
         elif self._pooling == "tokens":
             write_token_vectors(g, self._checkpoint, x, self.stream_width)
         else:
@@ -106,13 +106,15 @@ class ModernBert:
     def aligned(self, stream: Floats) -> Floats:
         return stream
 
-    def _classify(self, g: Graph, precision: Precision, pooled: str) -> str:
+    def _classify(self, g: Graph, precision: Precision, pooled: str, shared: GraphInputs) -> str:
         """Classify pooled rows [R, H]: one logit each, float32 [R].
 
         The classifier's weight is part of its norm's gain.
         """
         dense, norm, bias = self._weights.classifier()
-        products = norm.write(g, g.op("Gelu", linear(g, precision, dense.name, pooled, dense)))
+        refined = precision.refined(shared.refined_rows) and shared.scored_grid.slots
+        hidden = linear(g, precision, dense.name, pooled, dense, refined=refined)
+        products = norm.write(g, g.op("Gelu", hidden))
         logits = g.op("ReduceSum", products, g.constant([-1]), keepdims=0)
         return g.op("Add", logits, g.weight("classifier.bias", bias))
 

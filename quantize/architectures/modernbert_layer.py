@@ -139,6 +139,7 @@ class ModernBertLayer:
     def write(self, g: Graph, precision: Precision, inputs: ModernBertInputs, x: str) -> str:
         config, shared = self.config, inputs.shared
         span = inputs.window if config.is_local(self.index) else inputs.everything
+        refined = precision.refined(shared.refined_rows)
         g.scope = f"layers.{self.index}"
         queries = self._heads(Matrix(self._site("query"), self.query))
         both = np.concatenate([self.key, self.value])
@@ -152,6 +153,7 @@ class ModernBertLayer:
             keys_values=self._heads(Matrix(self._site("key_value"), both)),
             angles=span.angles,
             keeps_normed=self.index == 0 or self.is_scored,
+            refined=refined,
         )
         if self.index == 0:
             x = self._first_stream(g, projected.normed)
@@ -160,13 +162,18 @@ class ModernBertLayer:
             # at position 0, whose angles are 0
             grid, scored = span.scored_grid, shared.scored_rows
             rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
-            query = projection(g, precision, self._site("qkv"), rows, queries=queries).queries
+            refined = refined and grid.slots  # all of the rows that are left
+            query = projection(
+                g, precision, self._site("qkv"), rows, queries=queries, refined=refined
+            ).queries
         heads = config.num_attention_heads
         attended = attention(
             g, grid, query, projected.keys_values, num_heads=heads, num_kv_heads=heads
         )
         output = Matrix(self._site("output"), self.output)
-        x = linear(g, precision, self._site("output"), attended, output, residual=x)
+        x = linear(
+            g, precision, self._site("output"), attended, output, residual=x, refined=refined
+        )
         part = FeedForward(
             site=self._site("input_gate"),
             inner_site=self._site("down"),
@@ -176,7 +183,7 @@ class ModernBertLayer:
             multiplied=Matrix(self._site("gate"), self.gate),
             down=Matrix(self._site("down"), self.down),
         )
-        return feed_forward(g, precision, x, part)
+        return feed_forward(g, precision, x, part, refined)
 
     def _heads(self, matrix: Matrix) -> Heads:
         return Heads(matrix, self.config.num_attention_heads, self.config.head_size)

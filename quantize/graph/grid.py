@@ -26,7 +26,7 @@ MASKED = -6e4  # added to the logit of a key that must not be seen; float16 ends
 # of what a plain graph has: ONNX Runtime's fused attention for CUDA needs a multiple of 4
 KEY_MULTIPLE = 8
 
-Refines = Literal["nothing", "some", "all"]
+Refines = Literal["scored", "all", "all if fine"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class GraphInputs:
     scored_grid: Grid  # that of the scored rows alone, with L = 1
 
 
-def declare_inputs(g: Graph, *, with_past: bool, refines: Refines = "nothing") -> GraphInputs:
+def declare_inputs(g: Graph, *, with_past: bool, refines: Refines) -> GraphInputs:
     """Declare the inputs that all architectures share.
 
     ``visible`` int64 [B, L] says how many of a sequence's leading keys each query slot sees. That
@@ -65,7 +65,8 @@ def declare_inputs(g: Graph, *, with_past: bool, refines: Refines = "nothing") -
 
     Without a past, keys are the sequence's own tokens and share the query slots.
 
-    :param refines: which rows may be rounded in two terms: those that scores depend on most, or all
+    :param refines: which rows may be rounded in two terms: those that scores depend on most, all,
+        or all in precisions that are finer than int8
     """
     token_ids = g.input("token_ids", TensorProto.INT64, ["tokens"])
     positions = g.input("positions", TensorProto.INT64, ["tokens"])
@@ -77,16 +78,16 @@ def declare_inputs(g: Graph, *, with_past: bool, refines: Refines = "nothing") -
     visible = g.input("visible", TensorProto.INT64, ["sequences", "length"])
     scored_rows = g.input("scored_rows", TensorProto.INT64, ["scored"])
     refined_rows = RefinedRows()
-    if refines == "some":
+    if refines == "scored":
         names = ("refined_rows", "fine_rows")
         refined_rows = RefinedRows(*(g.input(name, TensorProto.INT64, [name]) for name in names))
 
     g.scope = "grid"
     if g.is_plain:
         key_rows = _filled_up(g, key_rows)
-    if refines == "all":
+    if refines != "scored":
         every = _every(g, token_ids)
-        refined_rows = RefinedRows(every, every)
+        refined_rows = RefinedRows(every if refines == "all" else "", every)
     grid = with_mask(g, Grid(query_rows, key_rows, slots, visible, mask=""))
     scored_slots = g.op("Gather", slots, scored_rows)
     length = g.op("Shape", query_rows, start=1, end=2)

@@ -63,7 +63,7 @@ class RefinedRows:
     """Rows that a precision may round in two terms: int64 [R], ascending; "" for none."""
 
     int8: str = ""
-    fine: str = ""  # more of them
+    fine: str = ""  # by FineInt8: the same, and more
 
 
 @dataclass(frozen=True)
@@ -359,10 +359,11 @@ class Int8:
 
 @dataclass(frozen=True)
 class FineInt8(Int8):
-    """int8 with weights in two terms for the rows that scores depend on most.
+    """int8 with weights in two terms for refined rows.
 
-    These rows are nearly exact, so that what is left of the error is that of the others, seen
-    through attention. The embedding is float16: its errors would be in all that follows.
+    These rows are nearly exact. In an encoder they are all rows. In a decoder they are few, and the
+    error that is left is that of the others, seen through attention. The embedding is float16: its
+    errors would be in all that follows.
     """
 
     refines_weights: ClassVar[bool] = True

@@ -18,6 +18,7 @@ from edgerank.bundle import read_bundle
 from quantize import quantize
 from quantize.recipe import STEPS, RecipeStep
 from tests.kernels.test_bundles import (
+    CHECKPOINTS,
     INT8_SHARE,
     QUERIES,
     TEXTS,
@@ -27,14 +28,15 @@ from tests.kernels.test_bundles import (
     scores,
     some_documents,
 )
-from tests.support.checkpoints import bpe_tokenizer, save_qwen2
 from tests.support.cli import succeed
 from tests.support.operators import INSTRUCTION_SETS, each_instruction_set, needs_kernels
 
 PRECISIONS = ("int8", "int8-fine")
+ENCODERS = "bert", "deberta", "modernbert", "modernbert-embedding", "mpnet-embedding"
 INPUTS = {  # of rows in two terms, which a graph of the architecture reads in the precisions
     "qwen2": {"int8": {"refined_rows"}, "int8-fine": {"fine_rows"}},
-    "gemma3": {"int8": set(), "int8-fine": set()},  # all rows
+    "gemma3": {"int8": set(), "int8-fine": set()},  # all rows, as int8-fine of the encoders
+    **{name: {"int8": set(), "int8-fine": set()} for name in ENCODERS},
 }
 
 
@@ -48,12 +50,9 @@ def write_rows(path: Path) -> Path:
 
 @pytest.fixture(scope="module", params=INPUTS)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a small random decoder in float32, int8 and int8-fine."""
+    """A bundle of a small random checkpoint in float32, int8 and int8-fine."""
     work = tmp_path_factory.mktemp("bundle")
-    if request.param == "qwen2":
-        save_qwen2(work / "checkpoint", bpe_tokenizer())
-    else:
-        other_family("gemma3")(work / "checkpoint")
+    CHECKPOINTS[request.param](work / "checkpoint")
     quantize(
         work / "checkpoint",
         work / "bundle",
@@ -76,8 +75,9 @@ def test_a_graph_reads_which_rows_to_round_in_two_terms_or_takes_all(request, bu
     found = {value.name for value in graph.input} & {"refined_rows", "fine_rows"}
     assert found == INPUTS[request.node.callspec.params["bundle"]][precision]
     linear = next(node for node in graph.node if node.op_type == "Linear")
-    rests = linear.input[10:]
-    assert linear.input[9]
+    refined, *rests = [*linear.input[9:], ""]
+    is_plain = precision == "int8" and request.node.callspec.params["bundle"] in ENCODERS
+    assert bool(refined) is not is_plain
     assert any(rests) is (precision == "int8-fine")
 
 
@@ -87,7 +87,7 @@ def test_the_bundle_says_which_variant_is_of_which_precision(bundle):
     for name in PRECISIONS:
         assert variants[name].precision == name
         assert variants[name].graph == f"model.{name}.onnx"
-        assert "rows of a decoder rounded in two terms" in variants[name].recipe
+        assert "rounded in two terms" in variants[name].recipe
     assert "weights per output channel, in two terms" in variants["int8-fine"].recipe
     assert "int8-fine" in succeed("inspect", bundle)
 

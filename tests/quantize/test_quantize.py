@@ -465,11 +465,6 @@ def test_an_output_that_is_no_bundle_is_left_untouched(decoder, tmp_path, kind):
     assert_refused(decoder, "precious: exists and is not a bundle", tmp_path, output="precious")
 
 
-def test_int8_fine_is_refused_for_what_is_no_decoder(cross_encoder, tmp_path):
-    with unchanged(tmp_path), pytest.raises(QuantizeError, match="int8-fine is for decoders"):
-        quantize(cross_encoder, tmp_path / "bundle", precision=["fp32", "int8-fine"])
-
-
 def test_a_checkpoint_is_never_replaced_by_its_bundle(decoder, tmp_path):
     with unchanged(tmp_path), pytest.raises(QuantizeError, match="is not a bundle"):
         quantize(decoder, decoder)

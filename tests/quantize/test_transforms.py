@@ -109,6 +109,7 @@ def test_channels_are_mixed_in_the_largest_blocks_that_divide_them(width, block)
         ("qwen2", "int8-fine", {"fine_rows"}, True),
         ("qwen2", "int4", set(), False),
         ("cross_encoder", "int8", set(), False),
+        ("cross_encoder", "int8-fine", set(), False),
     ],
 )
 def test_rows_are_mixed_and_refined_where_they_are_said_to_be(

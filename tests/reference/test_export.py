@@ -287,6 +287,8 @@ def test_what_takes_layers_is_refused(tmp_path, made, keep):
         quantize(made / "distilbert", tmp_path / "bundle", keep_fp32=keep)
     with pytest.raises(QuantizeError, match="steps of the recipe: not for"):
         quantize(made / "distilbert", tmp_path / "bundle", steps=["smooth"])
+    with pytest.raises(QuantizeError, match="int8-fine: not for an architecture"):
+        quantize(made / "distilbert", tmp_path / "bundle", precision=["fp32", "int8-fine"])
 
 
 def test_nothing_is_fetched(tmp_path, made, monkeypatch):
