@@ -33,7 +33,8 @@ from quantize.checkpoint.files import open_checkpoint
 from quantize.checkpoint.hub import locate
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
-from quantize.families.recognition import ModelSpec, OptimumModel, RecognizedModel, recognize
+from quantize.families.model_spec import ModelSpec, OptimumModel, RecognizedModel
+from quantize.families.recognition import recognize
 from quantize.families.templates import read_template
 from quantize.measure.calibration import Calibration, read_calibration
 from quantize.measure.preparation import PackedCalibration, pack_calibration

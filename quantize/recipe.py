@@ -11,7 +11,8 @@ from onnx import TensorProto
 from edgerank.errors import InputError
 from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER, PrecisionName
 from quantize.graph.half import HALF_TYPES, Half
-from quantize.graph.precision import FineInt8, Float32, Int4, Int8, Precision
+from quantize.graph.int8 import FineInt8, Int4, Int8
+from quantize.graph.precision import Float32, Precision
 from quantize.rounding.rounding import Floats
 
 RecipeStep = Literal["rotate", "mix", "smooth", "gptq", "refine"]

@@ -22,16 +22,9 @@ from benchmarks.common.turns import alternate, median_seconds, ratio
 from edgerank.kernels import STOCK, choose_kernels
 from edgerank.session import open_session
 from quantize.graph.builder import Graph
-from quantize.graph.layers import (
-    FeedForward,
-    Heads,
-    Matrix,
-    Norm,
-    feed_forward,
-    linear,
-    projection,
-)
-from quantize.graph.precision import Int8
+from quantize.graph.int8 import Int8
+from quantize.graph.layers import FeedForward, feed_forward, linear, projection
+from quantize.graph.parameters import Heads, Matrix, Norm
 from quantize.graph.rotary import rotary_angles, rotary_frequencies
 
 NUM_ROWS = 512, 32

@@ -22,7 +22,7 @@ from benchmarks.common.record import Row, median
 from benchmarks.common.turns import ratio, take_turns
 from edgerank.bundle import Bundle
 from edgerank.kernels import choose_kernels
-from quantize.graph import precision
+from quantize.graph import int8
 
 NUM_DOCUMENTS = 16
 WHOLE = 1 << 20  # channels that no feed-forward part has
@@ -34,7 +34,7 @@ NAMES = "large-v2", "v2-m3", "electra", "MiniLM"
     "--channels",
     type=int,
     multiple=True,
-    default=(precision.SLICE_CHANNELS,),
+    default=(int8.SLICE_CHANNELS,),
     show_default=True,
     help="Channels of a slice; may be given several times.",
 )
@@ -74,6 +74,6 @@ def measure(
 
 def build_sliced(geometry: Geometry, channels: int, layers: int, work: Path) -> Bundle:
     """Build the model in slices of so many channels each."""
-    precision.SLICE_CHANNELS = channels
-    precision.FEWEST_SLICES = 2  # whatever it costs: that is what is measured
+    int8.SLICE_CHANNELS = channels
+    int8.FEWEST_SLICES = 2  # whatever it costs: that is what is measured
     return build_random(geometry, work, layers)

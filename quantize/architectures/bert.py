@@ -28,7 +28,8 @@ from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.lengths import first_position
 from quantize.graph.builder import Graph
 from quantize.graph.grid import declare_inputs, mean_rows, reach, with_mask
-from quantize.graph.layers import Matrix, linear
+from quantize.graph.layers import linear
+from quantize.graph.parameters import Matrix
 from quantize.graph.precision import Float32, Precision
 from quantize.graph.relative_positions import t5_buckets
 from quantize.rounding.rounding import Floats

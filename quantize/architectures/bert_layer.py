@@ -19,7 +19,8 @@ from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
 from quantize.graph.grid import GraphInputs
-from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
+from quantize.graph.layers import FeedForward, feed_forward, linear, projection
+from quantize.graph.parameters import Heads, Matrix, Norm
 from quantize.graph.precision import Precision
 from quantize.graph.relative_positions import Positions
 from quantize.rounding.rounding import Floats

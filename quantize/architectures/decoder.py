@@ -17,7 +17,7 @@ from quantize.architectures.embedding import write_pooled
 from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.graph.builder import Graph
 from quantize.graph.grid import declare_inputs, mean_rows
-from quantize.graph.layers import Norm
+from quantize.graph.parameters import Norm
 from quantize.graph.precision import Precision
 from quantize.graph.spans import everything, within_window
 from quantize.rounding.rounding import Floats

@@ -17,7 +17,8 @@ from quantize.checkpoint.files import Checkpoint
 from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
 from quantize.graph.grid import GraphInputs
-from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
+from quantize.graph.layers import FeedForward, feed_forward, linear, projection
+from quantize.graph.parameters import Heads, Matrix, Norm
 from quantize.graph.precision import Precision, RefinedRows
 from quantize.graph.spans import Span
 from quantize.rounding.rounding import Floats

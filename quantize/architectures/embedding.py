@@ -14,7 +14,7 @@ from quantize.checkpoint.modules import (
 from quantize.checkpoint.sidecars import modules_kind
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph
-from quantize.graph.layers import Norm
+from quantize.graph.parameters import Norm
 from quantize.graph.vectors import unit_rows
 
 OPERATORS = {"GELU": "Gelu", "ReLU": "Relu", "Sigmoid": "Sigmoid", "Tanh": "Tanh"}

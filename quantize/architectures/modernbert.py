@@ -21,7 +21,8 @@ from quantize.checkpoint.sidecars import Reading
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph
 from quantize.graph.grid import GraphInputs, declare_inputs, mean_rows
-from quantize.graph.layers import Matrix, Norm, linear
+from quantize.graph.layers import linear
+from quantize.graph.parameters import Matrix, Norm
 from quantize.graph.precision import Precision
 from quantize.graph.rotary import rotary_frequencies
 from quantize.graph.spans import everything, within_window

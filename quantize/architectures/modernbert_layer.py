@@ -14,7 +14,8 @@ from quantize.checkpoint.sidecars import Pooling
 from quantize.graph.attention import attention
 from quantize.graph.builder import Graph
 from quantize.graph.grid import GraphInputs
-from quantize.graph.layers import FeedForward, Heads, Matrix, Norm, feed_forward, linear, projection
+from quantize.graph.layers import FeedForward, feed_forward, linear, projection
+from quantize.graph.parameters import Heads, Matrix, Norm
 from quantize.graph.precision import Precision
 from quantize.graph.rotary import LayerType, RopeByLayerType, RopeScaling
 from quantize.graph.spans import Span

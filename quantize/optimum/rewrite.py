@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgerank.session import open_session
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph, reads
-from quantize.graph.layers import LEAST_GELU, Matrix, linear
+from quantize.graph.layers import LEAST_GELU, linear
+from quantize.graph.parameters import Matrix
 from quantize.graph.precision import Precision
 from quantize.graph.substitutes import equal
 from quantize.rounding.rounding import Floats

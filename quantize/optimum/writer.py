@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
-from quantize.families.recognition import OptimumModel
+from quantize.families.model_spec import OptimumModel
 from quantize.graph.precision import Float32
 from quantize.measure.fidelity import Reference, WrittenGraph, score_graph
 from quantize.measure.preparation import PackedCalibration

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from edgerank.packing import Batch
-from quantize.graph.precision import Int8
+from quantize.graph.int8 import Int8
 from quantize.measure.layerwise import LayerwiseRunner
 
 KeepFp32 = Literal["auto"] | int | Sequence[str]  # how many, or patterns of names

@@ -15,16 +15,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from quantize.graph.builder import Graph
-from quantize.graph.layers import (
-    LEAST_GELU,
-    FeedForward,
-    Heads,
-    Matrix,
-    feed_forward,
-    linear,
-    projection,
-)
-from quantize.graph.precision import FineInt8, Float32, Int8, Precision, RowRange, row_range
+from quantize.graph.int8 import FineInt8, Int8
+from quantize.graph.layers import LEAST_GELU, FeedForward, feed_forward, linear, projection
+from quantize.graph.parameters import Heads, Matrix
+from quantize.graph.precision import Float32, Precision, RowRange, row_range
 from quantize.rounding import mixing
 from quantize.rounding.rounding import quantize_channels
 from tests.support.layers import (

@@ -17,10 +17,11 @@ import pytest
 from edgerank.kernels import available, choose_kernels
 from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.session import open_session
-from quantize.graph import precision
+from quantize.graph import int8
 from quantize.graph.builder import Graph
-from quantize.graph.layers import Matrix, linear
+from quantize.graph.layers import linear
 from quantize.graph.panels import in_panels
+from quantize.graph.parameters import Matrix
 from tests.support import ROOT
 from tests.support.operators import (
     INSTRUCTION_SETS,
@@ -342,12 +343,12 @@ def test_kernels_read_weights_in_the_file_and_stock_operators_keep_one_copy(tmp_
     def some_weights(weight, ldl):
         return weights(*weight.shape), floats(len(weight))
 
-    monkeypatch.setattr(precision, "quantize_channels", some_weights)
+    monkeypatch.setattr(int8, "quantize_channels", some_weights)
     g = Graph(tmp_path / "model.onnx")
     x = rows_input(g, "x", 4096)
     for layer in range(6):
         shape = np.broadcast_to(np.float32(0), (4096, 4096))
-        x = linear(g, precision.Int8(), "site", x, Matrix(f"layer {layer}", shape))
+        x = linear(g, int8.Int8(), "site", x, Matrix(f"layer {layer}", shape))
     g.output("y", x, ["tokens", 4096])
     g.save()
 

@@ -30,8 +30,9 @@ from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.kernels import STOCK, Kernels
 from edgerank.session import open_session
 from quantize.graph.builder import Graph
+from quantize.graph.int8 import Int8
 from quantize.graph.panels import in_panels, out_of_panels
-from quantize.graph.precision import Int8, Rows
+from quantize.graph.precision import Rows
 from quantize.rounding.rounding import quantize_rows_blockwise
 from tests.support import ROOT
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from edgerank import Reranker
 from quantize import quantize
-from quantize.graph import precision
-from quantize.graph.precision import SLICE_CHANNELS, SLICE_MULTIPLE, Int8, matrix_of
+from quantize.graph import int8
+from quantize.graph.int8 import SLICE_CHANNELS, SLICE_MULTIPLE, Int8
+from quantize.graph.precision import matrix_of
 from tests.support.checkpoints import save_deberta, save_modernbert, wordpiece_tokenizer
 
 QUERY = "what is the capital of France?"
@@ -36,8 +37,8 @@ def weights_of(bundle: Path) -> list[str]:
 
 
 def cut_into_slices_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "SLICE_CHANNELS", 32)
-    monkeypatch.setattr(precision, "SLICE_MULTIPLE", 64)
+    monkeypatch.setattr(int8, "SLICE_CHANNELS", 32)
+    monkeypatch.setattr(int8, "SLICE_MULTIPLE", 64)
 
 
 def test_slices_in_float32_give_the_scores_of_the_whole(checkpoint, tmp_path, monkeypatch):

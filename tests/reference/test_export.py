@@ -35,7 +35,8 @@ from quantize import quantize
 from quantize.checkpoint.files import open_checkpoint
 from quantize.errors import QuantizeError
 from quantize.graph.functions import OPSET
-from quantize.graph.precision import Float32, Int8
+from quantize.graph.int8 import Int8
+from quantize.graph.precision import Float32
 from quantize.optimum.export import EXPORT_OPSET, export
 from quantize.optimum.rewrite import CHANGED_OPERATORS, fold, write_rewritten
 from tests.support.bundles import only_variant

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import erf, expit
 
-from quantize.graph.layers import Matrix, Norm
+from quantize.graph.parameters import Matrix, Norm
 from quantize.graph.precision import RowRange
 from quantize.rounding.rounding import quantize_channels
 

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 // How rows become integers. The arithmetic is that of the stock operators in
-// quantize/graph/precision.py, operation by operation:
+// quantize/graph/int8.py, operation by operation:
 //
 //   peak     = max |x|, or with a one-sided range max(max x, floor)
 //   step     = peak * (1 / levels)
