@@ -157,7 +157,7 @@ def prepare(
             good.append(row)
         except InputError as error:
             reason = f"{error.path}: {error.reason}"
-            bad.append(BadRow(file, row.number, row.id, reason))
+            bad.append(BadRow(file, row.number, row.id, reason, len(row.texts)))
     return Window(good, bad, _tokenised(reranker, good, asking))
 
 
