@@ -51,7 +51,7 @@ Files = Mapping[Path, Hashed]
 
 @dataclass(frozen=True)
 class Begun:
-    """A job that can be scored."""
+    """A job whose shards can be scored: its directory is held, and its input is known."""
 
     output: Output
     source: Source
@@ -106,7 +106,7 @@ def begin(
         if found is not None and Output(directory, found).done():
             check_same(directory, found, asked)
             check_whole(directory, found)
-        elif found is not None:  # nothing of it is worth keeping
+        elif found is not None:  # no shard is done, so the job may be another one from now on
             found = None
             remove(directory)
         clean(directory, found)

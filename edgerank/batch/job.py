@@ -10,7 +10,8 @@ import msgspec
 
 InputFormat = Literal["jsonl", "parquet", "trec"]
 OutputFormat = Literal["jsonl", "parquet", "trec"]
-Kind = Literal["rows", "pairs"]  # a query with documents a row, or the ids of one of each
+# a row has a query and its documents, or the id of a query and the id of a document
+Kind = Literal["rows", "pairs"]
 
 FORMAT_VERSION = 1
 SHARD_PAIRS = 4096  # of a shard, by default: what a kill loses at most, for each process

@@ -27,11 +27,11 @@ INPUT_NAME = "_input.json"  # digests of the input, so that it is not hashed aga
 BAD_ROWS_NAME = "_bad-rows.jsonl"
 BAD_PARTS = "_bad-*.jsonl"
 QUERIES_INDEX, CORPUS_INDEX = "_queries.index", "_corpus.index"
+# what a job writes, and what it may leave behind if it is killed
 PART = re.compile(r"part-\d{5,}\.(jsonl|parquet|trec)|_bad-(\d{5,}|rows)\.jsonl|_input\.json")
 SCRAP = re.compile(
     r"_(queries|corpus)\.index|\.(part|_bad|_job|_input|_queries|_corpus)[-.].+\.[0-9a-f]{8}"
 )
-
 MAX_NAMED = 8  # differences of jobs in a message
 
 

@@ -1,7 +1,7 @@
 """Rows into scores, with a reranker: bounded memory, full micro-batches, bad rows set aside.
 
 for result in score_rows(reranker, rows, Asking()):
-    ...  # a Scored or a BadRow for each row, in their order but for bad rows of a window
+    ...  # a Scored or a BadRow for each row; of a window, the bad rows come first
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ class Part:
 def split(job: Job) -> list[Part]:
     """Cut a job into parts of about as many tokens, one for each engine, or leave it whole.
 
-    A part has as many tokens as fill a micro-batch, or more. A query whose documents are in two
-    parts has its prefix computed in both.
+    There are no more parts than the job's tokens fill micro-batches. A query whose documents are in
+    two parts has its prefix computed in both.
     """
     num_parts = min(job.num_engines, job.num_tokens // job.max_batch_tokens, job.num_scores)
     if num_parts < 2:
