@@ -37,9 +37,9 @@ Vectors = NDArray[np.float32] | list[NDArray[np.float32]]  # [n, d], or [tokens,
 
 # a query and its distinct documents, each with a pair that has it, into tokens
 Encode = Callable[[str, Mapping[str, Pair]], Encoded]
-# results of some queries and then of documents, their tokens, and how many queries there are, into
-# the documents' scores for each query
-Compare = Callable[[Results, Sequence[Tokens], int], list[Scores]]
+# results of some queries and then of documents, their tokens, and for each query the places of the
+# documents that it is compared with, into their scores for each query
+Compare = Callable[[Results, Sequence[Tokens], Sequence[Sequence[int]]], list[Scores]]
 
 SCORES = Output("scores")
 EMBEDDINGS = Output("embeddings")
@@ -150,14 +150,21 @@ def _maxsim_rule(scoring: Scoring) -> ScoringRule:
     A sum is normalised as its mean, which is a cosine.
     """
 
-    def sums(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
-        raw, n = _ragged(results), num_queries
+    def sums(
+        results: Results, sequences: Sequence[Tokens], compared: Sequence[Sequence[int]]
+    ) -> list[Scores]:
+        raw, n = _ragged(results), len(compared)
         queries = token_vectors(raw[:n], sequences[:n], "query", scoring)
         documents = token_vectors(raw[n:], sequences[n:], "document", scoring)
-        return [maxsim(query, documents) for query in queries]
+        return [
+            maxsim(query, [documents[place] for place in places])
+            for query, places in zip(queries, compared, strict=True)
+        ]
 
-    def means(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
-        found = sums(results, sequences, num_queries)
+    def means(
+        results: Results, sequences: Sequence[Tokens], compared: Sequence[Sequence[int]]
+    ) -> list[Scores]:
+        found = sums(results, sequences, compared)
         return [
             np.clip(scores / np.float32(len(query)), -1, 1)
             for scores, query in zip(found, results, strict=False)
@@ -205,26 +212,35 @@ def _score_sequences(pairs: Sequence[Pair], encode: Encode) -> Prepared[Scores]:
 def _compare_apart(
     output: Output, compare: Compare, pairs: Sequence[Pair], encode: Encode
 ) -> Prepared[Scores]:
-    """Encode each distinct query and each distinct document once, then compare."""
+    """Encode each distinct query and each distinct document once, then compare as pairs ask."""
     documents: dict[str, Pair] = {}
+    documents_of: dict[str, dict[str, int]] = {}  # of each query, with their places among these
     for pair in pairs:
         documents.setdefault(pair.text, pair)
+        own = documents_of.setdefault(pair.query, {})
+        own.setdefault(pair.text, len(own))
     encoded = encode(pairs[0].query, documents)
     queries = {pairs[0].query: encoded}
-    for pair in pairs:
-        if pair.query not in queries:
-            queries[pair.query] = encode(pair.query, {})
+    for query in documents_of:
+        if query not in queries:
+            queries[query] = encode(query, {})
     sequences = [query.query for query in queries.values()] + encoded.sequences
-    query_places = {query: place for place, query in enumerate(queries)}
-    text_places = {text: place for place, text in enumerate(documents)}
-    places = [(query_places[pair.query], text_places[pair.text]) for pair in pairs]
+    sequences_of: dict[str, list[int]] = {text: [] for text in documents}
+    texts = list(documents)
+    for place, index in enumerate(encoded.document_index):
+        sequences_of[texts[index]].append(place)
+    compared = [
+        [place for text in own for place in sequences_of[text]] for own in documents_of.values()
+    ]
 
     def reduce(results: Results) -> Scores:
-        best = [
-            best_of_each(scores, encoded.document_index, len(documents))
-            for scores in compare(results, sequences, len(queries))
-        ]
-        return np.array([best[query][text] for query, text in places], np.float32)
+        best: dict[str, Scores] = {}
+        found = compare(results, sequences, compared)
+        for (query, own), scores in zip(documents_of.items(), found, strict=True):
+            owners = [place for text, place in own.items() for _ in sequences_of[text]]
+            best[query] = best_of_each(scores, owners, len(own))
+        scores_of_pairs = [best[pair.query][documents_of[pair.query][pair.text]] for pair in pairs]
+        return np.array(scores_of_pairs, np.float32)
 
     query_tokens = {query: tokens.query_tokens for query, tokens in queries.items()}
     group = Group(EMPTY, sequences, range(len(sequences)))
@@ -236,9 +252,14 @@ def _normalized_cosine(raw: Scores) -> Scores:
     return normalized
 
 
-def _cosines(results: Results, sequences: Sequence[Tokens], num_queries: int) -> list[Scores]:
-    vectors = _rows(results)
-    return [cosines(query, vectors[num_queries:]) for query in vectors[:num_queries]]
+def _cosines(
+    results: Results, sequences: Sequence[Tokens], compared: Sequence[Sequence[int]]
+) -> list[Scores]:
+    vectors, n = _rows(results), len(compared)
+    return [
+        cosines(query, vectors[n:][places])
+        for query, places in zip(vectors[:n], compared, strict=True)
+    ]
 
 
 def _token_vectors(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnxruntime as ort
 
@@ -24,7 +25,12 @@ class Capabilities:
     providers: tuple[str, ...]  # of the installed onnxruntime
     instruction_sets: frozenset[str]
     libraries: frozenset[str]  # of custom operators
-    gpus: tuple[Gpu, ...]
+    find_gpus: Callable[[], tuple[Gpu, ...]]
+
+    @cached_property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs of this process; the driver is asked the first time that they matter."""
+        return self.find_gpus()
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def machine_capabilities(kernels: Kernels) -> Capabilities:
         providers=tuple(ort.get_available_providers()),
         instruction_sets=instruction_sets(),
         libraries=frozenset({DOMAIN}) if kernels.are_compiled else frozenset(),
-        gpus=visible_gpus(),
+        find_gpus=visible_gpus,
     )
 
 

@@ -29,7 +29,9 @@ class RerankerStub:
     """Gives documents relevance scores for a query.
 
     Limits in these comments are defaults; the server's flags set them. What exceeds one is
-    INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field; a message over 64 MiB is
+    INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field. Where an option would help, a
+    google.rpc.ErrorInfo with the reason OPTION_HELPS has it in its metadata: "problem", "option" such
+    as long_documents, and "values" with commas between them. A message over 64 MiB is
     RESOURCE_EXHAUSTED. RESOURCE_EXHAUSTED with a google.rpc.RetryInfo is a full queue. A request
     whose deadline has passed, or cannot be met, is DEADLINE_EXCEEDED, as early as that is known.
 
@@ -74,7 +76,9 @@ class RerankerServicer:
     """Gives documents relevance scores for a query.
 
     Limits in these comments are defaults; the server's flags set them. What exceeds one is
-    INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field; a message over 64 MiB is
+    INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field. Where an option would help, a
+    google.rpc.ErrorInfo with the reason OPTION_HELPS has it in its metadata: "problem", "option" such
+    as long_documents, and "values" with commas between them. A message over 64 MiB is
     RESOURCE_EXHAUSTED. RESOURCE_EXHAUSTED with a google.rpc.RetryInfo is a full queue. A request
     whose deadline has passed, or cannot be met, is DEADLINE_EXCEEDED, as early as that is known.
 
@@ -158,7 +162,9 @@ class Reranker:
     """Gives documents relevance scores for a query.
 
     Limits in these comments are defaults; the server's flags set them. What exceeds one is
-    INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field; a message over 64 MiB is
+    INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field. Where an option would help, a
+    google.rpc.ErrorInfo with the reason OPTION_HELPS has it in its metadata: "problem", "option" such
+    as long_documents, and "values" with commas between them. A message over 64 MiB is
     RESOURCE_EXHAUSTED. RESOURCE_EXHAUSTED with a google.rpc.RetryInfo is a full queue. A request
     whose deadline has passed, or cannot be met, is DEADLINE_EXCEEDED, as early as that is known.
 

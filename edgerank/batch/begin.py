@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from edgerank.batch.digests import (
+    Hashed,
+    hash_files,
+    read_digests,
+    stamp_of,
+    write_digests,
+)
 from edgerank.batch.job import (
     FORMAT_VERSION,
     InputFile,
@@ -20,6 +27,7 @@ from edgerank.batch.job import (
 )
 from edgerank.batch.output import (
     CORPUS_INDEX,
+    INPUT_NAME,
     QUERIES_INDEX,
     Output,
     check_is_free,
@@ -35,29 +43,30 @@ from edgerank.batch.output import (
 from edgerank.batch.plan import plan_shards
 from edgerank.batch.reading import Indexes
 from edgerank.batch.texts import Texts, index_texts
-from edgerank.bundle import sha256_of
-from edgerank.errors import BatchError, InputError
+from edgerank.errors import BatchError
 from edgerank.files import write_atomically
 
-Stamps = dict[Path, tuple[int, int]]  # size and time of change of each file
+Files = Mapping[Path, Hashed]
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A job that can be scored."""
+    """A job whose shards can be scored: its directory is held, and its input is known."""
 
     output: Output
     source: Source
     indexes: Indexes | None  # None for rows that have their texts, and once the job is complete
-    stamps: Stamps  # of the input when its content was hashed
+    files: Files  # of the input, as they were when the job began, or was gone on with
 
     def check_unchanged(self) -> None:
         """Check that the input is what it was when the job began, or was gone on with.
 
         :raises BatchError: a file was changed
+        :raises InputError: a file is not there any more
         """
-        for path, stamp in _stamps(self.source).items():
-            if stamp != self.stamps[path]:
+        for path, file in self.files.items():
+            before, now = file.digest.stamp, stamp_of(path)
+            if (now.size, now.modified) != (before.size, before.modified):
                 raise BatchError(
                     f"{path}: it was changed while it was read; begin anew with --restart"
                 )
@@ -72,13 +81,16 @@ def begin(
     format: OutputFormat,
     shard_pairs: int,
     restart: bool = False,
+    show_progress: bool = False,
 ) -> Iterator[Begun]:
     """Hold a job's directory, and find out what is done and what is left.
 
-    The content of all input is hashed each time, which takes seconds a gigabyte: a job goes on with
-    a copy of its input, and never with another.
+    All input is hashed, which takes seconds a gigabyte, but for files that this job has hashed
+    before and whose stamps are the same. So a job goes on with a copy of its input, and never with
+    another.
 
     :param restart: remove what another job, or the same one, has left in the directory
+    :param show_progress: draw a progress bar on stderr while input is hashed
     :raises InputError: a file of the input is unusable
     :raises BatchError: the directory is in use, has another job, or cannot be written to
     """
@@ -88,12 +100,13 @@ def begin(
         found = read_job(directory)
         if found is None:
             check_is_free(directory)
-        stamps = _stamps(source)
-        asked = describe_job(source, scorer, format, shard_pairs)
+        known = read_digests(directory / INPUT_NAME)
+        files = hash_files(source.all_files, known, show_progress=show_progress)
+        asked = describe_job(source, files, scorer, format, shard_pairs)
         if found is not None and Output(directory, found).done():
             check_same(directory, found, asked)
             check_whole(directory, found)
-        elif found is not None:  # nothing of it is worth keeping
+        elif found is not None:  # no shard is done, so the job may be another one from now on
             found = None
             remove(directory)
         clean(directory, found)
@@ -105,16 +118,26 @@ def begin(
             found = msgspec.structs.replace(asked, shards=shards)
             with named_errors(directory):
                 write_job(directory, found)
-        begun = Begun(Output(directory, found), source, indexes, stamps)
+        with named_errors(directory):
+            write_digests(directory / INPUT_NAME, list(files.values()))
+        begun = Begun(Output(directory, found), source, indexes, files)
         begun.check_unchanged()
         yield begun
 
 
-def describe_job(source: Source, scorer: Scorer, format: OutputFormat, shard_pairs: int) -> Job:
+def describe_job(
+    source: Source, files: Files, scorer: Scorer, format: OutputFormat, shard_pairs: int
+) -> Job:
     """Describe a job up to its shards.
 
+    :param files: all of the source
     :raises InputError: a file cannot be read
     """
+
+    def described(path: Path) -> InputFile:
+        digest = files[path].digest
+        return InputFile(path.name, digest.stamp.size, digest.sha256)
+
     integer_ids = False
     if format == source.format == "parquet":
         from edgerank.batch.parquet import has_integer_ids
@@ -124,34 +147,14 @@ def describe_job(source: Source, scorer: Scorer, format: OutputFormat, shard_pai
         format_version=FORMAT_VERSION,
         kind=source.kind,
         input_format=source.format,
-        inputs=tuple(_described(path) for path in source.files),
-        corpus=None if source.corpus is None else _described(source.corpus),
-        queries=None if source.queries is None else _described(source.queries),
+        inputs=tuple(map(described, source.files)),
+        corpus=None if source.corpus is None else described(source.corpus),
+        queries=None if source.queries is None else described(source.queries),
         scorer=scorer,
         format=format,
         integer_ids=integer_ids,
         shard_pairs=shard_pairs,
     )
-
-
-def _described(path: Path) -> InputFile:
-    """:raises InputError: the file cannot be read"""
-    try:
-        return InputFile(path.name, path.stat().st_size, sha256_of(path))
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
-
-
-def _stamps(source: Source) -> Stamps:
-    """:raises InputError: a file is not there any more"""
-    stamps = {}
-    for path in source.all_files:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise InputError(str(path), error.strerror or str(error)) from error
-        stamps[path] = status.st_size, status.st_mtime_ns
-    return stamps
 
 
 def _indexed(source: Source, directory: Path) -> Indexes:

@@ -45,6 +45,10 @@ class PairRecord(msgspec.Struct, frozen=True):
 Record = RowRecord | PairRecord
 
 
+class _Counted(msgspec.Struct):
+    documents: list[msgspec.Raw]
+
+
 class _Named(msgspec.Struct):
     id: str | int | None = None
     query_id: str | int | None = None
@@ -130,10 +134,19 @@ def decode_records(
             else:
                 yield number, decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            yield number, BadRow(file, number, _name_in(line), str(error))
+            pairs = count_documents(line) if source.kind == "rows" else 1
+            yield number, BadRow(file, number, _name_in(line), str(error), pairs)
         except ValueError:
             reason = "expected six fields, query Q0 document rank score tag, and a finite score"
             yield number, BadRow(file, number, None, reason)
+
+
+def count_documents(line: bytes) -> int:
+    """Count the documents of a row with texts; a row that cannot be read counts as one."""
+    try:
+        return len(msgspec.json.decode(line, type=_Counted).documents)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 1
 
 
 def checked(
@@ -158,8 +171,11 @@ def checked(
                 assert texts is not None
                 yield _pair(number, record, *texts, queries)
         except InputError as error:
-            name = record.id if isinstance(record, RowRecord) else record.query_id
-            yield BadRow(file, number, name, str(error))
+            if isinstance(record, RowRecord):
+                name, pairs = record.id, len(record.documents)
+            else:
+                name, pairs = record.query_id, 1
+            yield BadRow(file, number, name, str(error), pairs)
 
 
 def fitting_runs(kind: Kind, file: str, rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
@@ -178,10 +194,10 @@ def fitting_runs(kind: Kind, file: str, rows: Iterable[Row | BadRow]) -> Iterato
         repeated = [name for _, name in pairs if (group, name) in seen]
         if odd:
             reason = f"the id {odd[0]!r} is empty or holds a space, which run files cannot"
-            yield BadRow(file, row.number, row.id, reason)
+            yield BadRow(file, row.number, row.id, reason, len(row.texts))
         elif repeated or len(set(pairs)) < len(pairs):
             reason = "a document was there before for the query, which run files cannot have"
-            yield BadRow(file, row.number, row.id, reason)
+            yield BadRow(file, row.number, row.id, reason, len(row.texts))
         else:
             seen.update(pairs)
             yield row

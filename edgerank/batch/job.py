@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 InputFormat = Literal["jsonl", "parquet", "trec"]
 OutputFormat = Literal["jsonl", "parquet", "trec"]
-Kind = Literal["rows", "pairs"]  # a query with documents a row, or the ids of one of each
+# a row has a query and its documents, or the id of a query and the id of a document
+Kind = Literal["rows", "pairs"]
 
 FORMAT_VERSION = 1
 SHARD_PAIRS = 4096  # of a shard, by default: what a kill loses at most, for each process
@@ -65,6 +65,7 @@ class BadRow(msgspec.Struct, frozen=True):
     row: int  # of the line, or of the row in a Parquet file, from 1
     id: str | int | None
     reason: str
+    pairs: int = 1  # that it would have been; a row that cannot be read counts as one
 
 
 class InputFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,11 +124,12 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shard_pairs: int
     shards: tuple[Shard, ...] = ()
     is_complete: bool = False
-    bad_rows: int | None = None  # once it is complete
+    scored_pairs: int | None = None  # once it is complete, as is the next
+    bad_rows: int | None = None
 
     @property
     def pairs(self) -> int:
-        """Pairs of all shards."""
+        """Pairs of all shards, those of bad rows among them."""
         return sum(shard.pairs for shard in self.shards)
 
     def part(self, number: int) -> str:
@@ -141,36 +143,3 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def _digits(self) -> int:
         return max(5, len(str(len(self.shards) - 1)))
-
-
-def differences(begun: Job, asked: Job) -> Iterator[str]:
-    """Say what differs between a job that was begun and the one that is asked for."""
-    before, now = _flat(begun), _flat(asked)
-    for name in {**before, **now}:
-        old, new = before.get(name), now.get(name)
-        if old != new:
-            yield f"{name} was {_shown(old)} and is {_shown(new)} now"
-
-
-def _flat(job: Job) -> dict[str, Any]:
-    """Return a job's fields by name, those of what is inside of it among them."""
-    bound = msgspec.structs.replace(job, shards=(), is_complete=False, bad_rows=None)
-    found: dict[str, Any] = {}
-
-    def add(name: str, value: object) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                add(f"{name}.{key}" if name else key, item)
-        elif isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                add(f"{name}[{index}]", item)
-        else:
-            found[name] = value
-
-    add("", msgspec.to_builtins(bound))
-    return found
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if len(text) == 64 else text  # a digest

@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from edgerank.batch.job import Cluster, Scorer
 from edgerank.batch.opening import describe_scorer
 from edgerank.batch.reading import Indexes, Reader
+from edgerank.batch.settings import differences, scorer_settings
 from edgerank.batch.shards import ShardResult, score_shards
 from edgerank.batch.workers import Task
 from edgerank.errors import BatchError, EdgerankError
@@ -142,19 +143,15 @@ def _check_same_scores(wanted: Scorer, here: Scorer) -> None:
     """
     if wanted.threads is here.threads is None:
         here = msgspec.structs.replace(here, kernels=wanted.kernels)
-    found, needed = (
-        ", ".join(f"{name} {getattr(one, name)}" for name in _differing(wanted, here))
-        for one in (here, wanted)
-    )
+    found = [
+        f"{name} is {own} there and {needed} here"
+        for name, needed, own in differences(scorer_settings(wanted), scorer_settings(here))
+    ]
     if found:
         raise BatchError(
-            f"it would score with {found}, and the job has {needed}; install the same versions, and"
-            " name threads for ONNX Runtime's own operators"
+            f"it would score otherwise: {'; '.join(found)}; install the same versions and the same"
+            " bundle, and name --threads if ONNX Runtime's own operators compute"
         )
-
-
-def _differing(one: Scorer, other: Scorer) -> list[str]:
-    return [name for name in one.__struct_fields__ if getattr(one, name) != getattr(other, name)]
 
 
 def _named(error: Exception) -> BatchError:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgerank.batch.job import FORMAT_VERSION, BadRow, Job, differences
+from edgerank.batch.job import FORMAT_VERSION, BadRow, Job
+from edgerank.batch.settings import differences, job_settings
 from edgerank.batch.shards import ShardResult
 from edgerank.errors import BatchError
 from edgerank.files import write_atomically
@@ -22,13 +23,16 @@ from edgerank.lock import writing
 
 JOB_NAME = "_job.json"
 LOCK_NAME = "_lock"
+INPUT_NAME = "_input.json"  # digests of the input, so that it is not hashed again
 BAD_ROWS_NAME = "_bad-rows.jsonl"
 BAD_PARTS = "_bad-*.jsonl"
 QUERIES_INDEX, CORPUS_INDEX = "_queries.index", "_corpus.index"
-PART = re.compile(r"part-\d{5,}\.(jsonl|parquet|trec)|_bad-\d{5,}\.jsonl|_bad-rows\.jsonl")
+# what a job writes, and what it may leave behind if it is killed
+PART = re.compile(r"part-\d{5,}\.(jsonl|parquet|trec)|_bad-(\d{5,}|rows)\.jsonl|_input\.json")
 SCRAP = re.compile(
-    r"_(queries|corpus)\.index|\.(part|_bad|_job|_queries|_corpus)[-.].+\.[0-9a-f]{8}"
+    r"_(queries|corpus)\.index|\.(part|_bad|_job|_input|_queries|_corpus)[-.].+\.[0-9a-f]{8}"
 )
+MAX_NAMED = 8  # differences of jobs in a message
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ class Output:
             if bad:
                 lines = msgspec.json.Encoder().encode_lines(bad)
                 write_atomically(self.directory / BAD_ROWS_NAME, lines)
-            job = msgspec.structs.replace(self.job, is_complete=True, bad_rows=len(bad))
+            scored_pairs = self.job.pairs - sum(row.pairs for row in bad)
+            job = msgspec.structs.replace(
+                self.job, is_complete=True, scored_pairs=scored_pairs, bad_rows=len(bad)
+            )
             write_job(self.directory, job)
         clean(self.directory, job)
         return job
@@ -130,11 +137,13 @@ def check_same(directory: Path, begun: Job, asked: Job) -> None:
 
     :raises BatchError: it is not; the message says what differs
     """
-    found = list(differences(begun, asked))
+    found = list(differences(job_settings(begun), job_settings(asked)))
     if found:
+        named = [f"{name} was {old} and is {new} now" for name, old, new in found[:MAX_NAMED]]
+        more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
         raise BatchError(
-            f"{directory}: it has another job: {'; '.join(found)}; choose another output, or begin"
-            " anew with --restart"
+            f"{directory}: it has another job: {'; '.join(named)}{more}; give what was given then"
+            " to go on with it, choose another output, or begin anew with --restart"
         )
 
 

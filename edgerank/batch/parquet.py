@@ -56,7 +56,8 @@ class ParquetRows(Closing):
             except msgspec.ValidationError as error:
                 name = record.get(ID[self._kind])
                 name = name if isinstance(name, str | int) else None
-                yield number, BadRow(self._path.name, number, name, str(error))
+                pairs = len(record["documents"] or ()) if self._kind == "rows" else 1
+                yield number, BadRow(self._path.name, number, name, str(error), pairs)
 
     def close(self) -> None:
         """Close the file."""

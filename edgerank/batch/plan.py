@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from edgerank import trec
+from edgerank.batch.inputs import count_documents
 from edgerank.batch.job import Kind, OutputFormat, Shard, Source
 from edgerank.batch.texts import Texts
 from edgerank.errors import InputError
@@ -24,10 +25,6 @@ class Extent(msgspec.Struct, frozen=True):
     number: int  # from 1
     pairs: int
     query: str | None = None  # of pairs, where those of a query are to stay together
-
-
-class _Counted(msgspec.Struct):
-    documents: list[msgspec.Raw]
 
 
 class _Query(msgspec.Struct):
@@ -108,7 +105,7 @@ def _extents(source: Source, path: Path, together: bool) -> Iterator[Extent]:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     query = _query_of(source, line) if together else None
-                    pairs = _pairs_of(line) if source.kind == "rows" else 1
+                    pairs = count_documents(line) if source.kind == "rows" else 1
                     yield Extent(offset, end, number, pairs, query)
                 offset = end
     except OSError as error:
@@ -124,14 +121,6 @@ def _parquet_extents(path: Path, kind: Kind, together: bool) -> Iterator[Extent]
     names: Iterable[str | None] = parquet.query_ids(path) if together else repeat(None)
     for row, (pairs, query) in enumerate(zip(counts, names, strict=False)):
         yield Extent(row, row + 1, row + 1, pairs, query)
-
-
-def _pairs_of(line: bytes) -> int:
-    """Count the documents of a row; one that cannot be read counts as one."""
-    try:
-        return len(msgspec.json.decode(line, type=_Counted).documents)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return 1
 
 
 def _query_of(source: Source, line: bytes) -> str | None:

@@ -40,7 +40,7 @@ from edgerank.reranker import Reranker
 class Summary:
     """What a job came to."""
 
-    pairs: int  # of the whole job
+    pairs: int  # that have scores, of the whole job
     shards: int
     bad_rows: int
     scored_shards: int  # by this call; the others were done before
@@ -90,7 +90,7 @@ def run_batch(
     :param shard_pairs: pairs of a query and a document in a shard, at most
     :param max_bad_rows: rows that get no scores; more of them end the job
     :param restart: remove what another job, or the same one, has left in the directory
-    :param show_progress: draw a progress bar on stderr
+    :param show_progress: draw progress bars on stderr
 
     The other parameters are those of ``Reranker`` and ``Reranker.score``.
 
@@ -129,6 +129,7 @@ def run_batch(
             format=format or source.format,
             shard_pairs=shard_pairs,
             restart=restart,
+            show_progress=show_progress,
         ) as begun:
             job = begun.output.job
             waiting = begun.output.waiting()
@@ -155,9 +156,10 @@ def keep(begun: Begun, results: Iterable[ShardResult], max_bad_rows: int) -> Sum
         directory cannot be written to
     """
     output = begun.output
-    bad = list(output.bad_rows())
+    job = output.job
     scored_shards = 0
-    if not output.job.is_complete:
+    if not job.is_complete:
+        bad = list(output.bad_rows())
         _check_limit(begun, bad, max_bad_rows)
         for result in results:
             begun.check_unchanged()
@@ -165,10 +167,9 @@ def keep(begun: Begun, results: Iterable[ShardResult], max_bad_rows: int) -> Sum
             scored_shards += 1
             bad += result.bad
             _check_limit(begun, bad, max_bad_rows)
-        output.finish()
-    job = output.job
-    num_bad = job.bad_rows if job.bad_rows is not None else len(bad)
-    return Summary(job.pairs, len(job.shards), num_bad, scored_shards)
+        job = output.finish()
+    assert job.scored_pairs is not None and job.bad_rows is not None
+    return Summary(job.scored_pairs, len(job.shards), job.bad_rows, scored_shards)
 
 
 def _check_limit(begun: Begun, bad: Sequence[BadRow], max_bad_rows: int) -> None:
@@ -176,7 +177,7 @@ def _check_limit(begun: Begun, bad: Sequence[BadRow], max_bad_rows: int) -> None
     if len(bad) > max_bad_rows:
         first = bad[0]
         raise BatchError(
-            f"{begun.output.directory}: bad rows: {len(bad):,}, and the limit (max_bad_rows) is"
+            f"{begun.output.directory}: bad rows: {len(bad):,}, and the limit (--max-bad-rows) is"
             f" {max_bad_rows:,}; row {first.row} of {first.file}: {first.reason}; {BAD_PARTS} in"
             " the output have all of them; go on with a higher limit, or correct the input and"
             " begin anew with --restart"
@@ -213,7 +214,7 @@ def _progress(
     with tqdm(
         total=job.pairs,
         initial=job.pairs - left,
-        unit="pair",
+        unit=" pairs",
         desc="batch",
         disable=not show_progress,
     ) as bar:

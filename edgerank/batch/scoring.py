@@ -1,7 +1,7 @@
 """Rows into scores, with a reranker: bounded memory, full micro-batches, bad rows set aside.
 
 for result in score_rows(reranker, rows, Asking()):
-    ...  # a Scored or a BadRow for each row, in their order but for bad rows of a window
+    ...  # a Scored or a BadRow for each row; of a window, the bad rows come first
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def prepare(
             good.append(row)
         except InputError as error:
             reason = f"{error.path}: {error.reason}"
-            bad.append(BadRow(file, row.number, row.id, reason))
+            bad.append(BadRow(file, row.number, row.id, reason, len(row.texts)))
     return Window(good, bad, _tokenised(reranker, good, asking))
 
 

@@ -34,7 +34,7 @@ def score_shards(
     A shard's result depends on the job and the content of its input, and on nothing else.
 
     :param numbers: of the shards; it is asked for the next before the result of one is there
-    :param tell: told of pairs as they are scored
+    :param tell: told of pairs as they are scored, or set aside with their rows
     :raises InputError: a file cannot be read, or an option is unusable
     :raises EdgerankError: a score is not finite
     """
@@ -51,6 +51,7 @@ def score_shards(
     for number, window, is_last in ahead(prepared()):
         bad += window.bad
         scored += compute(reranker, window, tell)
+        tell(sum(row.pairs for row in window.bad))
         if is_last:
             bad.sort(key=lambda row: row.row)
             yield ShardResult(number, encode(job, scored), tuple(bad))

@@ -24,6 +24,7 @@ from edgerank.cli.options import (
     normalize_option,
     trust_option,
 )
+from edgerank.cli.wording import counted
 from edgerank.documents import LongDocuments
 
 PATH = click.Path(path_type=Path)
@@ -200,7 +201,8 @@ def batch(
         show_progress=sys.stderr.isatty(),
     )
     before = done.shards - done.scored_shards
+    done_before = f" ({before:,} done before)" if before else ""
     click.echo(
-        f"{output}: {done.pairs:,} pairs in {done.shards:,} shards, {before:,} of them done before;"
-        f" {done.bad_rows:,} bad rows"
+        f"{output}: {counted(done.pairs, 'pair')} scored in {counted(done.shards, 'shard')}"
+        f"{done_before}; {counted(done.bad_rows, 'bad row')}"
     )

@@ -1,4 +1,4 @@
-"""Input errors in the terms of the command line."""
+"""Words of the command line: input errors in its terms, and numbers of things."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ OPTIONS = (  # parameters in Python that are options of a command, by the same n
     "trust",
     "wheel",
 )
+
+
+def counted(count: int, noun: str) -> str:
+    """Name so many things, whose plural has an s: "1 shard", "2,000 shards"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _flag(option: str) -> str:

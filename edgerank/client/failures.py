@@ -42,7 +42,7 @@ ERRORS: Mapping[grpc.StatusCode, type[InputError] | type[ServerError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
 }
 TOO_LARGE = "message larger than max"  # gRPC itself says so: the call has not reached the server
-HINT = re.compile(r"(.+), or set options\.(\w+) to ([A-Z_]+(?: or [A-Z_]+)*)")
+OPTION_HELPS = "OPTION_HELPS"  # reason of a google.rpc.ErrorInfo that has a remedy
 DETAILS_KEY = "grpc-status-details-bin"
 REQUEST_ID_KEY = "x-request-id"
 
@@ -74,8 +74,12 @@ def request_id_of(trailer: Metadata) -> str:
 def _input_error(message: str, trailer: Metadata) -> InputError:
     for violation in _detail(trailer, error_details_pb2.BadRequest).field_violations:
         field, index = _in_python(violation.field)
-        reason, remedy = _without_hint(violation.description)
-        return InputError(field, reason, index, remedy)
+        info = _detail(trailer, error_details_pb2.ErrorInfo)
+        if info.reason != OPTION_HELPS:
+            return InputError(field, violation.description, index)
+        known = info.metadata  # the description words the remedy, too, in terms of requests
+        remedy = Remedy(known["option"], tuple(known["values"].split(",")))
+        return InputError(field, known["problem"], index, remedy)
     return InputError("request", message)
 
 
@@ -86,17 +90,6 @@ def _in_python(path: str) -> tuple[str, int | None]:
     if indexed is None:
         return path, None
     return indexed[1] + indexed[3], int(indexed[2])
-
-
-def _without_hint(description: str) -> tuple[str, Remedy | None]:
-    """Take the server's hint at an option off the end of a description."""
-    hinted = HINT.fullmatch(description)
-    if hinted is None:
-        return description, None
-    reason, option, values = hinted.groups()
-    prefix = f"{option}_".upper()
-    names = (value.removeprefix(prefix).lower() for value in values.split(" or "))
-    return reason, Remedy(option, tuple(names))
 
 
 def _retry_after_s(trailer: Metadata) -> float | None:

@@ -17,12 +17,14 @@ from edgerank.errors import InputError
 from edgerank.prompt import TextKind
 from edgerank.ranking import Scores
 from edgerank.rules import Prepared, Vectors
+from edgerank.serving.budget import Reservation
 from edgerank.serving.calls import CALL
 from edgerank.serving.errors import TooLate
 from edgerank.serving.jobs import Computed, Job
 from edgerank.serving.limits import Limits, TextSizes
 from edgerank.serving.metrics import Metrics
 from edgerank.serving.models import LoadedModel, Models
+from edgerank.serving.parts import Part, join, split
 from edgerank.serving.scheduler import Scheduler
 from edgerank.serving.stores import Stores
 from edgerank.store.features import Query
@@ -189,13 +191,25 @@ class Inference:
                 prepared = await asyncio.get_running_loop().run_in_executor(pool, prepare)
             tokenize_s = time.monotonic() - began
             job = Job(call.client, model.rerankers, prepared.groups, prepared.output, call.deadline)
-            future = self._scheduler.submit(job, reservation)
-        computed = await _result(future, job, model, num_texts)
+            parts = split(job)
+            futures = self._submit(parts, reservation)
+        computed = join(parts, await _results(futures, job, model, num_texts))
         call.num_tokens += job.num_tokens
         self._metrics.count_scored(model.name, num_texts, job.num_tokens)
         self._metrics.observe_stages(tokenize_s, computed.queue_s, computed.inference_s)
         work = Work(model, job.num_tokens, tokenize_s, computed.queue_s, computed.inference_s)
         return prepared.reduce(computed.results), work
+
+    def _submit(self, parts: Sequence[Part], reservation: Reservation) -> list[Future[Computed]]:
+        """:raises TooLate: the deadline cannot be met"""
+        futures: list[Future[Computed]] = []
+        try:
+            for part in parts:
+                futures.append(self._scheduler.submit(part.job, reservation))
+        except TooLate:
+            _give_up(futures)
+            raise
+        return futures
 
     def close(self) -> None:
         """End the threads."""
@@ -217,20 +231,29 @@ class Inference:
         return prepared
 
 
-async def _result(
-    future: Future[Computed], job: Job, model: LoadedModel, num_documents: int
-) -> Computed:
+async def _results(
+    futures: Sequence[Future[Computed]], job: Job, model: LoadedModel, num_documents: int
+) -> list[Computed]:
+    """Wait for the parts of a job; if one fails, or this is cancelled, give up the others."""
     with _span("inference", model) as span:
-        computed = await asyncio.wrap_future(future)
+        try:
+            computed = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        finally:
+            _give_up(futures)  # those that are done stay so
         span.set_attributes(
             {
                 "edgerank.documents": num_documents,
                 "edgerank.tokens": job.num_tokens,
-                "edgerank.queue_s": computed.queue_s,
-                "edgerank.inference_s": computed.inference_s,
+                "edgerank.queue_s": max(one.queue_s for one in computed),
+                "edgerank.inference_s": max(one.inference_s for one in computed),
             }
         )
         return computed
+
+
+def _give_up(futures: Sequence[Future[Computed]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _span(name: str, model: LoadedModel) -> AbstractContextManager[Span]:

@@ -4,7 +4,8 @@ A request that fits a micro-batch shares it with others that wait; a longer one 
 step, and before each step ``fairness`` chooses the request. So a client that is gone, or whose
 time is up, costs at most the micro-batch that it is in. All models share an engine's thread, and so
 what it computes with: the cores, or a GPU. A server on CPUs has one engine, and one on GPUs has one
-for each. A long request stays in the engine that has its prefix.
+for each. A long job stays in the engine that has its prefix; ``parts`` makes several jobs of a
+request that is large enough for several engines.
 """
 
 from __future__ import annotations

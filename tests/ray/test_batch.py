@@ -23,6 +23,7 @@ from edgerank.batch.run import run_batch
 from tests.ray import cluster as stages
 from tests.ray.cluster import SETTINGS, two_nodes
 from tests.support import ROOT
+from tests.support.batch import contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray itself, in this process
 
@@ -71,14 +72,6 @@ def expected(source, tmp_path_factory):
     assert len([name for name in files if name.startswith("part-")]) > 8
     assert len(files["_bad-rows.jsonl"].splitlines()) == 2
     return files
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {
-        path.name: path.read_bytes()
-        for path in sorted(directory.iterdir())
-        if path.name != "_lock"  # empty, and held by nobody
-    }
 
 
 def command(source, output, *options):
@@ -162,7 +155,7 @@ def test_a_job_whose_driver_is_killed_goes_on_and_scores_no_shard_again(source, 
     assert 2 <= len(done) < num_shards
     finished = run_command(source, output, *ON_RAY)
     assert finished.returncode == 0, finished.stderr
-    assert f"{num_shards} shards, {len(done)} of them done before" in finished.stdout
+    assert f"{num_shards} shards ({len(done)} done before)" in finished.stdout
     assert contents(output) == expected
     assert {name: (output / name).stat().st_mtime_ns for name in done} == done
 
@@ -170,13 +163,13 @@ def test_a_job_whose_driver_is_killed_goes_on_and_scores_no_shard_again(source, 
 def test_a_job_that_began_on_ray_ends_in_one_process_and_the_other_way_round(
     cluster, source, expected, tmp_path
 ):
-    with pytest.raises(BatchError, match="max_bad_rows"):
+    with pytest.raises(BatchError, match="--max-bad-rows"):
         run_batch(
             source, tmp_path / "a", shard_pairs=SHARD_PAIRS, max_bad_rows=1, cluster=Cluster()
         )
     run_batch(source, tmp_path / "a", shard_pairs=SHARD_PAIRS)
     assert contents(tmp_path / "a") == expected
-    with pytest.raises(BatchError, match="max_bad_rows"):
+    with pytest.raises(BatchError, match="--max-bad-rows"):
         run_batch(source, tmp_path / "b", shard_pairs=SHARD_PAIRS, max_bad_rows=1)
     run_batch(source, tmp_path / "b", shard_pairs=SHARD_PAIRS, cluster=Cluster())
     assert contents(tmp_path / "b") == expected
@@ -205,7 +198,9 @@ def test_empty_input_gives_an_empty_shard(cluster, tmp_path):
 
 def test_a_node_that_would_score_otherwise_is_named(cluster, source, tmp_path, monkeypatch):
     monkeypatch.setattr(on_ray, "ShardStage", stages.other_version_stage())
-    with pytest.raises(BatchError, match=r"node [\d.]+ .*: it would score with edgerank 0"):
+    with pytest.raises(
+        BatchError, match=r"node [\d.]+ .*: .* otherwise: the version of edgerank is 0"
+    ):
         run_batch(source, tmp_path / "out", cluster=Cluster())
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edgerank import BatchError, EdgerankError, InputError, Reranker
-from edgerank.batch import Summary, parquet, run_batch, scoring
+from edgerank.batch import Summary, parquet, run, run_batch, scoring
 from edgerank.batch.job import Asking, BadRow, Row, Shard
 from edgerank.evaluation import read_run
 from tests.support import ROOT
@@ -187,11 +187,29 @@ def test_documents_that_are_refused_are_bad_rows_and_the_others_are_scored(tmp_p
         {"id": "longer", "query": "q", "documents": [long * 2]},
     ]
     path = write_jsonl(tmp_path / "rows.jsonl", records)
-    assert run_batch(path, tmp_path / "out", long_documents="refuse").bad_rows == 2
+    told: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "tqdm", lambda **options: _Bar(options["total"], told))
+        assert run_batch(path, tmp_path / "out", long_documents="refuse") == Summary(3, 1, 2, 1)
+    assert sum(told[1:]) == told[0] == 6  # the bar goes to its end
     assert [one["id"] for one in results_of(tmp_path / "out")] == ["short", "last"]
     bad = read_jsonl(tmp_path / "out/_bad-rows.jsonl")
     assert [(one["row"], one["id"]) for one in bad] == [(2, "long"), (4, "longer")]
     assert bad[0]["reason"].startswith("documents[1]: it has 400 tokens and")
+
+
+class _Bar:
+    """A progress bar that notes its total, and then what it is told."""
+
+    def __init__(self, total: int, told: list[int]) -> None:
+        told.append(total)
+        self.update = told.append
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 @pytest.mark.parametrize("name", ["cross-encoder", "embedding"])
@@ -323,7 +341,7 @@ def test_bad_rows_of_a_parquet_file_are_named_and_empty_files_are_read(tmp_path)
         "documents": pa.array([documents, documents, documents, None], kind),
     }
     pq.write_table(pa.table(columns), path)
-    assert run_batch(path, tmp_path / "out").bad_rows == 3
+    assert run_batch(path, tmp_path / "out") == Summary(1, 1, 3, 1)
     assert pq.read_table(tmp_path / "out").to_pylist()[0]["id"] == "a"
     bad = read_jsonl(tmp_path / "out/_bad-rows.jsonl")
     assert [(one["row"], one["id"]) for one in bad] == [(2, "b"), (3, "c"), (4, "d")]
@@ -409,7 +427,7 @@ def test_a_job_killed_at_random_moments_ends_with_the_bytes_of_one_that_was_not(
     printed = subprocess.run(
         command(path, output, *options), check=True, env=environment(), capture_output=True
     )
-    assert f"{len(before)} of them done before".encode() in printed.stdout
+    assert f"shards ({len(before)} done before); 1 bad row\n".encode() in printed.stdout
     assert contents(output) == contents(whole)
 
 
@@ -496,18 +514,33 @@ def test_the_command_line_says_what_was_done_and_a_second_time_that_it_was(rows,
     output = tmp_path / "out"
     pairs = sum(len(row["documents"]) for row in make_rows())
     assert succeed("batch", rows, "-o", output, "--shard-pairs", "40") == (
-        f"{output}: {pairs} pairs in {len(parts(output))} shards, 0 of them done before; 0 bad"
-        " rows\n"
+        f"{output}: {pairs} pairs scored in {len(parts(output))} shards; 0 bad rows\n"
     )
-    assert " of them done before" in succeed("batch", rows, "-o", output, "--shard-pairs", "40")
+    assert f"({len(parts(output))} done before); 0 bad rows" in succeed(
+        "batch", rows, "-o", output, "--shard-pairs", "40"
+    )
     message = fail("batch", rows, "-o", output, "--shard-pairs", "41")
-    assert "it has another job: shard_pairs was 40 and is 41 now; choose another" in message
+    assert "it has another job: --shard-pairs was 40 and is 41 now; give what was given" in message
     message = fail("batch", rows, "-o", output, "--long-documents", "cut")
     assert "long-documents" in message
     assert "--queries: pairs need" in fail("batch", rows, "-o", output, "--corpus", rows)
     job = json.loads((output / "_job.json").read_bytes())
     assert job["is_complete"]
     assert job["scorer"]["bundle"] == Reranker().bundle.digest
+
+
+def test_the_command_line_counts_one_of_each_as_one_and_no_pair_of_a_bad_row(tmp_path):
+    records = [
+        {"query": "who wrote dune?", "documents": ["Frank Herbert"]},
+        {"query": " ", "documents": ["Paris", "Rome"]},
+    ]
+    path, output = write_jsonl(tmp_path / "rows.jsonl", records), tmp_path / "out"
+    for before in ("", " (1 done before)"):
+        assert succeed("batch", path, "-o", output) == (
+            f"{output}: 1 pair scored in 1 shard{before}; 1 bad row\n"
+        )
+    [bad] = read_jsonl(output / "_bad-rows.jsonl")
+    assert bad["pairs"] == 2
 
 
 def test_a_second_process_is_refused_while_one_works(tmp_path):

@@ -194,14 +194,33 @@ def test_an_unusable_request_without_a_field_keeps_the_server_s_message(server, 
     assert str(failure(kind, server)) == "request: bad: bytes"
 
 
-def test_a_hint_of_the_server_is_a_remedy_in_terms_of_python(server, kind):
-    values = "LONG_DOCUMENTS_TRUNCATE or LONG_DOCUMENTS_SPLIT"
-    hint = f"it is long; shorten it, or set options.long_documents to {values}"
-    server.fail(grpc.StatusCode.INVALID_ARGUMENT, "no", violation("documents[1]", hint))
+def test_an_option_that_would_help_is_a_remedy_whatever_the_description_says(server, kind):
+    found = error_details_pb2.BadRequest.FieldViolation(field="documents[1]", description="Long.")
+    known = {
+        "problem": "it is long; shorten it",
+        "option": "long_documents",
+        "values": "truncate,split",
+    }
+    server.fail(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "no",
+        details(
+            error_details_pb2.BadRequest(field_violations=[found]),
+            error_details_pb2.ErrorInfo(reason="OPTION_HELPS", domain="edgerank", metadata=known),
+        ),
+    )
     error = failure(kind, server)
+    assert error.path == "documents[1]"
     assert error.reason == "it is long; shorten it"
     assert error.remedy == Remedy("long_documents", ("truncate", "split"))
     assert str(error).endswith(", or pass long_documents='truncate' or 'split'")
+
+
+def test_a_description_that_reads_like_advice_is_left_as_it_is(server, kind):
+    description = "it is long, or set options.long_documents to LONG_DOCUMENTS_SPLIT"
+    server.fail(grpc.StatusCode.INVALID_ARGUMENT, "no", violation("documents[1]", description))
+    error = failure(kind, server)
+    assert (error.reason, error.remedy) == (description, None)
 
 
 # retries

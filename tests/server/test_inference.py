@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from edgerank.documents import Pair, make_pairs
 from edgerank.errors import InputError
 from edgerank.prompt import PromptEncoder
 from edgerank.serving.calls import CALL, Call
-from edgerank.serving.errors import NoRoom
+from edgerank.serving.errors import EngineFailed, NoRoom
 from edgerank.serving.inference import Inference, Scored, ScoringOptions
 from edgerank.serving.limits import Limits
 from edgerank.serving.metrics import Metrics
@@ -206,6 +206,114 @@ def test_several_engines_of_a_model_give_its_scores(bundles, name):
     assert all(len(threads) == 1 for threads in computed)
     assert computed[0] != computed[1]
     assert scheduler.queue_tokens == 0
+
+
+MANY = [f"{n} documents " * 7 for n in range(60)]
+
+
+class TwoEngines:
+    """An inference with two engines of a model, whose micro-batches a test watches."""
+
+    def __init__(self, bundle: Path, before: Callable[[int], None]) -> None:
+        """:param before: called with an engine's number before each of its micro-batches"""
+        self.rerankers = tuple(Reranker(bundle, max_batch_tokens=64) for _ in range(2))
+        for engine, reranker in enumerate(self.rerankers):
+
+            def steps(groups, output, reranker=reranker, engine=engine):
+                found = Reranker.steps(reranker, groups, output)
+                while True:
+                    before(engine)
+                    try:
+                        yield next(found)
+                    except StopIteration:
+                        return
+
+            reranker.steps = steps
+        self.scheduler = Scheduler(max_queue_tokens=1_000_000, num_engines=2)
+        models = Loaded(LoadedModel("model", self.rerankers))
+        self.inference = Inference(models, self.scheduler, Limits(), Metrics())
+
+    def __enter__(self) -> TwoEngines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.scheduler.close()
+        self.inference.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_large_request_is_computed_by_all_engines_at_once(bundles, name):
+    first: set[int] = set()
+    both_are_at_it = threading.Barrier(2)
+
+    def before(engine: int) -> None:
+        if engine not in first:
+            first.add(engine)
+            both_are_at_it.wait(30)
+
+    documents = [f"{n} documents, " * (n % 7 + 1) for n in range(30)]
+    pairs = [*make_pairs(QUERY, documents), *make_pairs("capital of France?", documents[:9])]
+    with TwoEngines(bundles / name, before) as engines:
+        scored = score(engines.inference, pairs)
+        assert engines.scheduler.queue_tokens == 0
+    assert first == {0, 1}
+    alone = Reranker(bundles / name, max_batch_tokens=64)
+    expected = alone.score_pairs([(pair.query, pair.text) for pair in pairs])
+    np.testing.assert_allclose(scored.scores, expected, atol=1e-2)  # int8 scales: see above
+    assert scored.num_tokens == alone.prepare(pairs).num_tokens  # whatever the engines
+
+
+def test_when_one_engine_fails_at_its_part_the_others_are_given_up(bundles):
+    micro_batches = [0, 0]
+    both_are_at_it = threading.Barrier(2)
+    has_failed = threading.Event()
+
+    def before(engine: int) -> None:
+        micro_batches[engine] += 1
+        if micro_batches[engine] == 1:
+            both_are_at_it.wait(30)
+        if engine == 0:
+            has_failed.wait(30)
+        elif micro_batches[1] == 2:
+            raise RuntimeError("out of order")
+
+    async def ask(inference: Inference) -> None:
+        CALL.set(Call("method", "id", "client"))
+        try:
+            await inference.score(make_pairs(QUERY, MANY), ScoringOptions())
+        finally:
+            has_failed.set()
+
+    with TwoEngines(bundles / NAMES[0], before) as engines, pytest.raises(EngineFailed):
+        asyncio.run(ask(engines.inference))
+    assert micro_batches == [1, 2]
+    assert engines.scheduler.queue_tokens == 0
+
+
+def test_a_request_that_is_given_up_leaves_no_part_behind(bundles):
+    both_are_at_it = threading.Barrier(3)
+    is_given_up = threading.Event()
+    micro_batches = [0, 0]
+
+    def before(engine: int) -> None:
+        micro_batches[engine] += 1
+        both_are_at_it.wait(30)
+        is_given_up.wait(30)
+
+    async def ask_and_give_up(inference: Inference) -> None:
+        CALL.set(Call("method", "id", "client"))
+        pairs = make_pairs(QUERY, MANY)
+        asked = asyncio.create_task(inference.score(pairs, ScoringOptions()))
+        await asyncio.to_thread(both_are_at_it.wait, 30)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        is_given_up.set()
+
+    with TwoEngines(bundles / NAMES[0], before) as engines:
+        asyncio.run(ask_and_give_up(engines.inference))
+    assert micro_batches == [1, 1]
+    assert engines.scheduler.queue_tokens == 0
 
 
 def test_a_model_for_gpus_is_opened_on_each_of_those_asked_for(bundles, tmp_path, monkeypatch):

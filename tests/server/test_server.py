@@ -352,10 +352,17 @@ def test_what_is_too_long_is_told_in_the_terms_of_the_request(stub, channel):
     error = failure(stub.Rerank, pb.RerankRequest(query=QUERY, documents=documents, options=REFUSE))
     values = "LONG_DOCUMENTS_TRUNCATE or LONG_DOCUMENTS_SPLIT"
     assert error.details().endswith(f"shorten it, or set options.long_documents to {values}")
+    info = detail(error, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain) == ("OPTION_HELPS", "edgerank")
+    assert (info.metadata["option"], info.metadata["values"]) == (
+        "long_documents",
+        "truncate,split",
+    )
     request = tei_pb2.RerankRequest(query=QUERY, texts=["a", "to read " * 2000])
     error = failure(tei_pb2_grpc.RerankStub(channel).Rerank, request)
     assert field_of(error) == "texts[1]"
     assert error.details().endswith("shorten it, or set truncate")
+    assert detail(error, error_details_pb2.ErrorInfo) is None  # it has no such option
 
 
 @pytest.mark.parametrize(

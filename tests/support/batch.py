@@ -13,6 +13,7 @@ import numpy as np
 from edgerank.batch.begin import Begun
 from edgerank.batch.formats import encode
 from edgerank.batch.job import Asking, Row, Scorer
+from edgerank.batch.output import INPUT_NAME
 from edgerank.batch.reading import Reader
 from edgerank.batch.scoring import Scored
 from edgerank.batch.shards import ShardResult
@@ -80,7 +81,9 @@ def results_of(output: Path) -> list[Any]:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    """An output, without what it knows of its input, which depends on when that was written."""
+    files = (path for path in sorted(directory.iterdir()) if path.name != INPUT_NAME)
+    return {path.name: path.read_bytes() for path in files}
 
 
 def rows_of(begun: Begun, number: int) -> list[Any]:

@@ -68,7 +68,7 @@ def give_gpus(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu) -> list[int]:
     def capabilities(kernels: Kernels) -> Capabilities:
         machine = machine_capabilities(kernels)
         providers = (CUDA_PROVIDER, *machine.providers)
-        return Capabilities(providers, machine.instruction_sets, machine.libraries, gpus)
+        return Capabilities(providers, machine.instruction_sets, machine.libraries, lambda: gpus)
 
     def session_providers(provider: str, device: int) -> list[str]:
         if provider == CUDA_PROVIDER:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerank import BatchError, InputError
-from edgerank.batch import plan, scoring, texts
+from edgerank.batch import digests, plan, scoring, texts
 from edgerank.batch.begin import begin
 from edgerank.batch.inputs import find_source
-from edgerank.batch.job import BadRow, Row
+from edgerank.batch.job import Asking, BadRow, InputFile, Job, Row, Scorer
 from edgerank.batch.output import read_job
 from edgerank.batch.run import Summary, keep
+from edgerank.batch.settings import differences, job_settings
 from edgerank.batch.texts import Texts, index_texts
 from edgerank.lock import writing
 from tests.support.batch import (
@@ -40,7 +44,17 @@ from tests.support.kills import in_a_process_killed_at
 
 ROWS = [{"id": f"r{n}", "query": f"query {n}", "documents": ["a"] * (n % 4)} for n in range(20)]
 COUNTS = st.lists(st.integers(0, 12), max_size=30)
-LINES = st.one_of(st.integers(0, 5), st.sampled_from(["", "  ", "{", "null"]))
+BROKEN = (  # rows that are no rows, and how many pairs they count as
+    ("{", 1),
+    ("null", 1),
+    ('{"query": "q"}', 1),
+    ('{"query": " ", "documents": ["a", "b"]}', 2),
+    ('{"query": 3, "documents": ["a", "b", "c"]}', 3),
+    ('{"query": "q", "documents": ["a", 5, {"id": "x"}]}', 3),
+    ('{"query": "q", "documents": ["a", {"id": "x"}]}', 2),
+    ('{"query": 3, "documents": []}', 0),
+)
+LINES = st.one_of(st.integers(0, 5), st.sampled_from(["", "  ", *(line for line, _ in BROKEN)]))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -130,8 +144,9 @@ def test_what_is_read_of_shards_is_the_file(tmp_path_factory, lines):
         line if isinstance(line, int) else -1 for _, line in wanted
     ]
     good = sum(line for _, line in wanted if isinstance(line, int))
-    bad = sum(isinstance(line, str) for _, line in wanted)
-    assert sum(shard.pairs for shard in shards) == good + bad
+    bad = [dict(BROKEN)[line] for _, line in wanted if isinstance(line, str)]
+    assert [row.pairs for row in rows if isinstance(row, BadRow)] == bad
+    assert sum(shard.pairs for shard in shards) == good + sum(bad)
 
 
 def test_windows_are_bounded_by_pairs_and_by_characters(monkeypatch):
@@ -353,7 +368,7 @@ def test_a_query_in_two_places_is_refused_for_a_run_and_not_for_other_formats(tm
     with pytest.raises(InputError, match="row 11: the query 'q1' was there before"):
         run(path, tmp_path / "run", collection=collection)
     summary = run(path, tmp_path / "jsonl", format="jsonl", collection=collection)
-    assert (summary.pairs, summary.bad_rows) == (11, 1)
+    assert (summary.pairs, summary.bad_rows) == (10, 1)
 
 
 def test_what_a_run_cannot_have_is_a_bad_row(tmp_path, collection):
@@ -374,7 +389,8 @@ def test_what_a_run_cannot_have_is_a_bad_row(tmp_path, collection):
         },
     ]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert run(path, tmp_path / "rows", format="trec").bad_rows == 2
+    summary = run(path, tmp_path / "rows", format="trec")
+    assert (summary.pairs, summary.bad_rows) == (2, 2)
     [part] = parts(tmp_path / "rows")
     assert {line.split()[2] for line in part.read_text().splitlines()} == {"0", "1"}
 
@@ -399,12 +415,15 @@ def test_bad_rows_beyond_the_limit_stop_the_job_which_goes_on_with_a_higher_one(
     for limit in (0, 2, 2):
         with pytest.raises(BatchError, match=r"row 1 of rows\.jsonl: Object missing") as caught:
             run(path, tmp_path / "out", max_bad_rows=limit)
-    assert "bad rows: 3, and the limit (max_bad_rows) is 2; " in str(caught.value)
+    assert "bad rows: 3, and the limit (--max-bad-rows) is 2; " in str(caught.value)
     named = [read_jsonl(each)[0]["row"] for each in sorted((tmp_path / "out").glob("_bad-*"))]
     assert named == [1, 6, 11]
     summary = run(path, tmp_path / "out", max_bad_rows=4)
     assert summary.bad_rows == 4
     assert summary.scored_shards < summary.shards
+    assert summary.pairs == sum(len(row["documents"]) for row in rows if "documents" in row)
+    again = run(path, tmp_path / "out")
+    assert (again.pairs, again.bad_rows, again.scored_shards) == (summary.pairs, 4, 0)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -417,21 +436,31 @@ def test_a_job_goes_on_only_as_it_was_begun_and_says_what_differs(tmp_path, coll
     other = json.loads(json.dumps(ROWS))
     other[3]["query"] = "another query"
     changes = {
-        "shard_pairs was 5 and is 6 now": {"shard_pairs": 6},
-        "format was jsonl and is trec now": {"format": "trec"},
-        "scorer.max_length was 256 and is 128 now": {"scorer": replaced(max_length=128)},
-        "scorer.bundle was aaaaaaaaaaaa… and is bbbbbbbbbbbb… now": {
+        "--shard-pairs was 5 and is 6 now": {"shard_pairs": 6},
+        "--format was jsonl and is trec now": {"format": "trec"},
+        "--max-length was 256 and is 128 now": {"scorer": replaced(max_length=128)},
+        "the sha256 of --model was aaaaaaaaaaaa… and is bbbbbbbbbbbb… now": {
             "scorer": replaced(bundle="b" * 64)
         },
-        "scorer.kernels was stock and is avx2 now": {"scorer": replaced(kernels="avx2")},
+        "--kernels was stock and is avx2 now; --threads was 1 and is any number now": {
+            "scorer": replaced(kernels="avx2", threads=None)
+        },
+        "--instruction was not given and is Find books. now; --normalize was not given and is given"
+        " now": {"scorer": replaced(asking=Asking("Find books.", normalize=True))},
+        "the version of edgerank was 0.1.0 and is 0.2.0 now": {
+            "scorer": replaced(edgerank="0.2.0")
+        },
     }
     for message, options in changes.items():
         with pytest.raises(BatchError, match="it has another job: ") as caught:
             run(path, output, **options)
-        assert message in str(caught.value)
+        assert f"another job: {message}; give what was given then to go on" in str(caught.value)
         assert "--restart" in str(caught.value)
     changed = write_jsonl(tmp_path / "other.jsonl", other)
-    with pytest.raises(BatchError, match=r"inputs\[0\]\.sha256 was"):
+    with pytest.raises(
+        BatchError,
+        match=r"file 1 of INPUT was rows\.jsonl \(sha256 \w{12}…\) and is other\.jsonl \(sha256",
+    ):
         run(changed, output)
     assert contents(output) == before
     run(changed, output, restart=True, max_bad_rows=0)
@@ -439,10 +468,38 @@ def test_a_job_goes_on_only_as_it_was_begun_and_says_what_differs(tmp_path, coll
     assert not list(output.glob("_bad*"))
 
 
-def replaced(**changes: object) -> object:
-    import msgspec
-
+def replaced(**changes: object) -> Scorer:
     return msgspec.structs.replace(SCORER, **changes)
+
+
+def test_whatever_a_job_is_bound_to_is_named_when_it_differs():
+    file = InputFile("rows.jsonl", 1, "a" * 64)
+    job = Job(1, "pairs", "jsonl", (file,), file, file, SCORER, "jsonl", False, 5)
+    other = msgspec.structs.replace(file, sha256="b" * 64)
+    jobs = [
+        *(msgspec.structs.replace(job, **{name: other}) for name in ("corpus", "queries")),
+        *(msgspec.structs.replace(job, inputs=files) for files in ((other,), (file, other), ())),
+        *(msgspec.structs.replace(job, **{n: "parquet"}) for n in ("input_format", "format")),
+        msgspec.structs.replace(job, integer_ids=True),
+        msgspec.structs.replace(job, shard_pairs=6),
+        *(
+            msgspec.structs.replace(job, scorer=replaced(**{name: f"another {name}"}))
+            for name in Scorer.__struct_fields__
+            if name != "asking"
+        ),
+        *(
+            msgspec.structs.replace(job, scorer=replaced(asking=Asking(**{name: "given"})))
+            for name in Asking.__struct_fields__
+        ),
+    ]
+    # of the kind and what is there once a job is complete nothing is said: see the corpus
+    bound = {*Job.__struct_fields__} - {"format_version", "kind", "shards", "is_complete"}
+    bound -= {"scored_pairs", "bad_rows"}
+    assert {n for one in jobs for n in bound if getattr(one, n) != getattr(job, n)} == bound
+    for one in jobs:
+        [(name, old, new)] = differences(job_settings(job), job_settings(one))
+        assert name and old != new
+    assert not list(differences(job_settings(job), job_settings(job)))
 
 
 def test_a_job_of_which_nothing_is_done_may_be_begun_otherwise(tmp_path):
@@ -522,6 +579,111 @@ def test_an_input_that_is_changed_meanwhile_ends_the_job(tmp_path):
     assert len(parts(tmp_path / "out")) == 1
 
 
+# Input that was hashed before
+
+
+@pytest.fixture
+def hashed_files(monkeypatch) -> list[str]:
+    """The names of files in the order in which they are hashed; they count as old enough."""
+    names: list[str] = []
+    original = digests._sha256_of
+
+    def noting(path, bar):
+        names.append(path.name)
+        return original(path, bar)
+
+    monkeypatch.setattr(digests, "_sha256_of", noting)
+    monkeypatch.setattr(digests, "SETTLED_S", -60.0)
+    return names
+
+
+ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs the time of a change")
+
+
+@ON_POSIX
+def test_input_is_hashed_once_and_what_was_changed_once_more(tmp_path, collection, hashed_files):
+    directory = tmp_path / "rows"
+    directory.mkdir()
+    for number in range(3):
+        records = [{"query_id": query, "document_id": document} for query, document in PAIRS]
+        write_jsonl(directory / f"{number}.jsonl", records[number:])
+    output = tmp_path / "out"
+    options = {"collection": collection, "max_bad_rows": 0}
+    run(directory, output, **options)
+    everything = ["0.jsonl", "1.jsonl", "2.jsonl", "corpus.jsonl", "queries.jsonl"]
+    assert sorted(hashed_files) == everything
+    for change, wanted in (
+        (lambda: None, []),
+        ((directory / "1.jsonl").touch, ["1.jsonl"]),
+        (lambda: (directory / "2.jsonl").chmod(0o600), ["2.jsonl"]),
+        (lambda: shutil.copyfile(*_aside(directory / "0.jsonl")), ["0.jsonl"]),
+        (lambda: (output / "_input.json").write_bytes(b"no\xff"), everything),
+        ((output / "_input.json").unlink, everything),
+        (lambda: None, []),
+    ):
+        change()
+        hashed_files.clear()
+        assert run(directory, output, **options).scored_shards == 0
+        assert sorted(hashed_files) == wanted
+    hashed_files.clear()
+    run(directory, output, restart=True, **options)
+    assert sorted(hashed_files) == everything
+
+
+def _aside(path: Path) -> tuple[Path, Path]:
+    """Rename a file; its new and its former path."""
+    return path.rename(path.with_name(f"_{path.name}")), path
+
+
+@ON_POSIX
+@pytest.mark.parametrize("how", ["in place", "by another file"])
+def test_input_that_was_changed_with_its_size_and_its_time_kept_is_noticed(
+    tmp_path, hashed_files, how
+):
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    run(path, tmp_path / "out")
+    assert run(path, tmp_path / "out").scored_shards == 0
+    before = path.stat()
+    time.sleep(0.05)  # the times of files tell ticks of the clock apart
+    other = path.read_text().replace("query 3", "query 4")
+    if how == "in place":
+        path.write_text(other)
+    else:
+        (tmp_path / "other").write_text(other)
+        (tmp_path / "other").replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(BatchError, match=r"file 1 of INPUT was rows\.jsonl"):
+        run(path, tmp_path / "out")
+
+
+def test_the_time_of_a_file_that_was_just_written_proves_nothing(
+    tmp_path, hashed_files, monkeypatch
+):
+    monkeypatch.setattr(digests, "SETTLED_S", 2.0)
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    os.utime(path, (0, 0))  # as a copy has that keeps the time of its original
+    for _ in range(2):
+        run(path, tmp_path / "out")
+    assert hashed_files == ["rows.jsonl"] * 2
+    monkeypatch.setattr(digests, "HAS_TIME_OF_CHANGE", False)
+    monkeypatch.setattr(digests, "SETTLED_S", -60.0)
+    for _ in range(2):
+        run(path, tmp_path / "out")
+    assert hashed_files == ["rows.jsonl"] * 4
+
+
+def test_hashing_shows_how_far_it_is(tmp_path, capsys):
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    size = path.stat().st_size
+    digests.hash_files([path], {}, show_progress=True)
+    assert f"{size / 1000:.2f}k/{size / 1000:.2f}k" in capsys.readouterr().err
+    digests.hash_files([path], {}, show_progress=False)
+    known = {digests.stamp_of(path): "a" * 64}
+    assert digests.hash_files([path], known, show_progress=True)[path].digest.sha256 == "a" * 64
+    assert capsys.readouterr().err == ""
+
+
 # Kills
 
 
@@ -535,7 +697,9 @@ OPERATIONS = (
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", ["rows", "pairs", "restart"])
-def test_a_job_that_is_killed_anywhere_goes_on_to_the_same_bytes(kind, tmp_path, collection):
+def test_a_job_that_is_killed_anywhere_goes_on_to_the_same_bytes(
+    kind, tmp_path, collection, hashed_files
+):
     """At each of its operations on files; shards that were done then are not done again."""
     options: dict[str, object] = {"shard_pairs": 8}
     if kind == "pairs":

@@ -15,7 +15,8 @@ from edgerank.packing import EMPTY, Group, Tokens, pack
 from edgerank.serving import scheduler as scheduling
 from edgerank.serving.errors import EngineFailed, TooLate
 from edgerank.serving.fairness import FairQueue
-from edgerank.serving.jobs import Job
+from edgerank.serving.jobs import Computed, Job
+from edgerank.serving.parts import join, split
 from edgerank.serving.scheduler import MAX_STARTED, MicroBatchRun, Scheduler
 
 MAX_TOKENS = 64
@@ -140,6 +141,54 @@ def test_every_request_is_served_once_and_right_whatever_the_engines(requests, n
     scored = [score for each in runners for batch in each.scores for score in batch]
     assert len(scored) == len(set(scored)) == sum(count for count, _, _ in requests)
     assert scheduler.queue_tokens == 0
+
+
+@given(
+    groups=st.lists(
+        st.tuples(st.integers(0, 30), st.lists(st.integers(1, 90), max_size=12)), max_size=6
+    ),
+    num_engines=st.integers(1, 4),
+    is_ragged=st.booleans(),
+)
+@settings(deadline=None)
+def test_a_large_request_is_cut_into_parts_of_like_size_and_put_together_again(
+    groups, num_engines, is_ragged
+):
+    made, count = [], 0
+    for prefix, lengths in groups:
+        sequences = [
+            Tokens(np.full(n, count + place), np.zeros(n)) for place, n in enumerate(lengths)
+        ]
+        made.append(
+            Group(
+                Tokens(np.zeros(prefix), np.zeros(prefix)),
+                sequences,
+                range(count, count + len(lengths)),
+            )
+        )
+        count += len(lengths)
+    whole = Job("a", tuple(Runner() for _ in range(num_engines)), made, SCORES, 7.0)
+    parts = split(whole)
+    assert 1 <= len(parts) <= num_engines
+    computed = []
+    for part in parts:
+        own = [row for group in part.job.groups for row in group.sequences]
+        assert [int(row.ids[0]) for row in own] == list(part.score_ids)
+        assert [n for group in part.job.groups for n in group.score_ids] == list(range(len(own)))
+        rows = [np.float32(row.ids[0]) for row in own]
+        computed.append(Computed(rows if is_ragged else np.array(rows), 0.0, float(len(own))))
+        assert (part.job.client, part.job.runners, part.job.deadline) == ("a", whole.runners, 7.0)
+    joined = join(parts, computed)
+    assert isinstance(joined.results, list) == is_ragged
+    assert list(joined.results) == list(range(count))
+    assert joined.inference_s == max(one.inference_s for one in computed)
+    if len(parts) > 1:
+        again = sum(part.job.num_tokens for part in parts) - whole.num_tokens
+        longest = max(prefix + max(lengths, default=0) for prefix, lengths in groups)
+        assert again <= (len(parts) - 1) * max(prefix for prefix, _ in groups)
+        assert whole.num_tokens >= len(parts) * MAX_TOKENS
+        for part in parts:
+            assert part.job.num_tokens <= whole.num_tokens / len(parts) + 2 * longest
 
 
 def test_an_engine_that_fails_stands_aside_and_the_others_serve(monkeypatch, runs, caplog):

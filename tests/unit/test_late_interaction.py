@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerank.documents import make_pairs
+from edgerank import rules
+from edgerank.documents import Pair, make_pairs
 from edgerank.late_interaction import maxsim, token_vectors
 from edgerank.manifest import Scoring
 from edgerank.packing import EMPTY, Group, Tokens, pack
@@ -81,6 +82,66 @@ def test_the_rule_scores_pairs_by_the_tokens_that_the_documents_keep(is_mean, no
         expected += list((1 + each) / 2 if normalize else each)
     np.testing.assert_allclose(prepared.reduce(raw), expected, atol=1e-5)
     assert rule.score_range == ((-1, 1) if is_mean else (-np.inf, np.inf))
+
+
+@given(
+    asked=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=20),
+    num_parts=st.lists(st.integers(1, 3), min_size=7, max_size=7),
+    rule=st.sampled_from(["maxsim", "cosine"]),
+)
+def test_each_pair_is_compared_once_and_no_other_and_scores_what_it_scores_alone(
+    asked, num_parts, rule
+):
+    compared: list[tuple[int, int]] = []  # a query and a document's part, for each comparison
+    name = "maxsim" if rule == "maxsim" else "cosines"
+
+    def counting(query, documents):
+        firsts = [rows[0] for rows in documents] if rule == "maxsim" else documents
+        asking = nearest(queries, query[0] if rule == "maxsim" else query)
+        compared.extend((asking, nearest(parts, first)) for first in firsts)
+        return original(query, documents)
+
+    def nearest(table, vector):
+        return max(table, key=lambda number: table[number] @ vector)
+
+    original = getattr(rules, name)
+    raw_of = {
+        **{f"q{n}": unit(random_rows(n, 3)) for n in range(5)},
+        **{f"d{n}.{m}": unit(random_rows(100 + 10 * n + m, 2)) for n in range(7) for m in range(3)},
+    }
+    queries = {n: raw_of[f"q{n}"][0] for n in range(5)}
+    parts = {10 * n + m: raw_of[f"d{n}.{m}"][0] for n in range(7) for m in range(3)}
+    names: dict[int, str] = {}  # by the first token of a sequence
+
+    def sequence(name: str, length: int) -> Tokens:
+        names[len(names)] = name
+        return tokens(*[len(names) - 1] * length)
+
+    def encode(query, documents):
+        found = [
+            (sequence(f"{text}.{part}", 2), index)
+            for index, text in enumerate(documents)
+            for part in range(num_parts[int(text[1:])])
+        ]
+        return Encoded(sequence(query, 3), [s for s, _ in found], [i for _, i in found], 3)
+
+    def scored(pairs):
+        prepared = scoring_rule(Scoring(rule)).prepare(pairs, encode, normalize=False)
+        (group,) = prepared.groups
+        raw = [raw_of[names[int(each.ids[0])]] for each in group.sequences]
+        return prepared.reduce(raw if rule == "maxsim" else np.stack([rows[0] for rows in raw]))
+
+    pairs = [Pair(f"q{query}", f"d{document}", n) for n, (query, document) in enumerate(asked)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, name, counting)
+        together = scored(pairs)
+    assert sorted(compared) == sorted(
+        (query, 10 * document + part)
+        for query, document in {*asked}
+        for part in range(num_parts[document])
+    )
+    alone = np.concatenate([scored([pair]) for pair in pairs])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=0 if rule == "cosine" else 1e-6)
 
 
 def test_a_query_keeps_all_of_its_vectors_and_a_document_those_that_are_compared():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from edgerank import InputError, ProviderError, Reranker
+from edgerank import InputError, ProviderError, Reranker, variants
 from edgerank.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from edgerank.cpu import instruction_sets
 from edgerank.gpu import Gpu
@@ -17,12 +17,12 @@ from edgerank.providers import TENSORRT_PROVIDER
 from edgerank.variants import Capabilities, choose_variant, machine_capabilities
 
 GPU = Gpu("a card", 8 << 30, 6 << 30, (9, 0))
-PLAIN = Capabilities((CPU_PROVIDER,), frozenset({"avx2"}), frozenset(), gpus=())
+PLAIN = Capabilities((CPU_PROVIDER,), frozenset({"avx2"}), frozenset(), find_gpus=lambda: ())
 RICH = Capabilities(
     (TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER),
     frozenset({"avx2", "avx512_vnni"}),
     frozenset({"edgerank.kernels"}),
-    gpus=(GPU,),
+    find_gpus=lambda: (GPU,),
 )
 
 
@@ -42,7 +42,7 @@ def bundle() -> Bundle:
 
 def test_the_first_variant_that_the_machine_can_run_is_chosen(bundle):
     assert choose_variant(bundle, RICH).name == "fp16"
-    assert choose_variant(bundle, replace(RICH, gpus=())).name == "vnni"
+    assert choose_variant(bundle, replace(RICH, find_gpus=lambda: ())).name == "vnni"
     slow = replace(RICH, providers=(CPU_PROVIDER,), instruction_sets=frozenset({"avx2"}))
     assert choose_variant(bundle, slow).name == "fused"
     assert choose_variant(bundle, PLAIN).name == "int8"
@@ -92,7 +92,7 @@ def test_tensorrt_runs_what_is_made_for_cuda_where_it_is_asked_for(bundle):
 
 def test_a_gpu_that_no_driver_shows_is_what_is_missing(bundle):
     with pytest.raises(ProviderError, match="fp16 needs a GPU, and no NVIDIA driver shows one"):
-        choose_variant(bundle, replace(RICH, gpus=()), None, ["cuda"])
+        choose_variant(bundle, replace(RICH, find_gpus=lambda: ()), None, ["cuda"])
 
 
 def test_a_machine_that_can_run_no_variant_is_told_what_each_needs(bundle):
@@ -100,6 +100,40 @@ def test_a_machine_that_can_run_no_variant_is_told_what_each_needs(bundle):
     few = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, variants=variants))
     with pytest.raises(ProviderError, match=r"fp16 needs .*vnni needs .*fused needs"):
         choose_variant(few, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "providers", "num_asked"),
+    [
+        ("int8", None, 0),
+        (None, ["cpu"], 0),
+        (None, None, 1),  # the first variant needs a GPU
+        ("fp16", None, 1),
+        (None, ["cuda", "cpu"], 1),
+    ],
+)
+def test_the_driver_is_asked_once_where_a_gpu_matters_and_not_at_all_elsewhere(
+    bundle, name, providers, num_asked
+):
+    asked = []
+
+    def find_gpus():
+        asked.append("driver")
+        return (GPU,)
+
+    machine = replace(RICH, find_gpus=find_gpus)
+    for _ in range(2):
+        choose_variant(bundle, machine, name, providers)
+    assert len(asked) == num_asked
+
+
+def test_a_bundle_for_cpus_is_opened_without_a_look_at_the_driver(monkeypatch):
+    def ask() -> tuple[Gpu, ...]:
+        raise AssertionError("the driver was asked")
+
+    monkeypatch.setattr(variants, "visible_gpus", ask)
+    Reranker().close()
+    Reranker(providers=["cpu"]).close()
 
 
 def test_this_machine_has_the_cpu_s_flags_and_onnx_runtimes_providers():

@@ -17,6 +17,8 @@ from edgerank.wording import Wording
 
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"  # -1: not again
+DOMAIN = "edgerank"  # of a google.rpc.ErrorInfo
+OPTION_HELPS = "OPTION_HELPS"  # its reason: another value of an option would be accepted
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -53,15 +55,22 @@ def status_of(failed: CallFailed, wording: Wording) -> Status:
     if not failed.is_expected:
         return Status(code, "internal error")
     if isinstance(error, InputError):
-        return _invalid(code, wording.path(error), wording.description(error))
+        return _invalid(code, error, wording)
     if isinstance(error, NoRoom):
         return _no_room(code, error)
     return Status(code, str(error))
 
 
-def _invalid(code: grpc.StatusCode, field: str, description: str) -> Status:
+def _invalid(code: grpc.StatusCode, error: InputError, wording: Wording) -> Status:
+    field, description = wording.path(error), wording.description(error)
     violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-    details = [error_details_pb2.BadRequest(field_violations=[violation])]
+    details: list[Message] = [error_details_pb2.BadRequest(field_violations=[violation])]
+    remedy = error.remedy
+    if remedy is not None and remedy.option in wording.fields:  # a method may have no such option
+        known = {"problem": error.reason, "option": remedy.option}
+        known["values"] = ",".join(remedy.values)
+        helps = error_details_pb2.ErrorInfo(reason=OPTION_HELPS, domain=DOMAIN, metadata=known)
+        details.append(helps)
     return Status(code, f"{field}: {description}", details)
 
 
