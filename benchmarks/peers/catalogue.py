@@ -64,10 +64,10 @@ PEERS = (
         (
             Setting("int8", (DECODER, *ENCODERS), "default"),
             Setting("int8-stock", (DECODER, *ENCODERS), "ONNX Runtime's operators alone"),
-            Setting("int8-fine", (DECODER,), "more exact, twice as large", is_quick=False),
+            Setting("int8-fine", (DECODER, *ENCODERS), "more exact, twice as large"),
             Setting("int4", (DECODER, *ENCODERS), "for boxes short of memory", is_quick=False),
         ),
-        "int8-fine is compared for decoders alone",
+        "",
         converter=Environment("edgerank-converter", ("-e .[quantize]",)),
     ),
     Peer(
