@@ -75,7 +75,7 @@ def client(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Rank documents by relevance to a query, on a server (edgerank serve).
+    """Rank documents by relevance to a query, on a server.
 
     DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
     with "text" and, optionally, "title", "id" and other fields.
