@@ -4,7 +4,7 @@
   x InputError          a query, a document, an option or an input file is unusable
   x BundleError         the bundle on disk is missing, altered, incomplete or of another format
   x StoreError          the store on disk is missing, altered, in use, or of another model
-  x BatchError          a batch job cannot go on: its output is in use, unwritable, or of another job
+  x BatchError          a batch job cannot go on: its output is in use, unwritable or another job's
   x ProviderError       this machine lacks what a variant of the bundle needs
   x ServerError         a server did not answer a request
     + Unavailable       it cannot be reached, or is not ready
