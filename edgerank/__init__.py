@@ -1,9 +1,10 @@
 """edgerank: rerank documents on ordinary CPUs with int8 models, without a network.
 
-from edgerank import Reranker
+    for hit in Reranker().rank("who wrote dune?", documents, top_k=5):
+        print(hit.score, hit.index, hit.document)
 
-for hit in Reranker().rank("who wrote dune?", documents, top_k=5):
-    print(hit.score, hit.index, hit.document)
+``Reranker`` ranks in this process, ``DocumentStore`` ranks documents that were encoded before, and
+``Client`` and ``AsyncClient`` ask a server. Errors are subclasses of ``EdgerankError``.
 """
 
 import os

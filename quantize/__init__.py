@@ -1,8 +1,8 @@
-"""Turns checkpoints of Hugging Face into bundles.
+"""Turns checkpoints of Hugging Face into bundles, and measures their fidelity.
 
-from quantize import quantize
+    bundle = quantize("path/to/checkpoint", "models/minilm")
 
-bundle = quantize("path/to/checkpoint", "models/minilm")
+It needs the extra ``quantize``.
 """
 
 from quantize.errors import QuantizeError
