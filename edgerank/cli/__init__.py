@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _discard_output() -> None:
-    """Keep what is left in stdout's buffer from failing once more at exit."""
+    """Discard the rest of stdout's buffer, which would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

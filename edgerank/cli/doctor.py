@@ -56,7 +56,7 @@ def _print(found: Diagnosis) -> None:
 
 
 def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
-    """Yield what was found, by name, for people."""
+    """Yield the findings for people, with their names."""
     cpu, memory, library = found.cpu, found.memory, found.library
     yield "CPU", f"{cpu.name} ({cpu.architecture})"
     yield "instruction sets", ", ".join(cpu.instruction_sets) or "the system lists none"
@@ -93,7 +93,7 @@ def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
 
 
 def _gpu_rows(cuda: CudaSetup) -> Iterator[tuple[str, str]]:
-    """Yield what there is for a GPU and, where somebody wants one, what is missing."""
+    """Yield the findings about GPUs and, for those who want one, what is missing."""
     driver = cuda.driver
     if driver is None:
         yield "GPU", "no NVIDIA driver"

@@ -57,7 +57,7 @@ def _type(setting: SettingSpec[object]) -> click.ParamType[Any] | None:
 
 
 class Values:
-    """What the settings have been set to."""
+    """The values of the settings."""
 
     def __init__(self, by_parameter: dict[str, Any]) -> None:
         """:param by_parameter: by the names that click gives to options"""

@@ -38,7 +38,7 @@ def verify(directory: Path, installed: bool, trust: Path | None) -> None:
 
 
 def verify_installed(directory: Path, trust: Path | None) -> None:
-    """Print what an installation is, once all of it has been found intact."""
+    """Check an installation, and print its contents if all of it is intact."""
     from edgerank.airgap.contents import MANIFEST
     from edgerank.airgap.installed import verify_installation
 
