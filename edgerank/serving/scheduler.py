@@ -1,10 +1,10 @@
-"""The threads of the engines, each of which computes one micro-batch at a time.
+"""The engines' threads: micro-batches of all requests, one at a time in each engine.
 
 A request that fits a micro-batch shares it with others that wait; a longer one is computed step by
-step, and before each step ``fairness`` chooses the request. So after a client has disconnected, or
-its deadline has passed, at most the current micro-batch is wasted. All models share the thread of
-an engine, and so its cores or its GPU. A server on CPUs has one engine, and one on GPUs has one for
-each. A long request stays in the engine that has its prefix.
+step, and before each step ``fairness`` chooses the request. So a client that is gone, or whose
+time is up, costs at most the micro-batch that it is in. All models share an engine's thread, and so
+what it computes with: the cores, or a GPU. A server on CPUs has one engine, and one on GPUs has one
+for each. A long request stays in the engine that has its prefix.
 """
 
 from __future__ import annotations

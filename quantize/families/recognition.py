@@ -1,4 +1,4 @@
-"""Recognises the family of a checkpoint from its files: its prompt, truncation and scoring."""
+"""What a checkpoint's files say of its family: how it is prompted, cut and scored."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from quantize.families.families import (
 from quantize.families.templates import MXBAI_RERANK_V2, Template
 
 TOKEN_WEIGHTS_NAME = "token_weights.npy"  # a file of the bundle
-CROSS_ENCODER = "cross-encoder"  # the family of models through optimum
-STANFORD = "HF_ColBERT"  # the name of BERT in Stanford's own code
+CROSS_ENCODER = "cross-encoder"  # the family of what optimum exports
+STANFORD = "HF_ColBERT"  # what Stanford's own code calls its BERT
 MASKED_LM = "ForMaskedLM"  # a head that sentence-transformers does not load
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The prompt, truncation and scoring of a checkpoint, for the manifest."""
+    """How a checkpoint is prompted, cut and scored: what its manifest says."""
 
     family: str
     architecture: str
@@ -65,13 +65,13 @@ class ModelSpec:
 
     @property
     def is_causal(self) -> bool:
-        """Whether a token attends only to tokens before it."""
+        """Whether a token sees only those before it."""
         return False
 
 
 @dataclass(frozen=True)
 class RecognizedModel(ModelSpec):
-    """A checkpoint of an architecture with a graph writer."""
+    """A checkpoint of an architecture that is written layer by layer."""
 
     model: LayeredModel[Any]
     tables: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # .npy files, by name
@@ -90,7 +90,7 @@ class OptimumModel(ModelSpec):
 
 
 class _ArchitectureConfig(msgspec.Struct):
-    """The fields of config.json that distinguish families."""
+    """config.json, as far as it tells families apart."""
 
     architectures: list[str] | None = None
     model_type: str = ""
@@ -103,10 +103,10 @@ def recognize(
     name: str | None = None,
     template: Template | None = None,
 ) -> RecognizedModel | OptimumModel:
-    """Recognise the family of a checkpoint from its files.
+    """Tell a checkpoint's family from its files.
 
     :param name: the name of the family in ``FAMILIES``, if it is known
-    :param template: template of a decoder, in place of its family's
+    :param template: to prompt a decoder by instead of its family's
     :raises InputError: there is no family of that name
     :raises QuantizeError: no family fits, or the checkpoint lacks what its family needs
     """
@@ -118,7 +118,7 @@ def recognize(
         backbone, head = architecture.removesuffix(MASKED_LM), "Model"
     if architecture == STANFORD and kind == "token-vectors" and config.model_type == "bert":
         backbone, head = "Bert", "Model"
-    if kind == "pooled-score":  # a head in the weights is not used
+    if kind == "pooled-score":  # whatever head the weights were saved with, it is not read
         head = "Model"
     if template is not None and backbone not in DECODERS:
         raise QuantizeError(
@@ -151,7 +151,7 @@ def recognize(
 
 
 def _parse(architecture: str) -> tuple[str, Head | None]:
-    """Split the name of a class of transformers into backbone and head."""
+    """Cut a class of transformers into backbone and head."""
     heads: tuple[Head, ...] = get_args(Head)
     for head in heads:
         if architecture.endswith(head):
@@ -186,7 +186,7 @@ def _find_family(
 
 
 def _fits(family: FamilySpec, head: Head | None, kind: ModulesKind | None) -> bool:
-    """Whether modules.json is of the family's kind, if the family requires one."""
+    """Say whether modules.json is of the family's kind, where that tells families apart."""
     if head == "Model" or family.modules == "logit-score":
         return family.modules == kind
     return True
@@ -236,7 +236,7 @@ def _decoder(
         }
         offset = template.normalize_offset
         if template is MXBAI_RERANK_V2 and spec.hidden_size == 896:
-            offset = 4.5  # half of the range of the base model's scores, as in the reference
+            offset = 4.5  # half of what the base model's scores reach, as the reference has it
         scoring = Scoring("logit", template.activation, offset)
     return RecognizedModel(
         family=family.name,
@@ -257,7 +257,7 @@ def _cross_encoder(
     backbone: str,
     kind: ModulesKind | None,
 ) -> RecognizedModel:
-    """One logit for a pair, as in sentence-transformers' CrossEncoder."""
+    """One logit for a pair, as sentence-transformers' CrossEncoder reads it."""
     max_length, limit = max_lengths(checkpoint)
     chat = chat_settings(checkpoint)
     _, default_prompt = pair_prompts(checkpoint)
@@ -291,7 +291,7 @@ def _cross_encoder(
 def _scored_model(
     checkpoint: Checkpoint, backbone: str, kind: ModulesKind | None
 ) -> LayeredModel[Any]:
-    """Read the head with the logit: modules of sentence-transformers, or a classifier.
+    """Read what gives the logit: modules of sentence-transformers, or a classification head.
 
     :raises QuantizeError: it is not supported
     """
@@ -381,7 +381,7 @@ def _embedding(
 def _late_interaction(
     checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
 ) -> RecognizedModel:
-    """A vector for each token: the score is MaxSim, as in PyLate and MultiVectorEncoder."""
+    """A vector for each token: the score is MaxSim, as PyLate and MultiVectorEncoder have it."""
     model = TOKEN_ENCODERS[backbone](checkpoint)
     settings = late_interaction_settings(checkpoint, tokenizer)
     query, document = (
@@ -423,7 +423,7 @@ def _late_interaction(
 def _check_window(
     checkpoint: Checkpoint, expansion: Expansion, num_fixed: int, window: int
 ) -> None:
-    """Check that every token can attend to a token of the query, even of a short one.
+    """Check that all tokens see one of the query's, however short it is.
 
     :raises QuantizeError: some would see nothing in layers with a window
     """
@@ -451,7 +451,7 @@ def _check_token(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str, vocabu
 def _with_prefix(
     checkpoint: Checkpoint, pieces: tuple[Piece, ...], prefix: str
 ) -> tuple[Piece, ...]:
-    """Insert a token after the first special token of a text, as PyLate does.
+    """Put a token after the first of those around a text, where PyLate inserts it.
 
     :raises QuantizeError: there are none around it
     """
@@ -465,7 +465,7 @@ def _with_prefix(
 def _pair_late_interaction(
     checkpoint: Checkpoint, tokenizer: Tokenizer, family: FamilySpec, backbone: str
 ) -> RecognizedModel:
-    """Query and document as separate sequences, each as the encoder reads one text."""
+    """Query and document beside each other, each as the encoder reads a text by itself."""
     model = LateInteraction(checkpoint)
     comparison, token_weights = model.comparison(TOKEN_WEIGHTS_NAME)
     max_length, limit = max_lengths(checkpoint)
@@ -493,7 +493,7 @@ def _no_special_tokens(checkpoint: Checkpoint) -> QuantizeError:
 
 
 def _after_document(prompt: Prompt) -> str:
-    """Return the text after the document in its piece, which is never cut."""
+    """Return what follows the document in its piece, which is not cut off."""
     piece = next(piece.text for piece in prompt.document if not piece.is_fixed)
     return piece.partition("{document}")[2]
 
