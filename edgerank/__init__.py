@@ -1,6 +1,10 @@
-"""edgerank: rerank documents on plain CPUs with int8 models, offline.
+"""edgerank: rerank documents on ordinary CPUs with int8 models, without a network.
 
-from edgerank import Reranker
+    for hit in Reranker().rank("who wrote dune?", documents, top_k=5):
+        print(hit.score, hit.index, hit.document)
+
+``Reranker`` ranks in this process, ``DocumentStore`` ranks documents that were encoded before, and
+``Client`` and ``AsyncClient`` ask a server. Errors are subclasses of ``EdgerankError``.
 """
 
 import os
@@ -35,10 +39,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# ONNX Runtime reports to its makers, on Linux too from 1.29 on, unless it is told before it loads
+# ONNX Runtime sends telemetry, on Linux from 1.29 on, unless this is set before it loads
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# loaded when they are asked for: a client needs no onnxruntime, and a reranker no gRPC
+# loaded on first use: a client needs no onnxruntime, and a reranker no gRPC
 _MODULES = {
     "AsyncClient": "edgerank.client",
     "Bundle": "edgerank.bundle",
@@ -47,7 +51,7 @@ _MODULES = {
     "Reranker": "edgerank.reranker",
 }
 
-# the clients are not among these: what imports all of them shall not need gRPC
+# without the clients, so that `from edgerank import *` needs no gRPC
 __all__ = [
     "BatchError",
     "Bundle",
@@ -73,7 +77,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a class, and the libraries that it needs, when it is asked for."""
+    """Load a class, and the libraries that it needs, on first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = _MODULES[name]

@@ -13,7 +13,7 @@ CORPUS, QUERIES = "corpus.jsonl", "queries.jsonl"
 
 
 class _Record(msgspec.Struct):
-    """A line; other fields are not read."""
+    """The fields of a line; others are ignored."""
 
     id: str | int = msgspec.field(name="_id")
     text: str
@@ -21,9 +21,9 @@ class _Record(msgspec.Struct):
 
 
 def read_record(name: str, number: int, line: bytes) -> tuple[str, str]:
-    """Return the id of a line and its text, which is behind its title.
+    """Return the id of a line, and its title and text.
 
-    :param name: what errors call the file
+    :param name: name of the file, for errors
     :raises InputError: it is not such a line, or the id is empty or holds a space
     """
     record = decode_line(name, number, line, _Record)

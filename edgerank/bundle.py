@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 SIGNATURE_NAME = f"{MANIFEST_NAME}.minisig"
-DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"  # comes with the package
+DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"  # the model in the package
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its directory and what its manifest says."""
+    """A bundle that was read: its directory, its manifest and its digest."""
 
     directory: Path
     manifest: Manifest
-    digest: str  # sha256 of the manifest, which holds those of the other files; hexadecimal
+    digest: str  # hexadecimal sha256 of the manifest, which has those of the other files
 
     @property
     def tokenizer_path(self) -> Path:
         return self.directory / self.manifest.tokenizer
 
     def graph_path(self, variant: Variant) -> Path:
-        """Return where a variant's graph lies."""
+        """Return the path of a variant's graph."""
         return self.directory / variant.graph
 
     def variant_size(self, variant: Variant) -> int:
-        """Bytes of a variant's graph and weights."""
+        """Return the bytes of a variant's graph and weights."""
         return sum(self.manifest.files[name].size for name in (variant.graph, *variant.weights))
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Bytes of all files."""
         return sum(file.size for file in self.manifest.files.values())
 
 
@@ -54,7 +54,7 @@ def read_bundle(
 ) -> Bundle:
     """Read a bundle's manifest and check that every file is there at its full size.
 
-    :param trust: file of a public key, which must have signed the manifest; None checks nothing
+    :param trust: file of the public key that must have signed the manifest; None checks nothing
     :raises BundleError: the bundle is missing, incomplete, malformed, of another format, or not
         signed by the trusted key
     :raises InputError: the public key cannot be read
@@ -76,7 +76,7 @@ def read_bundle(
 
 
 def verify_bundle(bundle: Bundle) -> Iterator[str]:
-    """Compare every file with its sha256, yielding each name once it has been found intact.
+    """Compare every file with its sha256; yield the name of each intact file.
 
     :raises BundleError: a file was altered, or cannot be read
     """
@@ -86,7 +86,7 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
 def verify_files(
     directory: Path, files: Mapping[str, File], error_type: type[EdgerankError]
 ) -> Iterator[str]:
-    """Compare files with their sha256, yielding each name once it has been found intact.
+    """Compare files with their sha256; yield the name of each intact file.
 
     :raises EdgerankError: of the type, a file was altered, or cannot be read
     """
@@ -104,7 +104,7 @@ def verify_files(
 
 
 def check_sizes(manifest: Path, files: Mapping[str, File], error_type: type[EdgerankError]) -> None:
-    """Check that the files that a manifest names lie beside it, at their full size.
+    """Check that the files that a manifest names are beside it, at their full size.
 
     :raises EdgerankError: of the type, one is not
     """
@@ -113,9 +113,9 @@ def check_sizes(manifest: Path, files: Mapping[str, File], error_type: type[Edge
 
 
 def sign_bundle(bundle: Bundle, key: SecretKey) -> Path:
-    """Sign a bundle's manifest, which holds the hashes of all other files, once they are intact.
+    """Check all files of a bundle, and sign its manifest, which has their sha256.
 
-    :return: the file of the signature
+    :return: the path of the signature
     :raises BundleError: a file was altered, or cannot be read
     :raises OSError: the signature cannot be written
     """
@@ -140,7 +140,7 @@ def describe_files(directory: Path) -> dict[str, File]:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write edgerank.json; a bundle is complete once it is there."""
+    """Write edgerank.json, which completes a bundle."""
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     write_atomically(directory / MANIFEST_NAME, encoded + b"\n")
 
@@ -152,7 +152,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_file(file: IO[bytes]) -> str:
-    """Hash what is left to be read of an open file."""
+    """Hash an open file from its current position."""
     digest = hashlib.sha256()
     while chunk := file.read(READ_BYTES):
         digest.update(chunk)

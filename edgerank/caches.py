@@ -1,4 +1,4 @@
-"""One run after the other, each seeing the keys and values that those before it left.
+"""Runs a graph with a cache of keys and values of earlier runs.
 
 On the CPU they are NumPy arrays. On a device they stay there: a run reads the leading rows of a
 buffer and writes its new rows behind them, and only results come back.
@@ -29,8 +29,8 @@ BFLOAT16 = "tensor(bfloat16)"
 class Layer:
     """A layer's keys or values in the graph."""
 
-    past: str  # the input that reads those of earlier runs, [P, width]
-    present: str  # the output with the new ones, [C, width]
+    past: str  # name of the input with those of earlier runs, [P, width]
+    present: str  # name of the output with new ones, [C, width]
     width: int
     type: str  # of the elements, as ONNX Runtime calls it
 
@@ -46,7 +46,7 @@ class Cache:
         return [layer[:length] for layer in self._layers]
 
     def store(self, start: int, rows: Sequence[Array]) -> None:
-        """Write each layer's new rows from row ``start`` on; what lay behind is forgotten."""
+        """Write each layer's new rows from row ``start`` on; later rows are dropped."""
         end = start + len(rows[0])
         for index, (layer, new) in enumerate(zip(self._layers, rows, strict=True)):
             if end > len(layer):
@@ -111,7 +111,7 @@ class DeviceRuns:
         """
         binding = session.io_binding()
         for name, array in feed.items():
-            binding.bind_cpu_input(name, array)  # copied to where its operators read it
+            binding.bind_cpu_input(name, array)  # copied to the operators' device
         for name in outputs:
             binding.bind_output(name)  # to the host
         self._bind_layers(binding, batch)
@@ -125,7 +125,7 @@ class DeviceRuns:
         return [_as_float32(value) for value in binding.get_outputs()[: len(outputs)]]
 
     def _bind_layers(self, binding: ort.IOBinding, batch: Batch) -> None:
-        """Let the graph read the rows that are there, and write its new ones behind them."""
+        """Bind the graph's inputs to the cached rows, and its outputs behind them."""
         self._reserve(max(1, batch.cache_length), batch.past_length)
         num_new = len(batch.cache_rows)
         for layer, buffer in zip(self._layers, self._buffers, strict=True):
@@ -139,11 +139,11 @@ class DeviceRuns:
                 binding.bind_output(layer.present, *place, [num_new, layer.width], behind)
 
     def _reserve(self, length: int, num_used: int) -> None:
-        """Make room where there is too little, which is only when no row is used yet."""
+        """Make larger buffers, if needed; this happens only when no row is used yet."""
         if length <= self._length and self._buffers:
             return
         assert num_used == 0, "all micro-batches of a group tell the same cache_length"
-        self._buffers = []  # freed before more is taken
+        self._buffers = []  # free the old buffers first
         self._buffers = [
             ort.OrtValue.ortvalue_from_shape_and_type(
                 [length, layer.width], ELEMENT_TYPES[layer.type], self._device, self._device_id

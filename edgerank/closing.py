@@ -1,4 +1,4 @@
-"""What is closed at the end of a ``with`` block."""
+"""A base class for objects that a ``with`` block closes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ C = TypeVar("C", bound="Closing")
 
 
 class Closing:
-    """A base of what has a ``close`` method: a ``with`` block calls it at its end."""
+    """Base class of objects with a ``close`` method, which a ``with`` block calls at its end."""
 
     def close(self) -> None:
-        """Free what is held."""
+        """Free the resources."""
         raise NotImplementedError
 
     def __enter__(self: C) -> C:

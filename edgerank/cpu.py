@@ -1,4 +1,4 @@
-"""What the runtime asks of the CPU: its cores, its instruction sets, quick arithmetic near zero."""
+"""The CPU: its cores, its instruction sets, and the handling of denormals."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 0x8000, 0x0040  # bits of MXCSR
 
 
 def default_threads() -> int:
-    """Return how many threads to compute with where the caller does not say, at least 1.
+    """Return the default number of threads to compute with, at least 1.
 
-    The physical cores given to this process, but no more than OMP_NUM_THREADS says: what starts
-    several processes on one machine, as Ray does, bounds the threads of each by that variable.
+    It is the number of physical cores given to this process, or OMP_NUM_THREADS if that is fewer:
+    programs that start several processes, such as Ray, limit the threads of each by that variable.
     """
     limit = thread_limit()
     return physical_cores() if limit is None else min(physical_cores(), limit)
 
 
 def thread_limit() -> int | None:
-    """Return the value of OMP_NUM_THREADS, None where it is unset or no positive number.
+    """Return the value of OMP_NUM_THREADS, None if it is unset or not a positive number.
 
-    Of a list, as OpenMP has it for nested regions ("4,2"), the first counts.
+    In a list, which OpenMP allows for nested regions ("4,2"), the first number counts.
     """
     first, *_ = os.environ.get(THREADS_VARIABLE, "").split(",")
     return int(first) if first.strip().isdecimal() and int(first) > 0 else None
@@ -72,7 +72,7 @@ def cpu_quota() -> float | None:
 def instruction_sets() -> frozenset[str]:
     """Return the CPU's instruction sets as Linux names them ("avx2", "avx512_vnni").
 
-    Empty where the system does not list them.
+    Empty if the system does not list them.
     """
     fields = cpu_fields()
     return frozenset(fields.get("flags", fields.get("Features", "")).split())  # x86, Arm
@@ -90,18 +90,18 @@ def multiplies_int8_exactly() -> bool:
 
 
 def noteworthy_instruction_sets() -> list[str]:
-    """Return those of the CPU's instruction sets that matter to the speed of a model."""
+    """Return the CPU's instruction sets that matter for the speed of a model."""
     found = instruction_sets()
     return [name for name in NOTEWORTHY if name in found]
 
 
 def cpu_name() -> str:
-    """Return what the CPU is sold as, or its architecture where the system does not say."""
+    """Return the CPU's product name, or its architecture if the name is unknown."""
     return cpu_fields().get("model name", platform.processor() or platform.machine())
 
 
 def cpu_fields() -> dict[str, str]:
-    """Return what Linux says of the first logical CPU, by Linux's names; empty elsewhere."""
+    """Return Linux's description of the first logical CPU, by key; empty on other systems."""
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
@@ -114,7 +114,7 @@ def cpu_fields() -> dict[str, str]:
 
 
 def flush_denormals() -> None:
-    """Let the calling thread take floats below 1.2e-38 for zero, on x86-64 with glibc.
+    """Make the calling thread treat floats below 1.2e-38 as zero, on x86-64 with glibc.
 
     A masked key's attention weight is such a float, and x86 handles each in microcode: a softmax
     with half of its keys masked takes several times as long (``benchmarks/micro/operators.py``).
@@ -132,7 +132,7 @@ def flush_denormals() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give memory that was freed back to the system; glibc keeps what lies between other blocks."""
+    """Return freed memory to the system; glibc would keep free blocks between used ones."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library than glibc
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What edgerank finds on this machine, what it runs with, and how fast."""
+"""``edgerank doctor``: describes the machine, the kernels in use, and their speed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgerank.reranker import Reranker
 
 CGROUP_V1_MEMORY = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-SECONDS = 1.0  # of measuring, warming up and all kernels together
+SECONDS = 1.0  # to measure, including the warm-up, for all kernels together
 QUERY = "who wrote dune?"
 TEXTS = [
     "Dune is a novel by the American author Frank Herbert. It appeared in 1965, after parts of it"
@@ -53,16 +53,16 @@ class Cpu:
 
     name: str
     architecture: str
-    instruction_sets: list[str]  # that matter here, as Linux names them
+    instruction_sets: list[str]  # relevant ones, as Linux names them
     logical_cores: int  # of the machine
     physical_cores: int  # given to this process
-    default_threads: int  # of a model; fewer where OMP_NUM_THREADS says so
+    default_threads: int  # of a model; fewer if OMP_NUM_THREADS says so
     quota: float | None  # of the cgroup, in CPUs
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of the machine, in bytes; None where the system does not say, or sets no limit."""
+    """Memory in bytes; None if it is unknown, or if there is no limit."""
 
     total: int | None
     limit: int | None  # of the cgroup
@@ -70,7 +70,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle, and the variant of it that runs here."""
+    """A bundle, and its variant that runs on this machine."""
 
     bundle: str
     source: str
@@ -84,20 +84,20 @@ class Speed:
     """Pairs of a query and a document scored in a second, by kernels, or by a GPU."""
 
     pairs_per_second: dict[str, float]
-    ratio: float | None  # of the kernels in use to stock; None where those are stock, or on a GPU
+    ratio: float | None  # of the kernels in use to stock; None for stock, or on a GPU
 
 
 @dataclass
 class Diagnosis:
-    """What was found; None for what a problem has kept from being looked at."""
+    """The findings; None for those that a problem has prevented."""
 
     cpu: Cpu
     memory: Memory
     versions: dict[str, str]
     library: Library
     providers: list[str] = field(default_factory=list)  # of ONNX Runtime
-    cuda: CudaSetup | None = None  # GPUs, and what keeps them from being used
-    kernels: Kernels | None = None  # that sessions use
+    cuda: CudaSetup | None = None  # GPUs, and missing libraries
+    kernels: Kernels | None = None  # of sessions
     model: Model | None = None
     speed: Speed | None = None
     problems: list[str] = field(default_factory=list)  # that keep edgerank from running
@@ -128,7 +128,7 @@ def diagnose(bundle: Path) -> Diagnosis:
 
 @contextmanager
 def _noting(problems: list[str]) -> Iterator[None]:
-    """Note what keeps edgerank from running instead of raising it."""
+    """Record an error that keeps edgerank from running, instead of raising it."""
     try:
         yield
     except (ImportError, EdgerankError) as error:
@@ -136,7 +136,7 @@ def _noting(problems: list[str]) -> Iterator[None]:
 
 
 def _look_at_libraries(found: Diagnosis) -> None:
-    """Import what edgerank stands on.
+    """Import the libraries that edgerank requires.
 
     :raises ImportError: a library is missing or cannot be loaded
     """
@@ -177,7 +177,7 @@ def _look_at_model(found: Diagnosis, bundle: Path) -> None:
 
 
 def _pairs_per_second(rerankers: Sequence[Reranker]) -> list[float]:
-    """Let rerankers score the same in turns, at least once each; return their median rates."""
+    """Let rerankers score the same pairs alternately; return their median rates."""
     end = time.perf_counter() + SECONDS
     for reranker in rerankers:
         reranker.score(QUERY, DOCUMENTS[:4])

@@ -1,4 +1,4 @@
-"""The texts that callers pass, checked. Nothing here needs a model or a tokenizer."""
+"""Checks of queries, documents and numbers. Nothing here needs a model or a tokenizer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Pair:
 
     query: str
     text: str
-    index: int  # place of the document, or of the pair, in the caller's list
-    field: str = "documents"  # what errors call the document
+    index: int  # index of the document, or of the pair, in the caller's list
+    field: str = "documents"  # name of the argument, for errors
 
 
 def as_documents(documents: Iterable[Document]) -> Iterable[Document]:
-    """Return documents as they are, unless they are a single one: its characters would be taken.
+    """Return documents unchanged. A single document is refused: iteration would yield its parts.
 
     :raises InputError: they are a string or a mapping, or not iterable
     """
@@ -48,7 +48,7 @@ def make_pairs(query: str, documents: Iterable[Document]) -> list[Pair]:
 def validate_pairs(pairs: Iterable[tuple[str, Document]]) -> list[Pair]:
     """Check (query, document) pairs.
 
-    :raises InputError: one is no pair, or a text is unusable
+    :raises InputError: an item is not a pair, or a text is unusable
     """
     if not isinstance(pairs, Iterable):
         raise InputError("pairs", f"expected a list of pairs, got {type(pairs).__name__}")
@@ -66,8 +66,8 @@ def validate_pairs(pairs: Iterable[tuple[str, Document]]) -> list[Pair]:
 def document_text(document: object, field: str = "documents", index: int | None = None) -> str:
     """Return a document as the text that a model reads.
 
-    A mapping reads as its ``title``, its ``text``, and each other field as ``field: value``, one
-    below the other. A title or text that is empty is left out.
+    A mapping is read as its ``title``, its ``text``, and each other field as ``field: value``, each
+    on its own line. An empty title or text is left out.
 
     :raises InputError: it is neither a string nor a mapping of strings to strings
     """
@@ -86,9 +86,9 @@ def document_text(document: object, field: str = "documents", index: int | None 
 
 
 def check_query(query: object, field: str = "query", index: int | None = None) -> str:
-    """Return ``query`` if a document can be relevant to it.
+    """Return ``query`` if it is a usable text.
 
-    :raises InputError: it is no text, or blank
+    :raises InputError: it is not a string, or blank
     """
     text = check_text(query, field, index)
     if not text.strip():

@@ -1,4 +1,4 @@
-"""Micro-batches through a graph, and their results put where they belong."""
+"""Runs micro-batches through a graph, and puts their results in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgerank.session import Session
 Array = NDArray[np.float32]
 Results = (
     Array | list[Array]
-)  # by score id: [n, ...], or one array a score id where they are ragged
+)  # by score id: [n, ...], or a list with an array for each score id if they are ragged
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Output:
     """An output of a graph."""
 
     name: str
-    per: Literal["sequence", "token"] = "sequence"  # what each of its rows stands for
+    per: Literal["sequence", "token"] = "sequence"  # a row for each sequence, or for each token
 
 
 class Engine:
@@ -46,7 +46,7 @@ class Engine:
     ) -> None:
         """Open a session on a graph.
 
-        :param outputs: those that the graph must have
+        :param outputs: outputs that the graph must have
         :param threads: threads that one operator may use
         :param provider: execution provider, which must run every operator
         :param device: number of the GPU, for a provider that computes on one
@@ -95,7 +95,7 @@ class Engine:
 
 
 class Gatherer:
-    """Results of micro-batches, put where their score ids say."""
+    """Collects results of micro-batches by their score ids."""
 
     def __init__(self, output: Output, num_scores: int) -> None:
         self._is_ragged = output.per == "token"
@@ -128,7 +128,7 @@ class Gatherer:
 
 
 def gather(results: Iterable[tuple[Batch, Array]], output: Output, num_scores: int) -> Results:
-    """Put all micro-batches' results where their score ids say."""
+    """Collect the results of all micro-batches by their score ids."""
     gatherer = Gatherer(output, num_scores)
     for batch, raw in results:
         gatherer.add(batch, raw)

@@ -1,21 +1,21 @@
-"""What can go wrong, as the caller sees it.
+"""The errors of edgerank.
 
 * EdgerankError
-  x InputError          the query, a document, an option or a file of the caller's is unusable
+  x InputError          a query, a document, an option or an input file is unusable
   x BundleError         the bundle on disk is missing, altered, incomplete or of another format
-  x StoreError          the document store on disk is missing, altered, in use or another model's
-  x BatchError          a batch job cannot go on: its output is in use, another job's, or unwritable
+  x StoreError          the store on disk is missing, altered, in use, or of another model
+  x BatchError          a batch job cannot go on: its output is in use, unwritable or another job's
   x ProviderError       this machine lacks what a variant of the bundle needs
   x ServerError         a server did not answer a request
-    + Unavailable       it was not reached, or is not ready
-    + Unauthenticated   it does not know the caller
+    + Unavailable       it cannot be reached, or is not ready
+    + Unauthenticated   it does not know the client
     + UnknownModel      it serves no model of that name
     + Overloaded        its queue is full
     + DeadlineExceeded  the answer would have come too late
     + RequestTooLarge   the message is larger than it accepts
-    + ServerFailure     it failed at the request
+    + ServerFailure     it failed while it processed the request
 
-``quantize.QuantizeError`` belongs to the same tree: a checkpoint cannot become a bundle.
+``quantize.QuantizeError``, a checkpoint cannot become a bundle, is an EdgerankError too.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Remedy:
-    """An option that would make a refused input acceptable, and the values of it that would."""
+    """An option, and the values of it with which a refused input would be accepted."""
 
     option: str  # name of the parameter in Python
     values: tuple[str, ...]
 
 
 class EdgerankError(Exception):
-    """Base of every error that edgerank raises on purpose."""
+    """Base class of the errors of edgerank."""
 
 
 class InputError(EdgerankError, ValueError):
-    """An input is unusable: which one, and why.
+    """An input is unusable; it is a ValueError too.
 
     ``field`` is the dotted path of the argument in Python, such as "query" or "documents.text", or
-    the path of a file. ``index`` is the place in the list that the path begins with, if it is one.
-    ``remedy`` is in terms of Python here; a server words it in terms of its own requests.
+    the path of a file. If the path begins with a list, ``index`` is the index in it. ``path``
+    combines both. ``reason`` says what is wrong, and ``remedy``, if there is one, which option
+    would help.
     """
 
     def __init__(
@@ -68,34 +69,34 @@ class InputError(EdgerankError, ValueError):
 
 
 class BundleError(EdgerankError):
-    """A bundle cannot be trusted or read; the message names the file."""
+    """A bundle cannot be read or is not trusted; the message names the file."""
 
 
 class StoreError(EdgerankError):
-    """A document store cannot be read or written, or is another model's; the message names it."""
+    """A store cannot be read or written, or belongs to another model; the message names it."""
 
 
 class BatchError(EdgerankError):
-    """A batch job cannot begin or go on; the message says what to do. What was written stays."""
+    """A batch job cannot begin or go on; the message says what to do. Written shards stay."""
 
 
 class ProviderError(EdgerankError):
     """This machine lacks an execution provider, an instruction set, a library or a GPU.
 
-    Or the provider cannot run every operator of the graph, for nothing falls back to the CPU. Or
-    the ONNX Runtime is not one that the library of kernels was made for.
+    Or the provider cannot run every operator of the graph: nothing falls back to the CPU. Or the
+    library of kernels does not fit the installed ONNX Runtime.
     """
 
 
 class ServerError(EdgerankError):
-    """A server refused a request, failed at it, or was not reached."""
+    """A server refused a request, failed to process it, or cannot be reached."""
 
     def __init__(
         self, code: str, message: str, retry_after_s: float | None = None, request_id: str = ""
     ) -> None:
         """:param code: name of the gRPC status, such as "RESOURCE_EXHAUSTED"
-        :param retry_after_s: seconds that the server asks to wait; None if it does not say
-        :param request_id: names the request in the server's log; empty if it did not get there
+        :param retry_after_s: seconds to wait before another try, if the server names them
+        :param request_id: id of the request in the server's log; empty if it did not arrive
         """
         super().__init__(code, message, retry_after_s, request_id)
         self.code = code
@@ -108,23 +109,23 @@ class ServerError(EdgerankError):
 
 
 class Unavailable(ServerError):
-    """The server was not reached, or is loading its models or stopping."""
+    """The server cannot be reached, is loading its models, or is stopping."""
 
 
 class Unauthenticated(ServerError):
-    """The request carries no token or certificate that the server accepts."""
+    """The request has no token or certificate that the server accepts."""
 
 
 class UnknownModel(ServerError):
-    """The server serves no model of that name."""
+    """The server has no model of that name."""
 
 
 class Overloaded(ServerError):
-    """The server's queue is full; ``retry_after_s`` is None where trying again is no use."""
+    """The server's queue is full; ``retry_after_s`` is None if the request can never fit."""
 
 
 class DeadlineExceeded(ServerError):
-    """The time-out passed, or the server could not have answered within it."""
+    """The time-out has passed, or the server could not answer within it."""
 
 
 class RequestTooLarge(ServerError):
@@ -132,4 +133,4 @@ class RequestTooLarge(ServerError):
 
 
 class ServerFailure(ServerError):
-    """The server failed at the request; its log has the reason under ``request_id``."""
+    """The server failed to process the request; ``request_id`` finds the reason in its log."""

@@ -1,4 +1,4 @@
-"""What needs libraries that an installation may lack."""
+"""Imports of libraries that belong to an extra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read line by line."""
+"""Atomic writing of files, and reading line by line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def atomic_directory(target: Path, can_replace: Callable[[Path], bool]) -> Itera
     :raises FileExistsError: it may not
     :raises OSError: the directory cannot be written
     """
-    import shutil  # slow to load, and of no use to who only ranks
+    import shutil  # slow to import, and not needed for ranking
 
     if target.exists() and not can_replace(target):
         raise FileExistsError(target)
@@ -64,7 +64,7 @@ def atomic_directory(target: Path, can_replace: Callable[[Path], bool]) -> Itera
 
 
 def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield lines that are not blank with their numbers, from 1, without a byte order mark."""
+    """Yield lines with their numbers from 1, without blank ones and a byte order mark."""
     for number, line in enumerate(lines, 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -73,7 +73,7 @@ def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file that are not blank with their numbers, from 1.
+    """Yield the lines of a file with their numbers from 1, without blank ones.
 
     :raises InputError: the file cannot be read
     """
@@ -106,5 +106,5 @@ def decode_line(name: str, number: int, line: bytes, kind: type[T]) -> T:
 
 
 def _beside(path: Path) -> Path:
-    """Return a hidden name in the same directory that nothing else has."""
+    """Return a new hidden name in the same directory."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}")

@@ -1,4 +1,4 @@
-"""Late interaction: a text is a vector for each token, and a score is made of all of them.
+"""Late interaction: a text has a vector for each token, and all of them make the score.
 
 MaxSim (Khattab and Zaharia, "ColBERT", SIGIR 2020): each token of the query takes its largest
 cosine with a token of the document; their sum is the score. Some tokens of a document, such as
@@ -21,10 +21,10 @@ from edgerank.scoring import unit_rows
 def token_vectors(
     raw: Sequence[Array], texts: Sequence[Tokens], kind: TextKind, scoring: Scoring
 ) -> list[Array]:
-    """Return the vectors of texts that are compared: unit rows, float32 [tokens, D] each.
+    """Return the vectors of texts to compare: for each text unit rows, float32 [tokens, D].
 
-    :param raw: what the graph gives for each token of a text, float32 [tokens, D]
-    :param kind: of the texts; documents lack the tokens that the scoring leaves out
+    :param raw: outputs of the graph for each text, float32 [tokens, D]
+    :param kind: "query" or "document"; of documents, the tokens that are not compared are left out
     """
     if kind == "query" or not scoring.skipped_tokens:
         return list(map(unit_rows, raw))

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that ends with its process, however that ends."""
+"""A lock for one writer at a time. It is released when its process ends, even after a crash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgerank.errors import EdgerankError
 
 @contextmanager
 def writing(lock: Path, error_type: type[EdgerankError]) -> Iterator[None]:
-    """Hold the lock of a directory: a file in it, which is made if it is not there, and stays.
+    """Hold the lock of a directory: a file in it, which is created and never removed.
 
     :raises EdgerankError: of the type, another process, or another thread, is writing to the
         directory
@@ -31,7 +31,7 @@ def writing(lock: Path, error_type: type[EdgerankError]) -> Iterator[None]:
             ) from error
         yield
     finally:
-        os.close(descriptor)  # lets go of the lock
+        os.close(descriptor)  # releases the lock
 
 
 if sys.platform == "win32":

@@ -1,8 +1,8 @@
-"""Sequences into micro-batches on one flat token axis, without padding.
+"""Packs sequences into micro-batches on one flat token axis, without padding.
 
 A micro-batch is a list of segments laid end to end. For attention each segment also has leading
-keys: the shared prefix, or the earlier chunks of a long document. Rows are counted over
-past ++ flat axis, the past being what was cached from earlier micro-batches.
+keys: the shared prefix, or the earlier chunks of a long document. Row numbers count
+first the past, which are the rows cached from earlier micro-batches, and then the flat axis.
 
 A decoder's prefix is part of the first micro-batch of its query and is cached for the others, so it
 costs no run of its own; small queries share a micro-batch. A document longer than a micro-batch
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
-STOCK_BATCH_TOKENS = 512  # products at full speed, and what lies between operators in the caches
-COMPILED_BATCH_TOKENS = 1024  # compiled kernels keep less between them: fewer, larger micro-batches
+STOCK_BATCH_TOKENS = 512  # products at full speed, and intermediate results fit the caches
+COMPILED_BATCH_TOKENS = 1024  # compiled kernels have fewer intermediate results
 MIN_BATCH_TOKENS = 16
 UNSCORED = -1
 MAX_GRID_CELLS = 1 << 20  # query slots x key slots of a micro-batch: bounds attention's memory
 GPU_CELLS_PER_TOKEN = 1024  # of a micro-batch's budget: a GPU has memory for more slots
-# of what lies between operators: 32 heads with so many cells, and an MLP 16,384 wide, in float16
+# of intermediate results: 32 heads with these cells, and an MLP 16,384 wide, in float16
 GPU_BYTES_PER_TOKEN = 1 << 19
 MIN_GPU_BATCH_TOKENS, MAX_GPU_BATCH_TOKENS = 1 << 10, 1 << 14  # more make a GPU no faster
 GPU_BATCH_STEP = 256
@@ -38,7 +38,7 @@ class Tokens:
 
     ids: Ids  # int64 [n]
     types: Ids  # int64 [n], BERT's segment of each token
-    num_unseen: int = 0  # the last so many see the others, and no token sees them; for encoders
+    num_unseen: int = 0  # number of last tokens to which no token attends; for encoders
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,7 +56,7 @@ class Group:
 
     prefix: Tokens  # empty for encoders
     sequences: Sequence[Tokens]
-    score_ids: Sequence[int]  # for each sequence, where its score belongs
+    score_ids: Sequence[int]  # for each sequence, the id of its score
 
     def __len__(self) -> int:
         """Tokens of the group, the prefix counted once."""
@@ -68,15 +68,15 @@ class Segment:
     """Consecutive tokens of one sequence within a micro-batch."""
 
     tokens: Tokens
-    lead_start: int  # first of the rows of past ++ flat axis that come before the segment as keys
-    lead_length: int  # how many they are, and the position of the segment's first token
+    lead_start: int  # first row, in past and flat axis, of the keys before the segment
+    lead_length: int  # number of these keys, and the position of the segment's first token
     score_id: int
     is_shared: bool = False  # with other sequences: a prefix or a part of one
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: the arrays are inputs of the graph, named alike."""
+    """A micro-batch: the arrays are inputs of the graph with the same names."""
 
     token_ids: Ids  # int64 [T]
     token_types: Ids  # int64 [T]
@@ -86,11 +86,11 @@ class Batch:
     slots: Ids  # int64 [T]
     visible: Ids  # int64 [B, L]
     scored_rows: Ids  # int64 [B], each segment's last row, or its first for encoders
-    refined_rows: Ids  # int64 [R], those of them whose scores are read
-    fine_rows: Ids  # int64 [R], the same and the rows of prefixes, ascending
+    refined_rows: Ids  # int64 [R], the scored rows whose scores are used
+    fine_rows: Ids  # int64 [R], these and the rows of prefixes, ascending
     cache_rows: Ids  # int64 [C], rows whose keys and values later micro-batches need
     past_length: int  # leading rows of the cache that this micro-batch sees
-    cache_length: int  # the most rows that the cache has before those after it begin it anew
+    cache_length: int  # most rows of the cache until it is emptied
     score_ids: Ids  # int64 [B], UNSCORED for prefixes and unfinished chunks
 
     @property
@@ -111,7 +111,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Budget:
-    """What a micro-batch may have."""
+    """The size that a micro-batch may have."""
 
     tokens: int
     cells: int  # query slots x key slots
@@ -119,23 +119,23 @@ class _Budget:
 
 @dataclass(frozen=True)
 class _Cached:
-    """What a micro-batch has to do with the cache."""
+    """How a micro-batch uses the cache."""
 
     past_length: int  # leading rows that it sees
-    num_new: int  # its first rows, which are added to those
-    length: int  # the most rows that the cache has before it is begun anew
+    num_new: int  # number of its first rows, which are added to the cache
+    length: int  # most rows of the cache until it is emptied
 
 
 _NO_CACHE = _Cached(0, 0, 0)
 
 
 def default_batch_tokens(*, compiled: bool) -> int:
-    """Return the tokens of a micro-batch that are fastest with compiled kernels, or without."""
+    """Return the fastest number of tokens of a micro-batch, with compiled kernels or without."""
     return COMPILED_BATCH_TOKENS if compiled else STOCK_BATCH_TOKENS
 
 
 def gpu_batch_tokens(free_memory: int, weights: int) -> int:
-    """Return the tokens of a micro-batch that a GPU has memory for.
+    """Return the number of tokens of a micro-batch that a GPU has memory for.
 
     Of the free memory, a fifth stays free, and the weights take their part. What is left is for
     micro-batches, half a MiB for each token. The result is from 1,024 to 16,384, a multiple of 256.
@@ -186,7 +186,7 @@ def pack(
 
 
 def _share(groups: list[Group]) -> Batch:
-    """Lay whole groups into one micro-batch, each prefix before its sequences."""
+    """Put whole groups into one micro-batch, each prefix before its sequences."""
     segments: list[Segment] = []
     start = 0
     for group in groups:
@@ -242,7 +242,7 @@ def _chunks(
         chunk = tokens[start : start + size]
         start += size
         belongs = score_id if start >= len(tokens) else UNSCORED
-        num_new = len(chunk) if belongs == UNSCORED else 0  # nothing follows what is scored
+        num_new = len(chunk) if belongs == UNSCORED else 0  # the last chunk is not cached
         cached = _Cached(past, num_new, cache_length)
         yield _build([Segment(chunk, 0, past, belongs, is_shared)], cached, causal=True)
 

@@ -1,4 +1,4 @@
-"""Text into tokens.
+"""Turns text into tokens.
 
 Pieces of the prompt are tokenised one by one and concatenated as ids, never as strings: at a seam
 a tokenizer may merge characters of two pieces into one token, and the references do not.
@@ -26,14 +26,14 @@ TextKind = Literal["query", "document"]
 class Encoded:
     """A query and its documents as tokens."""
 
-    query: Tokens  # the shared prefix or the query's own sequence; empty if it is in each sequence
+    query: Tokens  # the shared prefix or the query's sequence; empty if each sequence has the query
     sequences: list[Tokens]  # one or more a document
     document_index: list[int]  # for each sequence, the index of its document
     query_tokens: int  # tokens of the query with its instruction, before it is cut
 
 
 class PromptEncoder:
-    """A prompt and the tokenizer that it is for; safe to share between threads."""
+    """A prompt with its tokenizer; several threads may use it."""
 
     def __init__(
         self, prompt: Prompt, truncation: Truncation, tokenizer: Tokenizer, max_length: int
@@ -57,7 +57,7 @@ class PromptEncoder:
         self._filler = EMPTY.ids if expansion is None else self._token(expansion.token)
         after = next(piece.text for piece in prompt.document if not piece.is_fixed)
         after = after.partition("{document}")[2] if truncation.rule == "document" else ""
-        self._tail = self._tokenize([after])[0]  # what a document that is cut ends in
+        self._tail = self._tokenize([after])[0]  # the end of a document that was cut
 
     def encode(
         self,
@@ -69,10 +69,10 @@ class PromptEncoder:
     ) -> Encoded:
         """Turn a query and its documents into tokens.
 
-        :param documents: distinct texts, each with a pair that has it, for errors
+        :param documents: distinct texts, each with one of its pairs, for errors
         :param long_documents: a document over the maximum length is cut ("truncate"), becomes
             several sequences ("split"), or is an error ("refuse"); None: as the bundle says
-        :param max_document_tokens: documents are cut to so many tokens first
+        :param max_document_tokens: cut documents to this many tokens first
         :raises InputError: the family takes no instruction, or a document is refused
         """
         treatment = self._truncation.treatment(long_documents)
@@ -117,9 +117,9 @@ class PromptEncoder:
     def encode_texts(
         self, texts: Sequence[str], kind: TextKind, instruction: str | None = None
     ) -> list[Tokens]:
-        """Turn texts into tokens, each by itself, cut to the maximum length.
+        """Turn texts into tokens, each as one sequence, cut to the maximum length.
 
-        :param instruction: what relevance means, for queries
+        :param instruction: for queries
         :raises InputError: the family takes no instruction
         """
         room = self._room(kind)
@@ -130,7 +130,7 @@ class PromptEncoder:
         return [self._assemble(self._prompt.document, ids[:room]) for ids in documents]
 
     def encode_parts(self, texts: Sequence[str]) -> tuple[list[Tokens], list[int]]:
-        """Turn documents into tokens, whole: what is too long becomes several sequences.
+        """Turn whole documents into tokens: a long one becomes several sequences.
 
         :return: the sequences, and the index of each one's text
         """
@@ -144,7 +144,7 @@ class PromptEncoder:
         return sequences, text_index
 
     def _room(self, kind: TextKind) -> int:
-        """Return how many tokens a text may have beside the fixed pieces, by itself."""
+        """Return how many tokens a text may have in its own sequence, without the fixed pieces."""
         if kind == "query":
             pieces, length = self._prompt.query, self._truncation.query_length
         else:
@@ -153,7 +153,7 @@ class PromptEncoder:
         return (length or self._max_length) - fixed
 
     def _expanded(self, query: Tokens) -> Tokens:
-        """Fill a query up, if the prompt says so."""
+        """Fill a query up, if the prompt has an expansion."""
         expansion = self._prompt.expansion
         missing = max(0, expansion.length - len(query)) if expansion else 0
         if expansion is None or not missing:
@@ -184,7 +184,7 @@ class PromptEncoder:
         )
 
     def _cut(self, ids: Ids, width: int) -> Ids:
-        """Cut a document to ``width`` tokens, beside those that its piece ends in."""
+        """Cut a document to ``width`` tokens, and append the end of its piece."""
         if len(self._tail) == 0:
             return ids[:width]
         is_short = len(ids) < width + len(self._tail)
@@ -202,7 +202,7 @@ class PromptEncoder:
         return text.strip() if self._prompt.strip else text
 
     def _assemble(self, pieces: Sequence[Piece], variable: Ids) -> Tokens:
-        """Lay pieces end to end, ``variable`` in the place of the one with a placeholder."""
+        """Concatenate pieces, with ``variable`` in place of the one with a placeholder."""
         parts = [self._fixed.get(piece, variable) for piece in pieces]
         types = [
             np.full(len(ids), piece.token_type) for piece, ids in zip(pieces, parts, strict=True)

@@ -1,7 +1,7 @@
-"""Execution providers: their names, how sessions ask for them, and that none is fallen back from.
+"""Execution providers: their names and options, and checks that nothing falls back to the CPU.
 
-ONNX Runtime falls back to the CPU without a word in two cases: where a provider's libraries cannot
-be loaded, and for each operator that a provider has no kernel for.
+ONNX Runtime falls back to the CPU silently in two cases: if a provider's libraries cannot be
+loaded, and for each operator without a kernel of the provider.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from edgerank.manifest import CPU_PROVIDER, CUDA_PROVIDER
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 GPU_PROVIDERS = (CUDA_PROVIDER, TENSORRT_PROVIDER)
 SHORT_NAMES = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_PROVIDER}
-# each provider that runs what was made for others, most wanted first, and those
+# providers that run variants of other providers, the preferred one first, and those
 FALLBACKS = {TENSORRT_PROVIDER: (CUDA_PROVIDER,)}
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
-# What ONNX Runtime itself puts on the CPU: arithmetic of shapes, whose results kernels read there.
-# CUDA has kernels of all these, so none is there for want of one.
+# Operators that ONNX Runtime itself puts on the CPU: arithmetic of shapes, whose results kernels
+# read there. CUDA has kernels of all of them.
 SHAPE_OPERATORS = frozenset(
     (
         *("Shape", "Size", "Constant", "ConstantOfShape", "Range", "Cast"),
@@ -39,7 +39,7 @@ DEVICE_FAILURES = ("CUDA failure", "CUDNN failure", "CUBLAS failure", *OUT_OF_ME
 
 
 def provider_name(name: str) -> str:
-    """Return ONNX Runtime's name of a provider, of which "cpu", "cuda", "tensorrt" are short."""
+    """Return ONNX Runtime's name of a provider; "cpu", "cuda", "tensorrt" are short names."""
     return SHORT_NAMES.get(name.lower(), name)
 
 
@@ -49,7 +49,7 @@ def runs(provider: str, made_for: str) -> bool:
 
 
 def session_providers(provider: str, device: int) -> list[str | tuple[str, dict[str, str]]]:
-    """Return what to give to ONNX Runtime for a provider: its options, and what comes after it."""
+    """Return ONNX Runtime's list for a provider, with options and the providers after it."""
     if provider not in GPU_PROVIDERS:
         return list(dict.fromkeys([provider, CPU_PROVIDER]))
     gpu = [(name, _options(name, device)) for name in (provider, *FALLBACKS.get(provider, ()))]
@@ -57,13 +57,13 @@ def session_providers(provider: str, device: int) -> list[str | tuple[str, dict[
 
 
 def preload(provider: str) -> None:
-    """Load CUDA's libraries from the packages that pip installs, where a provider needs them."""
+    """Load CUDA's libraries from packages of pip, if a provider needs them."""
     if provider in GPU_PROVIDERS:
         preload_libraries()
 
 
 def check_loaded(session: ort.InferenceSession, provider: str) -> None:
-    """Refuse a session that a provider is not in.
+    """Refuse a session without a provider.
 
     :raises ProviderError: the provider could not be loaded
     """
@@ -96,7 +96,7 @@ def check_placement(session: ort.InferenceSession, provider: str) -> None:
 
 
 def _left_to_the_cpu(session: ort.InferenceSession) -> Iterator[str]:
-    """Yield the operator of each node that is on the CPU and has no place there."""
+    """Yield the operators on the CPU that are not allowed there."""
     for part in session.get_provider_graph_assignment_info():
         if part.ep_name != CPU_PROVIDER:
             continue
@@ -115,7 +115,7 @@ def _options(provider: str, device: int) -> dict[str, str]:
 
 
 def device_problem(error: Exception, device: int) -> ProviderError | None:
-    """Say what a GPU failed at, and what to do; None if the error is of another kind."""
+    """Return the message for a GPU's error; None if the error is of another kind."""
     reason = " ".join(str(error).split())  # of several lines
     if not any(mark in reason for mark in DEVICE_FAILURES):
         return None

@@ -1,4 +1,4 @@
-"""Scores into a ranking."""
+"""Hits, and the order of scores."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Scores = NDArray[np.float32]
 class Hit:
     """A ranked document."""
 
-    index: int  # its place in the input
+    index: int  # its index in the input
     score: float
-    document: Document | None  # None where documents were not asked for
+    document: Document | None  # None with return_documents=False
 
 
 def top(scores: Scores, top_k: int | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""``Reranker``: a bundle, opened, that ranks and scores documents and encodes texts."""
+"""``Reranker``: opens a bundle, ranks and scores documents, and encodes texts."""
 
 from __future__ import annotations
 
@@ -55,13 +55,15 @@ R = TypeVar("R")
 
 
 class Reranker(Closing):
-    """An opened model. Several threads may use it; it computes one micro-batch at a time.
+    """An open model, which ranks and scores documents.
+
+    Several threads may use one reranker; it computes one micro-batch at a time.
 
         reranker = Reranker()  # the model in the package; or Reranker("models/mxbai-large")
         for hit in reranker.rank("who wrote dune?", documents, top_k=5):
             print(hit.score, hit.index, hit.document)
 
-    Open it once and keep it. ``close``, or the end of a ``with`` block, frees its memory.
+    Open a reranker once and keep it. ``close``, or the end of a ``with`` block, frees its memory.
     """
 
     def __init__(
@@ -81,22 +83,24 @@ class Reranker(Closing):
         """Open a bundle directory.
 
         :param bundle: the directory; the model that comes with the package by default
-        :param threads: threads to compute with; ``cpu.default_threads()`` by default: the physical
-            cores given to the process, and no more than OMP_NUM_THREADS says
-        :param providers: ONNX Runtime execution providers to choose a variant by, most wanted
-            first, "cpu", "cuda" and "tensorrt" for short; the bundle's order by default
-        :param device: number of the GPU, as CUDA numbers those of this process, where the variant
-            runs on one
-        :param variant: name of the bundle's variant to run; the first that this machine can run by
-            default
-        :param kernels: what computes: "auto", the fastest compiled kernels that this CPU can run,
-            or ONNX Runtime's operators where there are none; "stock", ONNX Runtime's operators; or
-            the name of an instruction set. What EDGERANK_KERNELS says, or "auto", by default
-        :param max_length: tokens of query and document together; the bundle's default by default
-        :param max_batch_tokens: tokens of one micro-batch; more take more memory. 1,024 with
-            compiled kernels, 512 with ONNX Runtime's operators, and what a GPU has memory for by
-            default (``gpu_batch_tokens``)
-        :param verify: compare every file with its sha256 first
+        :param threads: number of threads to compute with. The default is the number of physical
+            cores that the process may use, or OMP_NUM_THREADS if that is fewer
+        :param providers: ONNX Runtime execution providers to choose a variant by, the preferred
+            one first; "cpu", "cuda" and "tensorrt" are short names. The default is the bundle's
+            order
+        :param device: number of the GPU, as CUDA numbers the GPUs of this process, for a variant
+            that runs on a GPU
+        :param variant: name of the bundle's variant to run. The default is the first that this
+            machine can run
+        :param kernels: the kernels to compute with: "auto" for the fastest compiled kernels that
+            this CPU can run, or ONNX Runtime's operators if there are none; "stock" for ONNX
+            Runtime's operators; or the name of an instruction set. The default is the value of
+            EDGERANK_KERNELS, or "auto"
+        :param max_length: most tokens of query and document together. The default is the bundle's
+        :param max_batch_tokens: most tokens of one micro-batch; a larger number takes more memory.
+            The default is 1,024 with compiled kernels and 512 with ONNX Runtime's operators; on a
+            GPU it depends on the free memory
+        :param verify: whether to compare every file with its sha256 first
         :param trust: file of the public key that must have signed the bundle; implies ``verify``
         :raises BundleError: the bundle is missing, altered, incomplete, of another format, or not
             signed by the trusted key
@@ -154,19 +158,19 @@ class Reranker(Closing):
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """The least and the greatest score that the model can give; infinite for plain logits."""
+        """The lowest and the highest score that the model can give; infinite for logits."""
         return self._rule.score_range
 
     @property
     def rule(self) -> ScoringRule:
-        """How the bundle makes scores of what its graph gives."""
+        """The rule that turns the outputs of the bundle's graph into scores."""
         return self._rule
 
     @property
     def vectors_output(self) -> Output:
-        """The graph's output that texts are encoded by.
+        """The output of the graph that has the vectors of texts.
 
-        :raises InputError: there is none
+        :raises InputError: the model reads query and document together, and has none
         """
         self._check_encodes()
         assert self._rule.vectors is not None
@@ -174,7 +178,7 @@ class Reranker(Closing):
 
     @property
     def encodes_apart(self) -> bool:
-        """Whether a document is encoded once for all queries of ``score_pairs``."""
+        """Whether ``score_pairs`` encodes a document once for all queries."""
         return self._rule.encodes_apart
 
     def rank(
@@ -191,16 +195,19 @@ class Reranker(Closing):
     ) -> list[Hit]:
         """Rank documents by relevance to a query, best first; equal scores keep input order.
 
-        :param documents: strings, or mappings, which read as ``title``, ``text``, and each other
-            field as ``field: value``, one below the other
-        :param top_k: how many hits to return, all by default
-        :param instruction: what relevance means, for families that take one
-        :param normalize: scores in [0, 1]
-        :param long_documents: what to do with a document over the maximum length: "truncate" it,
-            "split" it and take the best part's score, or "refuse" it; what the bundle says by
-            default
-        :param show_progress: draw a progress bar on stderr
+        :param query: the text to rank for; not blank
+        :param documents: strings, or mappings of fields to strings. A mapping is read as its
+            ``title``, its ``text``, and each other field as ``field: value``, each on its own line
+        :param top_k: number of hits to return; all by default
+        :param return_documents: whether hits have the documents; otherwise ``hit.document`` is None
+        :param instruction: a sentence that says what relevance means, for models that take one
+        :param normalize: whether to convert scores to the range from 0 to 1
+        :param long_documents: how to treat a document over the maximum length: "truncate" it,
+            "split" it and take the best part's score, or "refuse" it. The default is the bundle's
+        :param show_progress: whether to draw a progress bar on stderr
+        :return: hits with ``score``, ``index`` in the input, and ``document``
         :raises InputError: a text or an option is unusable
+        :raises EdgerankError: the reranker is closed
         """
         documents = list(as_documents(documents))
         if top_k is not None:
@@ -251,7 +258,7 @@ class Reranker(Closing):
     ) -> Scores:
         """Score (query, document) pairs: float32 [len(pairs)], in input order.
 
-        Pairs with the same query share its work wherever they stand. Parameters and errors are
+        Equal queries are processed once, in whatever order the pairs are. Parameters and errors are
         those of ``rank``.
         """
         prepared = self.prepare(
@@ -269,19 +276,21 @@ class Reranker(Closing):
         kind: TextKind = "document",
         show_progress: bool = False,
     ) -> Vectors:
-        """Encode texts by themselves, for embedding and late-interaction bundles.
+        """Encode texts as vectors of length 1, with an embedding or a late-interaction model.
 
-        Dot products of an embedding bundle's vectors are its scores. A late-interaction bundle has
-        a unit vector for each token, special tokens included; where the score is MaxSim, those of a
-        document are left out that the bundle says, and a query has those that fill it up. A text
-        over the maximum length is cut.
+        With an embedding model, the dot product of a query's and a document's vector is the score.
+        A late-interaction model gives a vector for each token, special tokens included. If its
+        score is MaxSim, a query also has vectors of the tokens that fill it up, and a document has
+        none of the tokens that are not compared. A text over the maximum length is cut.
 
         :param texts: strings, or mappings as for ``rank``
-        :param kind: "query" or "document": models read them differently
-        :param show_progress: draw a progress bar on stderr
-        :return: float32 [len(texts), dimension] of unit vectors, or a list of float32 [tokens,
-            dimension], in input order
-        :raises InputError: a text or an option is unusable, or the bundle scores pairs only
+        :param kind: "query" or "document", which models read differently
+        :param show_progress: whether to draw a progress bar on stderr
+        :return: in input order, float32 [len(texts), dimension] of an embedding model, or a list of
+            float32 [tokens, dimension] of a late-interaction model
+        :raises InputError: a text or an option is unusable, or the model reads query and document
+            together
+        :raises EdgerankError: the reranker is closed
         """
         return self.compute(self.prepare_texts(texts, kind=kind), show_progress=show_progress)
 
@@ -294,9 +303,9 @@ class Reranker(Closing):
         long_documents: LongDocuments | None = None,
         max_document_tokens: int | None = None,
     ) -> Prepared[Scores]:
-        """Turn checked pairs into tokens: ``score`` up to the engine, for those who schedule it.
+        """Turn checked pairs into tokens, for callers that schedule the engine themselves.
 
-        :param max_document_tokens: documents are cut to so many tokens first
+        :param max_document_tokens: cut documents to this many tokens first
 
         Other parameters and errors are those of ``rank``.
         """
@@ -315,7 +324,7 @@ class Reranker(Closing):
     def prepare_texts(
         self, texts: Iterable[Document], *, kind: TextKind = "document"
     ) -> Prepared[Vectors]:
-        """Turn texts into tokens: ``encode`` up to the engine, with its parameters and errors."""
+        """Turn texts into tokens, as ``prepare`` does; parameters and errors are ``encode``'s."""
         if kind not in get_args(TextKind):
             raise InputError("kind", f"{kind!r} is unknown; choose {', '.join(get_args(TextKind))}")
         self._check_encodes()
@@ -338,7 +347,7 @@ class Reranker(Closing):
         return self._rule.prepare_texts(encoded, kind).then(in_order)
 
     def tokenize_query(self, query: str, instruction: str | None = None) -> Tokens:
-        """Turn a query into tokens, to be compared with documents that were encoded before.
+        """Turn a query into tokens, to compare it with documents that were encoded before.
 
         :raises InputError: the query or the instruction is unusable
         """
@@ -350,14 +359,14 @@ class Reranker(Closing):
         return tokens
 
     def tokenize_documents(self, texts: Sequence[str]) -> tuple[list[Tokens], list[int]]:
-        """Turn documents into tokens, whole: one over the maximum length becomes several parts.
+        """Turn whole documents into tokens: one over the maximum length becomes several parts.
 
-        :return: the parts, and the index of each one's text
+        :return: the parts, and for each part the index of its text
         """
         return self._prompt.encode_parts(texts)
 
     def compute(self, prepared: Prepared[R], *, show_progress: bool = False) -> R:
-        """Run what was prepared.
+        """Compute the result of ``prepare`` or ``prepare_texts``.
 
         :raises EdgerankError: the reranker is closed
         """
@@ -367,9 +376,9 @@ class Reranker(Closing):
         return prepared.reduce(gather(results, prepared.output, num_scores))
 
     def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
-        """Compute groups, one micro-batch for each item that is asked for.
+        """Compute groups: each item of the iterator is one micro-batch and its output.
 
-        :param output: of the graph, as ``Prepared`` names it
+        :param output: the output of the graph that ``Prepared`` names
         :raises EdgerankError: the reranker is closed
         """
         return self._run(self._batches(groups), output)

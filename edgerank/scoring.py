@@ -1,4 +1,4 @@
-"""The arithmetic of scores, on arrays."""
+"""Functions on arrays of scores and vectors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ACTIVATIONS: dict[Activation, tuple[Function, tuple[float, float]]] = {
 
 def cosines(query: Scores, documents: Scores) -> Scores:
     """Return the cosines of a unit vector [D] with unit vectors [N, D]: float32 [N]."""
-    # not by BLAS, whose sums depend on how many rows there are
+    # not with BLAS, whose sums depend on the number of rows
     found: Scores = np.clip((documents * query).sum(axis=1), -1, 1)
     return found
 

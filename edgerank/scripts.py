@@ -1,7 +1,7 @@
-"""Which script a text is in, to tell that a model was not made for it.
+"""The script of a text, to warn if a model was not made for it.
 
-Languages of one script are not told apart: a query of a few words, names and code among them, says
-too little for a guess that could be relied on.
+Languages with the same script are not distinguished: a query of a few words, often with names and
+code, is too short to guess its language reliably.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: how they are built, and the thread that one computes in."""
+"""ONNX Runtime sessions: how they are opened, and the thread in which one computes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from edgerank.providers import (
     session_providers,
 )
 
-ort.disable_telemetry_events()  # for Windows, and for programs that loaded it before edgerank
+ort.disable_telemetry_events()  # for Windows, and if onnxruntime was imported before edgerank
 
 WARNINGS, ERRORS = 2, 3  # severities of ONNX Runtime's log
-# SkipLayerNormalization takes three times its parts (benchmarks/micro/operators.py)
+# SkipLayerNormalization takes three times as long as its parts (benchmarks/micro/operators.py)
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
 # merges equal matrices of layers that share weights (ALBERT); making them uint8 then fails
 SHARING = "CommonSubexpressionElimination"
 HALVES = frozenset({"tensor(float16)", "tensor(bfloat16)"})
 CLOSED = "the model is closed; open it again"
-INLINE_BYTES = 4096  # smaller initializers of a saved graph lie inside of it
+INLINE_BYTES = 4096  # smaller initializers of a saved graph are in the graph
 
 
 def open_session(
@@ -57,8 +57,8 @@ def open_session(
     :param threads: threads that one operator may use; ``default_threads()`` by default
     :param provider: execution provider, which must run every operator
     :param device: number of the GPU, for a provider that computes on one
-    :param kernels: what computes on the CPU; ``choose_kernels()`` by default
-    :param save_to: where to save the graph as ONNX Runtime folds it, with its weights beside it
+    :param kernels: kernels for the CPU; ``choose_kernels()`` by default
+    :param save_to: file to save the optimized graph to, with its weights beside it
     :param without: optimizers of ONNX Runtime to leave out
     :raises InputError: EDGERANK_KERNELS names kernels that are not there
     :raises ProviderError: the library of kernels does not fit the installed ONNX Runtime, or the
@@ -78,7 +78,7 @@ def open_session(
     else:  # the functions of a graph for a GPU are inlined
         kernels = choose_kernels() if kernels is None else kernels
         register(options, kernels, options.intra_op_num_threads)
-    is_for_this_cpu = provider == CPU_PROVIDER and save_to is None  # what is saved is for all
+    is_for_this_cpu = provider == CPU_PROVIDER and save_to is None  # saved graphs are for all
     if is_for_this_cpu and not multiplies_int8_exactly():
         # an optimizer of this level makes uint8 of the int8 matrices that stock operators read,
         # also beside compiled ones: those of a feed-forward part that is int8 in part
@@ -95,21 +95,21 @@ def open_session(
         options,
         providers=session_providers(provider, device),
         disabled_optimizers=list(without),
-        enable_fallback=0,  # it would open the session again, on the CPU
+        enable_fallback=0,  # otherwise it would open the session again on the CPU
     )
     if provider != CPU_PROVIDER:
         check_loaded(session, provider)
         check_placement(session, provider)
-    if kernels is None or kernels.name == STOCK:  # they have turned each matrix over several times
+    if kernels is None or kernels.name == STOCK:  # optimizers have copied each matrix several times
         return_freed_memory()
     return session
 
 
 class Session:
-    """A session that computes in a thread of its own, and the cache that its runs share.
+    """A session that computes in a separate thread, with a cache for its runs.
 
-    Opening and runs go through that thread one after the other, so that denormals are flushed there
-    and not in the callers' threads: a session sets the thread that it is made in.
+    The session is opened and runs in that thread only, so that denormals are flushed there and not
+    in the callers' threads: ONNX Runtime sets this for the thread that opens a session.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Session:
         self.pasts = [layer.past for layer in self._layers]
         self.presents = [layer.present for layer in self._layers]
         self._device = ("cuda", device) if provider in GPU_PROVIDERS else ("cpu", 0)
-        # NumPy arrays where they will do
+        # NumPy arrays if they suffice
         self._are_on_host = provider == CPU_PROVIDER and HALVES.isdisjoint(
             value.type for value in (*inputs, *outputs)
         )
@@ -158,9 +158,9 @@ class Session:
         outputs: Sequence[str],
         extra_feeds: Iterable[Mapping[str, Array]] | None = None,
     ) -> Iterator[tuple[Batch, list[Array]]]:
-        """Run micro-batches in order, on what those before cached; yield each with ``outputs``.
+        """Run micro-batches in order, with the cache of those before; yield each with ``outputs``.
 
-        :param extra_feeds: for each micro-batch, inputs that are not its own
+        :param extra_feeds: for each micro-batch, further inputs of the graph
         :raises EdgerankError: the session is closed
         """
         runs: HostRuns | DeviceRuns = HostRuns(self._layers)

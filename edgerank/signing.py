@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from minisign import PublicKey, SecretKey
 
 SUFFIX = ".minisig"
-MAX_BYTES = 4096  # of a signature or a key, which take a tenth of this
+MAX_BYTES = 4096  # of a file with a signature or a key, which has a tenth of this
 
 
 class Readable(Protocol):
-    """What is read in pieces, such as a file."""
+    """An object that is read in pieces, such as a file."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 class SignatureError(ValueError):
-    """A signature is malformed, of another key, or of other content."""
+    """A signature is malformed, or of another key or other content."""
 
 
 def make_keys(key: Path, password: str | None = None) -> Path:
-    """Write a new secret key, which only the owner may read, and beside it the public one.
+    """Write a new secret key, which only the owner may read, and its public key.
 
-    :param password: the secret key is encrypted with it; None leaves it as it is
-    :return: the file of the public key, KEY.pub
+    :param password: encrypts the secret key; None does not encrypt it
+    :return: the path of the public key, KEY.pub
     :raises InputError: one of the files exists, or cannot be written
     """
     with _library():
@@ -90,7 +90,7 @@ def open_trusted(path: str | os.PathLike[str]) -> PublicKey:
 def sign(content: bytes | Readable, key: SecretKey, comment: str) -> bytes:
     """Return the signature of content. It has no date: the same content has the same signature.
 
-    :param comment: what is signed, which the signature covers too
+    :param comment: a description of the content, which the signature covers too
     """
     signature = key.sign(
         content, untrusted_comment="signature by an edgerank key", trusted_comment=comment

@@ -1,7 +1,7 @@
 """Lines of TREC run files: "query Q0 document rank score tag".
 
-Ranks follow the scores, and equal scores keep the order that they come in. trec_eval and its kin
-read the scores alone, and put equal scores in descending order of document ids.
+Ranks follow the scores, and equal scores keep their order. trec_eval and similar programs read only
+the scores, and put equal scores in descending order of document ids.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def lines_of(query: str, scores: Mapping[str, float], tag: str) -> Iterator[str]
 
 
 def fits(name: str) -> bool:
-    """Whether an id can stand in a run: it is not empty, and holds no space."""
+    """Whether an id can be in a run: it is not empty, and has no white space."""
     return name.split() == [name]

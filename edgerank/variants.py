@@ -1,4 +1,4 @@
-"""Which variant of a bundle runs on this machine, and why."""
+"""Chooses the variant of a bundle that runs on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgerank.providers import provider_name, runs
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a machine has that a variant may need."""
+    """The capabilities of a machine that variants may need."""
 
     providers: tuple[str, ...]  # of the installed onnxruntime
     instruction_sets: frozenset[str]
@@ -35,10 +35,10 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ChosenVariant:
-    """The variant that runs."""
+    """The chosen variant, its provider, and the reason for the choice."""
 
     variant: Variant
-    provider: str  # that runs it: the one that it is made for, or one that was asked for
+    provider: str  # the variant's own, or another one that was asked for
     reason: str
 
     @property
@@ -50,9 +50,9 @@ class ChosenVariant:
 
 
 def machine_capabilities(kernels: Kernels) -> Capabilities:
-    """Look at this machine.
+    """Find out the capabilities of this machine.
 
-    :param kernels: what computes; a variant that needs the library of kernels runs on no others
+    :param kernels: the chosen kernels; a variant may need the library of kernels
     """
     return Capabilities(
         providers=tuple(ort.get_available_providers()),
@@ -70,9 +70,9 @@ def choose_variant(
 ) -> ChosenVariant:
     """Choose the variant to run: the first in the bundle's order that the machine can run.
 
-    :param name: of the variant to run, whatever the order
-    :param providers: execution providers to choose among, most wanted first, by their names in ONNX
-        Runtime or as "cpu", "cuda", "tensorrt"; the bundle's order by default
+    :param name: name of the variant to run, whatever the order
+    :param providers: execution providers to choose among, the preferred one first, by ONNX
+        Runtime's names or as "cpu", "cuda", "tensorrt"; the bundle's order by default
     :raises InputError: the bundle has no variant of that name, or none for these providers
     :raises ProviderError: a provider is not installed, or the machine lacks what every variant
         needs
@@ -97,7 +97,7 @@ def choose_variant(
 def _candidates(
     bundle: Bundle, name: str | None, providers: Sequence[str] | None
 ) -> Iterator[tuple[Variant, str]]:
-    """Yield the variants that the caller allows, most wanted first, each with its provider."""
+    """Yield the allowed variants, the preferred one first, each with its provider."""
     variants = bundle.manifest.variants
     if name is not None:
         variants = tuple(variant for variant in variants if variant.name == name)
@@ -121,7 +121,7 @@ def _candidates(
 
 
 def _missing(variant: Variant, machine: Capabilities) -> Iterator[str]:
-    """Name what a variant needs and the machine lacks."""
+    """List the needs of a variant that the machine does not meet."""
     needs = variant.needs
     if variant.provider not in machine.providers:
         yield f"{variant.provider}, and onnxruntime has {', '.join(machine.providers)}"
@@ -132,7 +132,7 @@ def _missing(variant: Variant, machine: Capabilities) -> Iterator[str]:
 
 
 def _reason(name: str | None, providers: Sequence[str] | None, passed_over: Sequence[str]) -> str:
-    """Say why a variant was chosen."""
+    """Return the reason for the choice of a variant."""
     if name is not None:
         return "asked for by name"
     by = "the bundle's order" if providers is None else "the order of the providers asked for"

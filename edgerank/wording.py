@@ -1,4 +1,4 @@
-"""Input errors in the terms of whoever asks: they are raised in those of Python."""
+"""Translates input errors, which name Python's arguments, for other interfaces."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from edgerank.errors import InputError, Remedy
 
 @dataclass(frozen=True)
 class Wording:
-    """What a request, or a command line, calls the parameters of ``Reranker``'s methods."""
+    """The names of ``Reranker``'s parameters in a request or on the command line."""
 
-    fields: Mapping[str, str]  # by the path in Python; those that are called the same are absent
-    advise: Callable[[Remedy], str]  # what the caller can do, to go on after "or"
+    fields: Mapping[str, str]  # by the path in Python; only names that differ
+    advise: Callable[[Remedy], str]  # advice for the caller, which follows "or"
 
     def path(self, error: InputError) -> str:
-        """Name the field that is unusable, with its index."""
+        """Return the name of the unusable field, with its index."""
         field = self.fields.get(error.field, error.field)
         return InputError(field, error.reason, error.index).path
 
     def description(self, error: InputError) -> str:
-        """Say what is wrong with it, and what can be done."""
+        """Return the reason, with advice."""
         if error.remedy is None:
             return error.reason
         return f"{error.reason}, or {self.advise(error.remedy)}"

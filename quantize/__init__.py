@@ -1,4 +1,9 @@
-"""The quantization pipeline: a Hugging Face checkpoint becomes an int8 ONNX bundle."""
+"""Turns checkpoints of Hugging Face into bundles, and measures their fidelity.
+
+    bundle = quantize("path/to/checkpoint", "models/minilm")
+
+It needs the extra ``quantize``.
+"""
 
 from quantize.errors import QuantizeError
 from quantize.pipeline import quantize

@@ -1,4 +1,4 @@
-"""The pipeline's one error."""
+"""The error of the pipeline."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from edgerank.errors import EdgerankError
 
 
 class QuantizeError(EdgerankError):
-    """A checkpoint cannot become a bundle; the message names the culprit and what to do."""
+    """A checkpoint cannot become a bundle; the message names the cause and what to do."""

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: recognise it, write its graphs, measure them, describe them."""
+"""The pipeline: recognise a checkpoint, write its graphs, measure them, write the bundle."""
 
 from __future__ import annotations
 
@@ -72,31 +72,32 @@ def quantize(
     scripts: Sequence[str] = (),
     show_progress: bool = False,
 ) -> Bundle:
-    """Turn a Hugging Face checkpoint into a bundle, and measure what that cost.
+    """Turn a Hugging Face checkpoint into a bundle, and measure its fidelity.
 
-    :param checkpoint: a directory with config.json, tokenizer.json and safetensors, or a hub id
-    :param bundle: the directory to create; an existing bundle there is replaced
-    :param precision: "int8", "int8-fine", "int4" or "fp32", which is not measured; for NVIDIA's
-        GPUs "fp16", "bf16", or "half" for fp16 if the activations allow and bf16 if not; or several
-        of them, of which each becomes a variant of the bundle, the preferred one first
-    :param calibrate: JSON Lines of {"query": ..., "document": ..., "id": ...} to choose scales by
-        and to measure on; a small text of edgerank's own by default
-    :param keep_fp32: matrices of integer variants that stay in float32: patterns of names, how many
-        of those that lose most, or "auto" for those that stand out; takes twice the time, to show
-        the trade
-    :param min_tau: the least mean Kendall tau against the original to accept, of each variant
-    :param report: a directory for a report.PRECISION.json and .html of each variant
-    :param family: the name of the checkpoint's family, one of ``quantize.families``; recognised
-        from its files by default
-    :param template: JSON of a ``quantize.families.templates.Template`` to prompt a decoder by
-        instead of its family's
-    :param steps: steps of the recipe: all of ``quantize.recipe.STEPS`` by default, none for fp32
-    :param scripts: of the queries that the model is made for, such as "Latin"; whoever asks in
-        another is warned. () for any
-    :param show_progress: draw a progress bar on stderr
+    :param checkpoint: directory with config.json, tokenizer.json and safetensors, or the id of a
+        repository on the hub
+    :param bundle: directory to create; an existing bundle there is replaced
+    :param precision: "int8", "int8-fine", "int4" or "fp32"; for NVIDIA GPUs "fp16", "bf16", or
+        "half", which is fp16 if the activations fit and bf16 otherwise. Several precisions become
+        variants of the bundle, the preferred one first. "fp32" is not measured
+    :param calibrate: JSON Lines of {"query": ..., "document": ..., "id": ...}, to choose scales and
+        to measure the fidelity. The default is a small text that comes with edgerank
+    :param keep_fp32: matrices of integer variants that stay in float32: patterns of names, the
+        number of those with the largest errors, or "auto" for those whose error stands out. This
+        takes twice the time, because the figures without it are measured too
+    :param min_tau: lowest mean Kendall tau against the original to accept, for each variant
+    :param report: directory for a report.PRECISION.json and .html of each variant
+    :param family: name of the checkpoint's family. The default is to recognise it from the files
+    :param template: JSON file with a template for a decoder, in place of its family's
+    :param steps: steps of the recipe. The default is all of ``quantize.recipe.STEPS``, and none for
+        fp32
+    :param scripts: scripts that the model is made for, such as "Latin"; queries in another script
+        cause a warning. The default is any script
+    :param show_progress: whether to draw a progress bar on stderr
+    :return: the bundle that was written
     :raises InputError: an option, the calibration text or the template is unusable
     :raises QuantizeError: the checkpoint is unusable, the bundle cannot be written, it misses
-        ``min_tau``, or the model exceeds the range of fp16; nothing is left behind but the report
+        ``min_tau``, or the model exceeds the range of fp16. Only the report is left behind
     """
     precisions = check_precisions(precision)
     choose_kernels()  # what EDGERANK_KERNELS says is refused now rather than when a layer runs

@@ -1,4 +1,4 @@
-"""Recipes: in which precision a graph is written, and what makes its numbers easier to round."""
+"""Recipes: the precision of a graph, and the steps that reduce rounding errors."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ CHOICES: tuple[PrecisionChoice, ...] = (*get_args(PrecisionName), "half")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one graph of a bundle is written."""
+    """The recipe of one graph of a bundle."""
 
     precision: PrecisionName
     steps: tuple[RecipeStep, ...] = ()
     has_float_stream: bool = False  # in half precision: whether the hidden state is float32
-    wider: Recipe | None = None  # what to write if float16's range does not suffice
+    wider: Recipe | None = None  # the recipe to use if float16's range does not suffice
 
     @property
     def is_rounded(self) -> bool:

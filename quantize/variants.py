@@ -1,4 +1,4 @@
-"""Variants of a bundle: a graph by each recipe, measured against the original."""
+"""Makes the variants of a bundle: writes a graph for each recipe, and measures it."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from quantize.rounding.rounding import Floats
 from quantize.rounding.sensitivity import KeepFp32, Sensitivity, choose
 
 FP16_MAX = 65504.0
-HEADROOM = 4  # how much larger activations may be on other texts than on what is held out
+HEADROOM = 4  # margin for larger activations on other texts than the held-out one
 
 
 class GraphWriter(Protocol):
-    """What writes a checkpoint's graphs, whichever way."""
+    """Writes the graphs of a checkpoint."""
 
     @property
     def reference(self) -> Reference:
-        """What the original makes of the held-out text, in float32."""
+        """The original's scores of the held-out text, in float32."""
 
     def write(self, path: Path, recipe: Recipe, keep: Sequence[str]) -> WrittenGraph:
         """Write a graph, with the matrices that fit ``keep`` in float32."""
 
     def measure_sensitivities(self, recipe: Recipe) -> list[Sensitivity]:
-        """Find out what rounding each matrix alone costs; the largest error first."""
+        """Measure the error of rounding each matrix alone; the largest error comes first."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A graph's scores beside the original's."""
+    """The scores of a graph, compared with the original's."""
 
     reference: Reference
     fidelity: Fidelity
     scores: Floats  # of the held-out text
-    sensitivities: Sequence[Sensitivity]  # if matrices to keep in float32 were sought
+    sensitivities: Sequence[Sensitivity]  # with keep_fp32
 
 
 def make_variant(

@@ -1,4 +1,4 @@
-"""A model becomes graphs, layer by layer."""
+"""Writes the graphs of a model layer by layer."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from quantize.rounding.rounding import Floats
 from quantize.rounding.sensitivity import Sensitivity, measure_sensitivities
 from quantize.rounding.transforms import outlier_channels
 
-OUTLIER_BATCHES = 2  # micro-batches that show which channels stand out
-SENSITIVITY_BATCHES = 2  # and which matrices lose most
+OUTLIER_BATCHES = 2  # micro-batches to find outlier channels
+SENSITIVITY_BATCHES = 2  # and to find the matrices with the largest errors
 
 
 class LayeredWriter:
-    """Writes the graphs of a model of which one layer at a time is in memory."""
+    """Writes the graphs of a model with one layer in memory at a time."""
 
     def __init__(
         self, original: LayeredModel[Any], text: PackedCalibration, scratch: Path, bar: tqdm
     ) -> None:
         """Prepare to write.
 
-        :param text: to choose scales by, and to measure on
-        :param scratch: a directory for what does not become part of the bundle
+        :param text: the calibration text
+        :param scratch: directory for temporary files
         :param bar: advances by one a layer
         """
         self._original, self._text, self._scratch, self._bar = original, text, scratch, bar
 
     @cached_property
     def reference(self) -> Reference:
-        """What the original makes of the held-out text."""
+        """The original's scores of the held-out text."""
         return run_reference(self._original, self._text, self._scratch, self._bar)
 
     @cached_property

@@ -19,6 +19,7 @@ from edgerank.serving.settings import SETTINGS, SettingSpec
 
 API = {  # sections of the page, and what each has
     "Ranking": ("edgerank.reranker.Reranker", "edgerank.ranking.Hit"),
+    "Stores": ("edgerank.store.store.DocumentStore", "edgerank.store.store.StoredHit"),
     "Clients": (
         "edgerank.client.Client",
         "edgerank.client.AsyncClient",
@@ -59,6 +60,7 @@ API = {  # sections of the page, and what each has
         "edgerank.InputError",
         "edgerank.BatchError",
         "edgerank.BundleError",
+        "edgerank.StoreError",
         "edgerank.ProviderError",
         "edgerank.ServerError",
         "edgerank.Unavailable",

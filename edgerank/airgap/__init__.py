@@ -1,1 +1,1 @@
-"""One signed file for a site without a network: how it is made, and how it is checked."""
+"""Packs: signed files for sites without a network. This package makes, checks and installs them."""

@@ -1,7 +1,7 @@
-"""The archive: a tar with a signature behind it, written the same way every time, read with care.
+"""The archive of a pack: a reproducible tar file, followed by a signature.
 
-The signature lies after the end of the tar, where tar does not look, and covers every byte before
-it. So it is checked before anything is parsed, and one file is all that has to be carried.
+tar ignores the signature after the end of the tar file. The signature covers every byte before it,
+so it can be checked before anything is parsed.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ TIME = 315_532_800  # of every member: 1980, the first year that zip knows
 
 
 def write_tar(root: Path, target: IO[bytes]) -> None:
-    """Write the files below a directory, the manifest first and the rest in the order of names.
+    """Write the files in a directory: the manifest first, and the others in the order of names.
 
-    Nothing but names and contents goes in: no times, owners or modes of this machine.
+    The archive has only names and contents, without times, owners or modes of this machine.
     """
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     names.sort(key=lambda name: name != MANIFEST)
@@ -60,8 +60,8 @@ def write_tar(root: Path, target: IO[bytes]) -> None:
 def unpack(path: Path, trust: Path, output: Path) -> PackManifest:
     """Check a pack's signature, then its table of contents, then write it file by file.
 
-    :param output: the directory to make; nothing is written to it unless all is as it should be
-    :raises PackError: the pack is not signed by the trusted key, or holds what it must not
+    :param output: the directory to make; nothing is written to it if a check fails
+    :raises PackError: the pack is not signed by the trusted key, or has content that is not allowed
     :raises InputError: the pack or the key cannot be read, or the output exists
     """
     trusted = open_trusted(trust)
@@ -113,7 +113,7 @@ class _Part(io.RawIOBase):
 
 
 def _find_signature(file: IO[bytes]) -> tuple[int, bytes]:
-    """Return the size of what is signed, and the signature behind it."""
+    """Return the size of the signed part, and the signature."""
     end = file.seek(0, os.SEEK_END)
     begin = file.seek(max(0, end - MAX_BYTES))
     tail = file.read(MAX_BYTES)
@@ -124,7 +124,7 @@ def _find_signature(file: IO[bytes]) -> tuple[int, bytes]:
 
 
 def _read_members(path: Path, tar: tarfile.TarFile, size: int) -> list[tarfile.TarInfo]:
-    """Read the table of contents, refusing whatever is no plain file at a plain place."""
+    """Read the list of members; refuse all but plain files with safe paths."""
     members: list[tarfile.TarInfo] = []
     seen: set[str] = set()
     total = 0
@@ -137,7 +137,7 @@ def _read_members(path: Path, tar: tarfile.TarFile, size: int) -> list[tarfile.T
             raise PackError(f"{path}: {member.name!r} is not a plain file: {_kind(member)}")
         if not is_plain(member.name):
             raise PackError(f"{path}: {member.name!r} points outside the pack")
-        # as file systems see it that know no case
+        # for file systems that ignore case
         name = unicodedata.normalize("NFC", member.name).casefold()
         if name in seen:
             raise PackError(f"{path}: {member.name!r} is there twice")
@@ -161,7 +161,7 @@ def _kind(member: tarfile.TarInfo) -> str:
 def _read_manifest(
     path: Path, tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], trusted: PublicKey
 ) -> PackManifest:
-    """Read the manifest, whose own signature will show later that an installation is unchanged."""
+    """Read the manifest and its signature, which later proves an installation unchanged."""
     found = {member.name: member for member in members}
     contents: list[bytes] = []
     for name, most in ((MANIFEST, MAX_MANIFEST_BYTES), (SIGNATURE, MAX_BYTES)):
@@ -180,7 +180,7 @@ def _read_manifest(
 
 
 def _check_contents(path: Path, members: Sequence[tarfile.TarInfo], manifest: PackManifest) -> None:
-    """Compare the table of contents with the manifest: the same names and sizes."""
+    """Check that the members have the names and sizes of the manifest."""
     sizes = {member.name: member.size for member in members}
     for name in (MANIFEST, SIGNATURE):
         del sizes[name]
@@ -201,7 +201,7 @@ def _write(
     manifest: PackManifest,
     output: Path,
 ) -> None:
-    """Write all files beside the output, comparing hashes; move them there once all are right."""
+    """Write all files to a temporary directory, compare hashes, and rename the directory."""
     needed = sum(member.size for member in members)
     present = next(place for place in (output, *output.absolute().parents) if place.exists())
     free = shutil.disk_usage(present).free

@@ -1,4 +1,4 @@
-"""What a pack holds: its manifest, and the names of its files.
+"""The manifest of a pack, and the names of its files.
 
 ``install.py`` reads the manifest too, with the standard library alone.
 """
@@ -24,20 +24,20 @@ class PackError(EdgerankError):
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an installation runs on."""
+    """A version of Python and a platform, with the files for them."""
 
     python: str  # "3.11"
     platform: str  # "manylinux_2_28_x86_64": Linux with glibc 2.28 or newer
     requirements: str  # file of the exact versions and their hashes
     wheels: tuple[str, ...]  # files in wheels/
-    installed: str  # file of the sha256 of every file in them that is installed
+    installed: str  # file with the sha256 of every installed file of the wheels
 
 
 class PackedBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A bundle in a pack, in the directory models/NAME."""
 
     name: str
-    model: str  # what its manifest says of its source, and so on
+    model: str  # this and the others as in the bundle's manifest
     revision: str | None
     license: str | None
     digest: str  # sha256 of its manifest, hexadecimal
@@ -50,14 +50,14 @@ class PackManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edgerank: str  # version
     targets: tuple[Target, ...]
     bundles: tuple[PackedBundle, ...]
-    files: dict[str, File]  # by path from the root of the pack, without this manifest
+    files: dict[str, File]  # all files but this manifest, by path
 
 
 def decode_manifest(name: str, content: bytes) -> PackManifest:
     """Decode the manifest of a pack.
 
-    :param name: what errors call the file
-    :raises PackError: it is none, or of another format
+    :param name: name of the file, for errors
+    :raises PackError: it is malformed, or of another format
     """
     try:
         manifest = msgspec.json.decode(content, type=PackManifest)
@@ -77,7 +77,7 @@ def decode_manifest(name: str, content: bytes) -> PackManifest:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name is a path that stays below the directory that it is in, on every system."""
+    """Whether a name is a relative path that stays in its directory, on every system."""
     parts = name.split("/")
     odd = any(not character.isprintable() or character in '\\:*?"<>|' for character in name)
     return not odd and not any(part in ("", ".", "..") for part in parts)

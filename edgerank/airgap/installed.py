@@ -1,4 +1,4 @@
-"""An installation from a pack, compared with the signed manifest that it keeps."""
+"""Compares an installation with the signed manifest in it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from edgerank.bundle import sha256_of
 
 @dataclass(frozen=True)
 class Installed:
-    """What was found intact."""
+    """The result of a successful check."""
 
     manifest: PackManifest
     files: int
-    python: Path  # runs it, and is the machine's
+    python: Path  # the machine's Python, which runs the installation
 
 
 def verify_installation(directory: Path, trust: Path | None = None) -> Installed:
     """Compare every file of an installation with the manifest: none altered, missing or added.
 
     :param trust: the public key that must have signed the manifest; None checks no signature
-    :raises PackError: something is not as it was installed
+    :raises PackError: a file was altered, is missing or was added
     :raises InputError: the public key cannot be read
     """
     try:
@@ -74,7 +74,7 @@ def _read_manifest(directory: Path, trust: Path | None) -> PackManifest:
 
 
 def _expected(directory: Path, manifest: PackManifest) -> dict[str, str | None]:
-    """Return the sha256 of all files; None for what is checked in another way."""
+    """Return the sha256 of all files; None for those that are checked in another way."""
     target = _target(directory, manifest)
     kept = {name for name in manifest.files if name.startswith(KEPT)}
     lists = {getattr(target, each) for each in LISTS}
@@ -92,7 +92,7 @@ def _expected(directory: Path, manifest: PackManifest) -> dict[str, str | None]:
 
 
 def _target(directory: Path, manifest: PackManifest) -> Target:
-    """Return what the pack was installed for: the lists of one target are there."""
+    """Return the target of the installation, of which it has the lists."""
     for target in manifest.targets:
         if (directory / target.installed).exists():
             return target
@@ -122,7 +122,7 @@ def _raise(error: OSError) -> None:
 
 
 def _check_environment(directory: Path) -> Path:
-    """Check what the installer has written itself; return the Python that it links to."""
+    """Check the files that the installer wrote itself; return the Python that they link to."""
     link, settings = directory / PYTHON, directory / SETTINGS
     if not link.is_symlink():
         raise PackError(f"{link}: altered: no link to the Python that installed it")

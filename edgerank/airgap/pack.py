@@ -1,4 +1,4 @@
-"""A pack: bundles, wheels, their bill of materials and licences, in one archive."""
+"""Makes a pack: an archive of bundles, wheels, a bill of materials and licences."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pack(
 
     A bundle's variants for a GPU are left out, its manifest rewritten, unless they are asked for.
 
-    :param bundles: directories by the names that they get
+    :param bundles: directories by name
     :param key: signs the pack and each bundle in it, in place of a signature that it had; without
         a key the pack is not signed, and ``unpack`` will refuse it
     :param variants: names of the variants to pack; all that need no GPU by default
@@ -121,7 +121,7 @@ def pack(
 def write_attributions(
     root: Path, wheels: Iterable[Wheel], bundles: Iterable[PackedBundle]
 ) -> None:
-    """Collect the licence texts of all wheels, and say of each package and model what it has."""
+    """Collect the licence texts of all wheels, and list the licences of packages and models."""
     wheels = list(wheels)
     own = [wheel for wheel in wheels if wheel.name == OWN_NAME]
     apache = dict(_texts(own[0])).get("LICENSE")  # edgerank's own
@@ -131,7 +131,7 @@ def write_attributions(
         names = []
         texts = _texts(wheel)
         if not texts and apache is not None and "apache" in (wheel.license or "").lower():
-            texts = [("LICENSE", apache)]  # this licence asks for a copy of it
+            texts = [("LICENSE", apache)]  # this licence requires a copy of it
         for name, text in texts:
             place = root / directory / name
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -177,9 +177,9 @@ def _chosen_variants(
 def _add_bundle(
     root: Path, name: str, bundle: Bundle, variants: Sequence[str], key: SecretKey | None
 ) -> PackedBundle:
-    """Copy what a bundle's manifest names and what is for people, and check the copy.
+    """Copy the files of a bundle and its texts for people, and check the copy.
 
-    With variants left out, the manifest is another, and its signature is not copied.
+    Without some variants, the manifest is rewritten, and its signature is not copied.
     """
     place = root / "models" / name
     place.mkdir(parents=True)
@@ -204,7 +204,7 @@ def _add_bundle(
 
 
 def _add_target(root: Path, target: Platform, wheels: Sequence[Wheel]) -> Target:
-    """Write the lists of a target: its packages, and all that is installed of them."""
+    """Write the lists of a target: its packages, and their installed files."""
     name = f"{target.python}-{target.name}"
     requirements, installed = f"requirements/{name}.txt", f"installed/{name}.sha256"
     _write(root / requirements, requirements_text(wheels))

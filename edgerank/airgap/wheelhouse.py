@@ -22,24 +22,24 @@ OWN_NAME = "edgerank"
 
 @dataclass(frozen=True)
 class Sources:
-    """Where wheels come from."""
+    """The sources of wheels."""
 
     extras: Sequence[str]
-    wheels: Sequence[Path] = ()  # edgerank's own, for each platform; pip fetches it where none fits
+    wheels: Sequence[Path] = ()  # of edgerank, for each platform; if none fits, pip fetches it
     lock: Path | None = None  # exact versions with hashes; None lets pip choose
-    constraint: Path | None = None  # bounds pip's choice
+    constraint: Path | None = None  # limits pip's choice
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The wheels of a target, in the order of names, and which of their files need which."""
+    """The wheels of a target in the order of names, and their dependencies."""
 
     wheels: Sequence[Wheel]
     needs: Mapping[str, set[str]]
 
 
 def collect(target: Platform, sources: Sources, directory: Path) -> Collected:
-    """Put into a directory what a target needs.
+    """Put the wheels of a target into a directory.
 
     :raises InputError: a file that the sources name cannot be used
     :raises PackError: pip does not get all that is needed
@@ -54,7 +54,7 @@ def collect(target: Platform, sources: Sources, directory: Path) -> Collected:
                 raise PackError(f"{sources.lock}: it names no version of {OWN_NAME}")
             _check_extras(wheels[OWN_NAME], sources.extras)
             needs, missing = follow(wheels[OWN_NAME], sources.extras, wheels, target)
-            # pip has compared markers with the Python that runs it: ask for what it left out
+            # pip evaluates markers for the running Python: request what it left out for the target
             more = {_without_marker(each.requirement) for each in missing} - {*asked}
             if missing and (sources.lock is not None or not more):
                 raise PackError(
@@ -64,7 +64,7 @@ def collect(target: Platform, sources: Sources, directory: Path) -> Collected:
             if not missing:
                 break
             asked += sorted(more)
-        # and what only that Python needs stays out
+        # and leave out what only the running Python needs
         used = {wheels[OWN_NAME].path.name}.union(*needs.values())
         kept = [wheel for _, wheel in sorted(wheels.items()) if wheel.path.name in used]
         return Collected([_keep(wheel, directory) for wheel in kept], needs)
@@ -92,9 +92,9 @@ def own_wheel(paths: Iterable[Path], target: Platform) -> Wheel | None:
 
 
 def lock_for(target: Platform, text: str, path: Path) -> str:
-    """Return the lines of a lock that hold on a target, without their markers.
+    """Return the lines of a lock that apply to a target, without their markers.
 
-    pip compares markers with the Python that runs it, which need not be the target's.
+    pip evaluates markers for the running Python, which may not be the target's.
 
     :raises InputError: a line is no exact version with hashes
     """
@@ -119,14 +119,14 @@ def lock_for(target: Platform, text: str, path: Path) -> str:
 
 
 def requirements_text(wheels: Iterable[Wheel]) -> str:
-    """Return exact versions and hashes as pip reads them; also a lock for another pack."""
+    """Return exact versions and hashes in pip's format; also usable as a lock."""
     return "".join(
         f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels
     )
 
 
 def installed_text(wheels: Iterable[Wheel]) -> str:
-    """Return the sha256 of every file that is installed, as ``sha256sum`` writes and reads them.
+    """Return the sha256 of every installed file, in the format of ``sha256sum``.
 
     :raises PackError: a wheel has a file outside of it, or two wheels have one that differs
     """
@@ -149,7 +149,7 @@ def _check_extras(own: Wheel, extras: Iterable[str]) -> None:
 
 
 def _wanted(target: Platform, sources: Sources, own: Wheel | None, work: Path) -> list[str]:
-    """Return what pip is asked for: the lines of the lock, or edgerank."""
+    """Return the requirements for pip: the lines of the lock, or edgerank."""
     options = []
     if sources.constraint is not None:
         options += ["--constraint", str(sources.constraint)]
@@ -193,7 +193,7 @@ def _pip_download(options: Sequence[str], directory: Path, target: Platform) -> 
     )
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        errors = [line for line in errors if "ResolutionImpossible" not in line]  # says not what
+        errors = [line for line in errors if "ResolutionImpossible" not in line]  # has no cause
         reason = (errors or done.stderr.splitlines() or ["it says nothing"])[-1]
         raise PackError(
             f"pip found no wheels for Python {target.python}, {target.name}:"

@@ -1,4 +1,4 @@
-"""Wheels: what they are called, what they need, under which licence, and on what they run."""
+"""Wheels: their names, tags, requirements and licences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CODE = (".py", ".pyc", ".pyi", ".so", "/")
 
 @dataclass(frozen=True)
 class Platform:
-    """A Python and a Linux that wheels are chosen for."""
+    """A version of Python and a Linux platform for which wheels are chosen."""
 
     python: str  # "3.11"
     glibc: int  # the minor version of glibc 2
@@ -58,7 +58,7 @@ class Platform:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What markers of requirements are compared with."""
+        """The environment for evaluating markers of requirements."""
         return {
             "implementation_name": "cpython",
             "implementation_version": f"{self.python}.0",
@@ -75,7 +75,7 @@ class Platform:
 
 
 def parse_platforms(pythons: Sequence[str], names: Sequence[str]) -> list[Platform]:
-    """Return each combination of a Python and a platform; this process's where none is named.
+    """Return each combination of a Python and a platform; by default those of this process.
 
     :raises InputError: a version or a platform is not one that edgerank can be packed for
     """
@@ -118,7 +118,7 @@ class Wheel:
 
     @property
     def name(self) -> str:
-        """The name of the package, in the form that compares."""
+        """The normalized name of the package."""
         return str(self._parsed[0])
 
     @property
@@ -135,7 +135,7 @@ class Wheel:
 
     @cached_property
     def metadata(self) -> RawMetadata:
-        """What the wheel says of itself.
+        """The metadata of the wheel.
 
         :raises PackError: it has no metadata
         """
@@ -147,7 +147,7 @@ class Wheel:
 
     @property
     def license(self) -> str | None:
-        """Its licence: an SPDX expression where it says one, or the words that it has."""
+        """Its licence: an SPDX expression if there is one, otherwise free text."""
         said = self.metadata.get("license_expression") or self.metadata.get("license", "")
         if said and len(said) < 80 and "\n" not in said.strip():
             return said.strip()
@@ -166,7 +166,7 @@ class Wheel:
                     yield rest.removeprefix("licenses/"), file.read(entry)
 
     def installed(self) -> Iterator[tuple[str, str]]:
-        """Yield the path and sha256 of each file that is installed of it."""
+        """Yield the path and sha256 of each installed file."""
         with zipfile.ZipFile(self.path) as file:
             for entry, place in places_of(file.namelist()):
                 with file.open(entry) as content:
@@ -179,7 +179,7 @@ class Wheel:
 
 
 def requirements_of(wheel: Wheel, extras: Iterable[str], target: Platform) -> Iterator[Requirement]:
-    """Yield what a wheel needs on a platform."""
+    """Yield the requirements of a wheel on a platform."""
     environments = [{**target.environment, "extra": extra} for extra in ("", *extras)]
     for line in wheel.metadata.get("requires_dist", []):
         requirement = Requirement(line)
@@ -190,7 +190,7 @@ def requirements_of(wheel: Wheel, extras: Iterable[str], target: Platform) -> It
 
 @dataclass(frozen=True)
 class Missing:
-    """What a wheel needs that is not among the wheels, or in another version."""
+    """A requirement that no wheel meets, or only one of another version."""
 
     by: Wheel
     requirement: Requirement
@@ -205,7 +205,7 @@ class Missing:
 def follow(
     root: Wheel, extras: Iterable[str], wheels: Mapping[str, Wheel], target: Platform
 ) -> tuple[dict[str, set[str]], list[Missing]]:
-    """Follow the requirements of a wheel to all that it needs on a platform.
+    """Find all direct and indirect requirements of a wheel on a platform.
 
     :return: the files that each wheel's file needs, and what is missing
     """

@@ -32,7 +32,10 @@ NO_TELEMETRY = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY")  # of libraries; "0"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(edgerank.__version__)
 def cli() -> None:
-    """Rank documents by relevance to a query, on plain CPUs and without a network."""
+    """Rank documents by relevance to a query, on ordinary CPUs and without a network.
+
+    `edgerank COMMAND --help` describes a command and its options.
+    """
 
 
 COMMANDS = (
@@ -84,7 +87,7 @@ def main() -> None:
 
 
 def _discard_output() -> None:
-    """Keep what is left in stdout's buffer from failing once more at exit."""
+    """Discard the rest of stdout's buffer, which would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -46,7 +46,7 @@ ENGINES = LOCAL, RAY = "local", "ray"
 @click.option(
     "--input-format",
     type=click.Choice(get_args(InputFormat)),
-    help="Read the input as this format. By default the ends of the names say it: .jsonl, .parquet,"
+    help="Read the input as this format. The default depends on the file names: .jsonl, .parquet,"
     " .trec and others.",
 )
 @click.option(
@@ -60,13 +60,13 @@ ENGINES = LOCAL, RAY = "local", "ray"
     "--corpus",
     metavar="FILE",
     type=PATH,
-    help="Take the documents of pairs of ids from this file, which is laid out as in BEIR.",
+    help="Take the documents of pairs of ids from this file, a corpus.jsonl as in BEIR.",
 )
 @click.option(
     "--queries",
     metavar="FILE",
     type=PATH,
-    help="Take the queries of pairs of ids from this file, which is laid out as in BEIR.",
+    help="Take the queries of pairs of ids from this file, a queries.jsonl as in BEIR.",
 )
 @instruction_option
 @normalize_option
@@ -101,18 +101,18 @@ ENGINES = LOCAL, RAY = "local", "ray"
 )
 @click.option(
     "--address",
-    help="Connect to the cluster of Ray at this address, such as auto or HOST:6379. By default a"
-    " cluster of this machine is started for the job.",
+    help="Connect to the cluster of Ray at this address, such as auto or HOST:6379. By default the"
+    " job starts a cluster on this machine.",
 )
 @click.option(
     "--actor-cpus",
     type=click.IntRange(1),
-    help="Reserve so many of Ray's CPUs for each actor. The default is 1.",
+    help="Reserve this many of Ray's CPUs for each actor. The default is 1.",
 )
 @click.option(
     "--actors",
     type=click.IntRange(1),
-    help="Start at most this many actors of Ray. By default there are as many as find CPUs.",
+    help="Start at most this many actors of Ray. The default is as many as the CPUs allow.",
 )
 @kernels_option
 @click.option(
@@ -127,12 +127,12 @@ ENGINES = LOCAL, RAY = "local", "ray"
     type=click.IntRange(0),
     default=MAX_BAD_ROWS,
     show_default=True,
-    help="Stop with an error if more rows than these are unusable.",
+    help="Stop with an error if more rows than this are unusable.",
 )
 @click.option(
     "--restart",
     is_flag=True,
-    help="Remove what an earlier job has left in the output, and begin anew.",
+    help="Remove the output of an earlier job, and start from the beginning.",
 )
 def batch(
     input: Path,
@@ -162,12 +162,11 @@ def batch(
     """Score files of queries and documents into a directory of shards.
 
     INPUT is a file, or a directory of files, in JSONL or Parquet: rows with "query" and "documents"
-    and, where wanted, "id". With --collection, or --corpus and --queries, it has rows with
+    and, optionally, "id". With --collection, or --corpus and --queries, it has rows with
     "query_id" and "document_id", or is a TREC run file.
 
-    A job that was broken off goes on where it stopped when the same command is given again, and its
-    output is that of a job that was not. Rows that are unusable are in _bad-rows.jsonl of the
-    output, with the reason.
+    If the command is interrupted, give it again to continue: the output is the same as without the
+    interruption. Unusable rows are listed in _bad-rows.jsonl in the output, with the reason.
     """
     cluster = None
     if engine == RAY:

@@ -78,7 +78,7 @@ def client(
     """Rank documents by relevance to a query, on a server.
 
     DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
-    with "text" and, where wanted, "title", "id" and other fields.
+    with "text" and, optionally, "title", "id" and other fields.
     """
     with needs_extra("asking a server", "client"):
         from edgerank.client import Client, TlsFiles

@@ -24,12 +24,12 @@ CANNOT_RUN = 1  # the exit status
 @bundle_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON object.")
 def doctor(model: Path, as_json: bool) -> None:
-    """Describe this machine as edgerank sees it, and measure its speed.
+    """Describe this machine and measure its speed.
 
-    The output has the CPU, the memory, the libraries, the GPUs and what they lack, the kernels and
-    the variant of the bundle. The speed is measured by scoring short documents for a second, with
-    the kernels in use and with ONNX Runtime's own operators. The exit status is 1 if something
-    keeps edgerank from running.
+    The output has the CPU, the memory, the versions of libraries, the GPUs and their missing
+    libraries, the kernels, and the variant of the bundle that runs. To measure the speed, short
+    documents are scored for about a second, with the kernels in use and with ONNX Runtime's own
+    operators. The exit status is 1 if something keeps edgerank from running.
     """
     from edgerank.doctor import diagnose
 
@@ -56,7 +56,7 @@ def _print(found: Diagnosis) -> None:
 
 
 def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
-    """Yield what was found, by name, for people."""
+    """Yield the findings for people, with their names."""
     cpu, memory, library = found.cpu, found.memory, found.library
     yield "CPU", f"{cpu.name} ({cpu.architecture})"
     yield "instruction sets", ", ".join(cpu.instruction_sets) or "the system lists none"
@@ -93,7 +93,7 @@ def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
 
 
 def _gpu_rows(cuda: CudaSetup) -> Iterator[tuple[str, str]]:
-    """Yield what there is for a GPU and, where somebody wants one, what is missing."""
+    """Yield the findings about GPUs and, for those who want one, what is missing."""
     driver = cuda.driver
     if driver is None:
         yield "GPU", "no NVIDIA driver"

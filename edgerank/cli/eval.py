@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Rank this many documents of each query.",
+    help="Rank this many documents for each query.",
 )
 @click.option(
     "--first-stage",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     " run it again to continue.",
 )
 @click.option(
-    "--split", default="test", show_default=True, help="Read the judgements of qrels/SPLIT.tsv."
+    "--split", default="test", show_default=True, help="Read the judgements in qrels/SPLIT.tsv."
 )
 @max_length_option
 @threads_option
@@ -60,12 +60,13 @@ def eval_command(
     kernels: str | None,
     as_json: bool,
 ) -> None:
-    """Measure how well bundles rank, on a collection with relevance judgements.
+    """Measure how well bundles rank.
 
-    COLLECTION is a directory in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. All
-    bundles rank the same candidates, and are compared with the first stage and the first bundle.
-    The default is the bundle in the package. Where BM25 takes long, give the bm25.trec of an
-    earlier --runs as --first-stage.
+    COLLECTION is a directory with documents, queries and relevance judgements in BEIR's layout:
+    corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. All bundles rank the same candidates. Each is
+    compared with the first stage and with the first bundle. Without BUNDLE, the model in the
+    package is measured. To compute BM25 only once, give the bm25.trec in the --runs of an earlier
+    evaluation as --first-stage.
     """
     with needs_extra("evaluating", "eval"):
         from edgerank.evaluation import evaluate_bundles

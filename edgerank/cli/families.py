@@ -13,7 +13,7 @@ from edgerank.extras import needs_extra
 def families(name: str | None) -> None:
     """List the families of models that `quantize` knows.
 
-    With NAME, print the template of that family as JSON, as a start for a template of your own.
+    With NAME, print the template of that family as JSON. Change it to write your own template.
     """
     with needs_extra("listing families", "quantize"):
         from quantize.families.families import FAMILIES, describe

@@ -14,11 +14,12 @@ from edgerank.manifest import MANIFEST_NAME, Variant
 @click.argument(
     "directory", metavar="[BUNDLE]", default=DEFAULT_BUNDLE, type=click.Path(path_type=Path)
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest, which is JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest of the bundle as JSON.")
 def inspect(directory: Path, as_json: bool) -> None:
-    """Describe a bundle: its model, its recipe, its limits, its fidelity and its files.
+    """Describe a bundle.
 
-    The default is the bundle in the package.
+    The output has the model, its limits, its variants with their fidelity, and the files. The
+    default BUNDLE is the model in the package.
     """
     bundle = read_bundle(directory)
     manifest = bundle.manifest
@@ -46,7 +47,7 @@ def inspect(directory: Path, as_json: bool) -> None:
 
 
 def variant_lines(variant: Variant) -> list[str]:
-    """Describe a variant: its recipe, what it needs, and what its scores cost."""
+    """Describe a variant: its recipe, its requirements and its fidelity."""
     needs = [*variant.needs.instruction_sets, *variant.needs.libraries]
     needs += ["a GPU"] if variant.needs.gpu else []
     facts = {

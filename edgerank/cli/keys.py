@@ -21,9 +21,10 @@ PASSWORD_VARIABLE = "EDGERANK_KEY_PASSWORD"
     f" {PASSWORD_VARIABLE} is set.",
 )
 def keygen(key: Path, password: bool) -> None:
-    """Make a pair of keys to sign with: KEY, which is secret, and KEY.pub.
+    """Make a pair of keys for signatures.
 
-    The files are those of minisign (Ed25519).
+    The secret key is written to the file KEY, and the public key to KEY.pub. The files have the
+    format of minisign (Ed25519).
     """
     from edgerank.signing import make_keys
 

@@ -1,4 +1,4 @@
-"""Bundles and stores with the names that they are served or packed under."""
+"""Names of bundles and stores on the command line: NAME=DIRECTORY."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from edgerank.errors import InputError
 
 
 def named_directories(field: str, values: Iterable[str]) -> dict[str, Path]:
-    """Tell names from directories, of bundles or stores: the name ends at the first "=".
+    """Split names from directories of bundles or stores; a name ends at the first "=".
 
-    :param field: what errors call them
+    :param field: name of the option, for errors
     :raises InputError: two have one name
     """
     named: dict[str, Path] = {}

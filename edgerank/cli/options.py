@@ -16,7 +16,7 @@ bundle_option = click.option(
     envvar="EDGERANK_MODEL",
     show_envvar=True,
     type=click.Path(path_type=Path),
-    help="Rank with this bundle. The default is the model in the package.",
+    help="Use the model in this bundle. The default is the model in the package.",
 )
 trust_option = click.option(
     "--trust",

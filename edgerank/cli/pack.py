@@ -30,7 +30,7 @@ from edgerank.extras import needs_extra
     metavar="NAME",
     multiple=True,
     help="Pack this variant of the bundles. May be given several times. The default is all variants"
-    " but those for a GPU, whose files are left out.",
+    " except those for a GPU.",
 )
 @click.option(
     "--extra",
@@ -60,7 +60,7 @@ from edgerank.extras import needs_extra
     "wheels",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Pack this wheel of edgerank, one for each platform. By default, pip fetches the wheels.",
+    help="Pack this wheel of edgerank. Give one for each platform. By default, pip fetches them.",
 )
 @click.option(
     "--lock",
@@ -91,10 +91,10 @@ def pack(
     constraint: Path | None,
     key: Path | None,
 ) -> None:
-    """Make one file with everything that a site without internet access needs.
+    """Make one file for a site without internet access.
 
-    It holds bundles, wheels of edgerank and what it needs, a bill of materials, licence texts and
-    an installer. pip fetches the wheels from where it is configured to.
+    The file OUT has bundles, wheels of edgerank and its dependencies, a bill of materials, licence
+    texts and an installer. pip fetches the wheels from the index that it is configured for.
     """
     with needs_extra("packing", "pack"):
         from edgerank.airgap.pack import pack as run

@@ -56,15 +56,15 @@ PRECISIONS = (*get_args(PrecisionName), "half")
 @click.option(
     "--family",
     metavar="NAME",
-    help="Treat the checkpoint as a model of this family. This is for checkpoints whose files do"
-    " not tell their family; `edgerank families` lists the names.",
+    help="Treat the checkpoint as a model of this family, if its files do not show the family."
+    " `edgerank families` lists the names.",
 )
 @click.option(
     "--template",
     metavar="FILE.json",
     type=click.Path(path_type=Path),
-    help="Ask a decoder by the prompt of this template. To write one, begin with the output of"
-    " `edgerank families NAME`.",
+    help="Use the prompt and the scoring of this template for a decoder. To write one, begin with"
+    " the output of `edgerank families NAME`.",
 )
 @click.option(
     "--script",
@@ -99,8 +99,9 @@ def quantize(
 ) -> None:
     """Turn a checkpoint into a bundle.
 
-    CHECKPOINT is a directory, or the id of a repository on the Hugging Face hub. The scores of the
-    bundle are compared with those of the original in float32, and the bundle holds the figures.
+    CHECKPOINT is a directory, or the id of a repository on the Hugging Face hub. The command
+    compares the scores of the bundle with those of the original in float32, and stores the result
+    in the bundle.
     """
     with needs_extra("quantizing", "quantize"):
         from quantize import quantize as run

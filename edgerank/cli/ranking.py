@@ -1,4 +1,4 @@
-"""What ``rerank`` and ``client`` share: options, documents to read, and hits to show."""
+"""Shared by ``rerank`` and ``client``: options, reading documents, and showing hits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Line:
 
 
 def ranking_options(command: Command) -> Command:
-    """Give a command the options of what is asked: they are named as in ``Reranker.rank``."""
+    """Add the options of ``Reranker.rank`` to a command, with the same names."""
     options = (
         click.option(
             "-k",
@@ -83,7 +83,7 @@ def read_documents(path: str) -> Iterator[Line]:
 
 @contextmanager
 def named_documents(lines: Sequence[Line]) -> Iterator[None]:
-    """Let errors within call a document by its id instead of its place in the list.
+    """Let errors in a ``with`` block name a document by its id instead of its index.
 
     :raises InputError: as raised within
     """
@@ -139,5 +139,5 @@ def _print_table(ranked: list[tuple[float, Line]]) -> None:
 
 
 def in_one_line(text: str) -> str:
-    """Leave out what could move the cursor or colour the terminal."""
+    """Remove characters that could move the cursor or colour the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -44,7 +44,7 @@ def rerank(
     """Rank documents by relevance to a query.
 
     DOCUMENTS is a file, by default stdin, with one document a line: plain text, or a JSON object
-    with "text" and, where wanted, "title", "id" and other fields.
+    with "text" and, optionally, "title", "id" and other fields.
     """
     from edgerank.reranker import Reranker  # onnxruntime takes a while to load
 

@@ -57,7 +57,7 @@ def _type(setting: SettingSpec[object]) -> click.ParamType[Any] | None:
 
 
 class Values:
-    """What the settings have been set to."""
+    """The values of the settings."""
 
     def __init__(self, by_parameter: dict[str, Any]) -> None:
         """:param by_parameter: by the names that click gives to options"""
@@ -72,9 +72,11 @@ class Values:
 def serve(**by_parameter: Any) -> None:
     """Serve models over gRPC, HTTP, or both.
 
-    Every option can also be set by an environment variable, --max-queue-tokens by
-    EDGERANK_MAX_QUEUE_TOKENS, or in the file that --config names. Where an option may be given
-    several times, its variable separates the values by white space.
+    The default is gRPC at 127.0.0.1:50051. --http adds HTTP, and --no-grpc turns gRPC off.
+
+    Every option can also be set by an environment variable, such as EDGERANK_MAX_QUEUE_TOKENS for
+    --max-queue-tokens, or in the file that --config names. If an option may be given several
+    times, its variable separates the values by white space.
 
     After SIGTERM, the server finishes the calls in progress, refuses new ones, and ends. After
     SIGHUP, it opens the bundles that have changed.

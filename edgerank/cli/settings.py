@@ -14,7 +14,7 @@ Value = str | list[str]
 
 
 def read_settings(context: click.Context, option: click.Parameter, path: Path | None) -> None:
-    """Let a file set what neither the command line nor the environment does (an eager callback).
+    """Read settings from a file, which the command line and the environment override.
 
     :raises InputError: the file cannot be read, or a setting in it is unknown or unusable
     """

@@ -31,7 +31,7 @@ def store() -> None:
     """Encode documents once, and rank them for any query.
 
     A store is a directory with the vectors of documents, made by an embedding or late-interaction
-    model. It needs that model's bundle to rank.
+    model. Ranking needs the same model: give the same --model to every command.
     """
 
 
@@ -47,8 +47,8 @@ def build(
     """Make a store of documents.
 
     CORPUS is a file, by default stdin, with one document a line: plain text, or a JSON object with
-    "text", "id" (or "_id") and, where wanted, "title" and other fields. A build that was broken off
-    goes on where it stopped when the same command is given again.
+    "text", "id" (or "_id") and, optionally, "title" and other fields. If the command is
+    interrupted, give it again to continue.
     """
     from edgerank.reranker import Reranker  # onnxruntime takes a while to load
     from edgerank.store.store import DocumentStore
@@ -64,7 +64,9 @@ def build(
 @STORE
 @CORPUS
 @bundle_option
-@click.option("--replace", is_flag=True, help="Replace documents whose ids are there already.")
+@click.option(
+    "--replace", is_flag=True, help="Replace documents in the store that have the same ids."
+)
 @threads_option
 @kernels_option
 def add(
@@ -75,9 +77,10 @@ def add(
     threads: int | None,
     kernels: str | None,
 ) -> None:
-    """Add documents to a store: all of them, or none if one is unusable.
+    """Add documents to a store.
 
-    CORPUS is as for `edgerank store build`.
+    All documents are added, or none if one of them is unusable. CORPUS is as for `edgerank store
+    build`.
     """
     with _opened(directory, model, threads, kernels) as opened:
         count = opened.add(_documents(corpus), replace=replace, show_progress=sys.stderr.isatty())
@@ -88,9 +91,14 @@ def add(
 @STORE
 @click.argument("ids", nargs=-1)
 @bundle_option
-@click.option("--ids", "file", metavar="FILE", help="Read ids from a file, one a line; - is stdin.")
+@click.option(
+    "--ids", "file", metavar="FILE", help="Read ids from this file, one a line; - is stdin."
+)
 def delete(directory: Path, ids: tuple[str, ...], model: Path, file: str | None) -> None:
-    """Delete documents by their ids: all of them, or none if one is not there."""
+    """Delete documents from a store by their ids.
+
+    All of them are deleted, or none if one is not in the store.
+    """
     names = [*ids, *(_ids(file) if file is not None else ())]
     if not names:
         raise InputError("ids", "there are none; name them, or a file with --ids")
@@ -107,21 +115,23 @@ def delete(directory: Path, ids: tuple[str, ...], model: Path, file: str | None)
     "--ids",
     "file",
     metavar="FILE",
-    help="Rank the documents whose ids are in this file, one a line; - is stdin. Without it the"
-    " whole store is searched.",
+    help="Rank the documents whose ids are in this file, one a line; - is stdin. The default is to"
+    " search the whole store.",
 )
 @click.option(
     "-k",
     "--top-k",
     type=click.IntRange(1),
-    help="Print only the best K documents. The default is all of --ids, or 10 of a search.",
+    help="Print only the best K documents. The default is all documents of --ids, and 10 in a"
+    " search.",
 )
 @click.option(
     "--candidates",
     type=click.IntRange(1),
     default=200,
     show_default=True,
-    help="Score the best so many by their words, and as many by their vectors, in a search.",
+    help="In a search, score this many documents with the best BM25 scores, and this many with the"
+    " nearest vectors.",
 )
 @instruction_option
 @normalize_option
@@ -141,7 +151,7 @@ def rank(
     kernels: str | None,
     as_json: bool,
 ) -> None:
-    """Rank documents of a store by relevance to a query."""
+    """Rank documents of a store, or search it."""
     with _opened(directory, model, threads, kernels) as opened:
         hits = opened.rank(
             query,
@@ -160,7 +170,7 @@ def rank(
 
 @store.command()
 @STORE
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest, which is JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest of the store as JSON.")
 def inspect(directory: Path, as_json: bool) -> None:
     """Describe a store: its model, its documents and its size."""
     from edgerank.store.format import STORE_NAME, read_store_manifest

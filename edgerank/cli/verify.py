@@ -18,13 +18,14 @@ from edgerank.manifest import MANIFEST_NAME
 @click.option(
     "--installed",
     is_flag=True,
-    help="Check an installation from a pack: no file of it may be altered, missing or added.",
+    help="Check an installation from a pack: no file may be altered, missing or added.",
 )
 @trust_option
 def verify(directory: Path, installed: bool, trust: Path | None) -> None:
-    """Compare every file of a bundle, or of an installation, with its sha256.
+    """Compare every file of a bundle with its sha256.
 
-    The default is the bundle in the package.
+    With --installed, DIRECTORY is an installation from a pack. The default DIRECTORY is the model
+    in the package.
     """
     if installed:
         verify_installed(directory, trust)
@@ -37,7 +38,7 @@ def verify(directory: Path, installed: bool, trust: Path | None) -> None:
 
 
 def verify_installed(directory: Path, trust: Path | None) -> None:
-    """Print what an installation is, once all of it has been found intact."""
+    """Check an installation, and print its contents if all of it is intact."""
     from edgerank.airgap.contents import MANIFEST
     from edgerank.airgap.installed import verify_installation
 

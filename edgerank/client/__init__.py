@@ -1,6 +1,7 @@
-"""Clients of ``edgerank serve``, with the calls of ``Reranker``.
+"""Clients of ``edgerank serve``, with the methods of ``Reranker``.
 
-Both retry what may succeed later, as the server asks, within the time-out of the call.
+Both retry calls that may succeed later, within the time-out of the call, and wait as long as the
+server asks.
 """
 
 from edgerank.client.async_client import AsyncClient

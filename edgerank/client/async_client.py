@@ -1,4 +1,4 @@
-"""``AsyncClient``: the calls of ``Client`` for asyncio."""
+"""``AsyncClient``: the methods of ``Client`` for asyncio."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ T = TypeVar("T")
 class AsyncClient:
     """``Client`` for asyncio, in one event loop.
 
-    Documents and pairs may come from async iterables too. Cancelling a call's task gives the call
-    up on the server too.
+    Documents and pairs may also be async iterables. Cancelling the task of a call also cancels the
+    call on the server.
 
         async with AsyncClient("localhost:50051") as client:
             for hit in await client.rank("who wrote dune?", documents, top_k=5):
@@ -107,7 +107,10 @@ class AsyncClient:
         model: str | None = None,
         timeout: float | None = None,
     ) -> ScoreArray:
-        """Score documents against a query: float32 [len(documents)], in input order."""
+        """Score documents against a query: float32 [len(documents)], in input order.
+
+        Parameters and errors are those of ``Client.score``.
+        """
         options = options_of(model, instruction, normalize, long_documents)
         exchange = score_exchange(query, await collect(documents), options)
         return await self._exchange(exchange, timeout)
@@ -122,7 +125,10 @@ class AsyncClient:
         model: str | None = None,
         timeout: float | None = None,
     ) -> ScoreArray:
-        """Score (query, document) pairs: float32 [len(pairs)], in input order."""
+        """Score (query, document) pairs: float32 [len(pairs)], in input order.
+
+        Parameters and errors are those of ``Client.score_pairs``.
+        """
         options = options_of(model, instruction, normalize, long_documents)
         return await self._exchange(pairs_exchange(await collect(pairs), options), timeout)
 
@@ -137,9 +143,10 @@ class AsyncClient:
         model: str | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[tuple[int, float], None]:
-        """Yield (index, score) as documents are scored; as ``Client.score_stream`` does.
+        """Yield (index, score) as soon as documents are scored, as ``Client.score_stream`` does.
 
-        Documents are read in a task of their own.
+        Documents are read in a separate task. Parameters and errors are those of
+        ``Client.score_stream``.
         """
         start = stream_start(query, options_of(model, instruction, normalize, long_documents))
         if not isinstance(documents, AsyncIterable):
@@ -149,7 +156,7 @@ class AsyncClient:
         return self._stream(start, documents, call_options)
 
     async def models(self, *, timeout: float | None = None) -> list[ServedModel]:
-        """List the server's models, the default one first."""
+        """List the server's models, the default one first; errors are those of ``Client.rank``."""
         return await self._exchange(models_exchange(), timeout)
 
     async def aclose(self) -> None:
@@ -184,7 +191,7 @@ class AsyncClient:
         documents: Iterable[Document] | AsyncIterable[Document],
         call_options: dict[str, Any],
     ) -> AsyncGenerator[tuple[int, float], None]:
-        failures: list[Exception] = []  # of the documents, which gRPC's task reads
+        failures: list[Exception] = []  # from reading documents, which gRPC does in its own task
 
         async def requests() -> AsyncIterator[Any]:
             yield start
@@ -208,10 +215,10 @@ class AsyncClient:
             raise failures[0]
 
     async def _finished(self, operation: Awaitable[T]) -> T:
-        """Wait for a step of a call.
+        """Wait for a step of a call, in another task.
 
-        gRPC cancels calls of a channel that is closed, which must not look as if this task had
-        been cancelled: hence another one.
+        gRPC cancels calls when their channel is closed. In this task, that would look as if the
+        caller had cancelled it.
         """
         step = asyncio.ensure_future(operation)
         await asyncio.wait({step})

@@ -1,4 +1,4 @@
-"""``Client``: calls that wait."""
+"""``Client``: blocking calls of a server."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from edgerank.documents import Document, LongDocuments, as_documents
 
 
 class Client(Closing):
-    """A connection to a server, which opens with the first call. Several threads may share it.
+    """A client of a server over gRPC. Several threads may share it.
 
         with Client("localhost:50051") as client:
             for hit in client.rank("who wrote dune?", documents, top_k=5):
                 print(hit.score, hit.index, hit.document)
 
-    Keep it for many calls: every new client opens a connection of its own.
+    The first call opens the connection. Keep a client for many calls: every client opens its own
+    connection. ``close``, or the end of a ``with`` block, closes it.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class Client(Closing):
     ) -> None:
         """Prepare a connection.
 
-        :param target: HOST:PORT or unix:PATH
-        :param tls: TlsFiles() for the system's authorities; in the clear by default
-        :param token: sent with every call
-        :param timeout: seconds until a call that names no time fails
-        :param max_attempts: how often a call is sent while the server is busy or away, 5 at most
+        :param target: address of the server: HOST:PORT or unix:PATH
+        :param tls: certificates for TLS; ``TlsFiles()`` trusts the system's authorities. The
+            default is no TLS
+        :param token: bearer token to send with every call
+        :param timeout: default time-out of a call, in seconds
+        :param max_attempts: how often to send a call while the server is busy or unavailable, from
+            1 to 5
         :raises InputError: an argument is unusable, or a file cannot be read
         """
         self._connection = Connection(
@@ -76,10 +79,13 @@ class Client(Closing):
     ) -> Ranking:
         """Rank documents by relevance to a query, best first, as ``Reranker.rank`` does.
 
-        :param model: its name; the server's first by default
-        :param timeout: seconds until the call fails; the client's by default
-        :raises InputError: a text or an option is unusable, here or for the server
-        :raises ServerError: the server did not answer; its subclasses say why
+        Other parameters are those of ``Reranker.rank``.
+
+        :param model: name of the model; the server's first by default
+        :param timeout: time-out in seconds; the client's by default
+        :return: a list of hits, with attributes of the response
+        :raises InputError: a text or an option is unusable, or the server refuses it
+        :raises ServerError: the server did not answer; the subclass is the reason
         :raises EdgerankError: the client is closed
         """
         options = options_of(model, instruction, normalize, long_documents)
@@ -97,11 +103,12 @@ class Client(Closing):
         normalize: bool = False,
         timeout: float | None = None,
     ) -> Ranking:
-        """Rank documents of a store of the server by their ids, best first.
+        """Rank documents of a store on the server by their ids, best first.
 
         A hit's ``document`` is the id.
 
-        :param store: its name; the server's first by default
+        :param ids: ids of the documents to rank
+        :param store: name of the store; the server's first by default
 
         Other parameters and errors are those of ``rank``.
         """
@@ -154,13 +161,15 @@ class Client(Closing):
         model: str | None = None,
         timeout: float | None = None,
     ) -> Generator[tuple[int, float], None, None]:
-        """Yield (index, score) as documents are scored, in any order; any number of documents.
+        """Yield (index, score) as soon as documents are scored, in any order.
 
-        Documents are read in another thread, and checked and sent a chunk at a time. Where one is
-        unusable, or reading them fails, what was sent before is scored first, then the error is
-        raised. Other arguments are checked at once. Parameters and errors are those of ``rank``.
+        There may be any number of documents. They are read in another thread, and checked and sent
+        in chunks. If a document is unusable, or reading fails, the documents sent before are scored
+        first, and then the error is raised. Other arguments are checked at once.
 
-        :param timeout: seconds until the whole stream fails; the client's by default
+        :param timeout: time-out of the whole stream in seconds; the client's by default
+
+        Other parameters and errors are those of ``rank``.
         """
         start = stream_start(query, options_of(model, instruction, normalize, long_documents))
         documents = as_documents(documents)

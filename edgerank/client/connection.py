@@ -19,7 +19,7 @@ from edgerank.documents import check_integer, check_text
 from edgerank.errors import EdgerankError, InputError
 
 TIMEOUT_S = 60.0
-MAX_TIMEOUT_S = 10_000_000  # gRPC takes a deadline that is very far away for one that has passed
+MAX_TIMEOUT_S = 10_000_000  # gRPC treats a deadline very far away as one that has passed
 MAX_ATTEMPTS = 4
 MOST_ATTEMPTS = 5  # gRPC makes no more
 RETRY_BUFFER_BYTES = 1 << 26  # a longer request is sent once; a server refuses it by default
@@ -27,15 +27,15 @@ RETRY_BUFFER_BYTES = 1 << 26  # a longer request is sent once; a server refuses 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files of a client: whom it trusts, and who it is where the server asks."""
+    """PEM files for TLS: the trusted authority, and a client certificate with its key."""
 
-    ca: str | os.PathLike[str] | None = None  # the system's authorities by default
+    ca: str | os.PathLike[str] | None = None  # authority to trust; the system's by default
     cert: str | os.PathLike[str] | None = None
     key: str | os.PathLike[str] | None = None
 
 
 class Connection:
-    """A channel, which the first call opens, and what goes with every call."""
+    """A channel, which the first call opens, and the options of every call."""
 
     def __init__(
         self,
@@ -75,16 +75,16 @@ class Connection:
             return getattr(self._stub, name)
 
     def call_options(self, timeout: float | None) -> dict[str, Any]:
-        """Return what gRPC is told with a call.
+        """Return the arguments of a gRPC call besides its request.
 
-        :param timeout: seconds; the client's by default
+        :param timeout: in seconds; the client's by default
         :raises InputError: it is unusable
         """
         seconds = self._timeout if timeout is None else checked_timeout(timeout)
         return {"timeout": seconds, "metadata": self._metadata}
 
     def close(self) -> Any:
-        """Refuse all further calls; return the channel to be closed, None if none is open."""
+        """Refuse all further calls; return the channel for the caller to close, or None."""
         with self._lock:
             self._is_closed = True
             channel, self._channel, self._stub = self._channel, None, None
@@ -92,7 +92,7 @@ class Connection:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn an error of gRPC within into one of ours."""
+        """Turn an error of gRPC in a ``with`` block into one of edgerank."""
         try:
             yield
         except grpc.RpcError as error:
@@ -100,7 +100,7 @@ class Connection:
             if self._is_closed and failed.code() is grpc.StatusCode.CANCELLED:
                 raise closed_error() from error
             raise error_of(failed) from error
-        except ValueError as error:  # gRPC's, where another thread has just closed the channel
+        except ValueError as error:  # gRPC raises it if another thread has closed the channel
             if self._is_closed:
                 raise closed_error() from error
             raise
@@ -112,7 +112,7 @@ class Connection:
 
 
 def closed_error() -> EdgerankError:
-    """Say that a call was made on a closed client, or was cut off by closing it."""
+    """Return the error of a call on a client that is closed, or was closed meanwhile."""
     return EdgerankError("the client is closed; make another one to go on")
 
 
@@ -140,7 +140,7 @@ def checked_timeout(timeout: float) -> float:
 
 
 def metadata(token: str | None) -> list[tuple[str, str]]:
-    """Return what goes with every call.
+    """Return the metadata of every call.
 
     :raises InputError: the token cannot be sent
     """
@@ -171,7 +171,7 @@ def credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
 
 
 def channel_options(max_attempts: int) -> list[tuple[str, Any]]:
-    """Say how often a call is tried, and how the connection is kept.
+    """Return gRPC's options: retries, load balancing, keep-alive and sizes.
 
     :raises InputError: the number is out of range
     """
@@ -183,7 +183,7 @@ def channel_options(max_attempts: int) -> list[tuple[str, Any]]:
     if max_attempts > 1:
         config["methodConfig"][0]["retryPolicy"] = {
             "maxAttempts": max_attempts,
-            "initialBackoff": "0.1s",  # a server that is busy says itself how long to wait
+            "initialBackoff": "0.1s",  # a busy server sends the time to wait
             "maxBackoff": "2s",
             "backoffMultiplier": 2,
             # CANCELLED: gRPC's answer to a call that reaches a server as it begins to drain

@@ -1,4 +1,4 @@
-"""A failed call of gRPC as an error of ours."""
+"""Turns a failed gRPC call into an error of edgerank."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ M = TypeVar("M", bound=Message)
 
 
 def error_of(failed: Any) -> InputError | ServerError:
-    """Turn a failed call into an error of ours.
+    """Turn a failed call into an error of edgerank.
 
     :param failed: a grpc.RpcError
     """

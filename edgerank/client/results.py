@@ -1,4 +1,4 @@
-"""What clients return: hits and scores, with what the server says about computing them."""
+"""Results of clients: hits and scores, with usage and timings of the server."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from edgerank.ranking import Hit, Scores
 
 @dataclass(frozen=True)
 class Usage:
-    """What the server computed for a request."""
+    """The work of the server for a request."""
 
-    tokens: int  # what texts share counts once, what was cut does not count
+    tokens: int  # number of computed tokens; tokens that texts share count once
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the server's time for a request went, in seconds."""
+    """The server's time for a request, in seconds."""
 
-    total_s: float  # from the first look at the request to the response
-    tokenize_s: float  # text into tokens, with the wait for a thread
-    queue_s: float  # waiting for the engine, which other requests use too
-    inference_s: float  # in micro-batches that the request had a part in
+    total_s: float  # from the arrival of the request to the response
+    tokenize_s: float  # tokenizing, including the wait for a thread
+    queue_s: float  # waiting for the engine while it computes other requests
+    inference_s: float  # micro-batches with a part of the request
 
 
 class Ranking(list[Hit]):
     """A list of hits, best first.
 
-    ``usage`` and ``timings`` are the server's, ``model`` is the name of the model that scored, and
-    ``request_id`` names the request in the server's log.
+    ``usage`` and ``timings`` describe the server's work, ``model`` is the name of the model, and
+    ``request_id`` identifies the request in the server's log.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Ranking(list[Hit]):
 class ScoreArray(Scores):
     """A NumPy array of scores: float32 [n], in the order of the input.
 
-    Beside what every array has, it has the attributes of ``Ranking``: ``usage``, ``timings``,
-    ``model`` and ``request_id``. Copies and parts keep them; what is computed is a plain array.
+    It also has the attributes of ``Ranking``: ``usage``, ``timings``, ``model`` and ``request_id``.
+    Copies and slices keep them. The results of computations are plain arrays.
     """
 
     usage: Usage
@@ -75,7 +75,7 @@ class ScoreArray(Scores):
     def __array_wrap__(
         self, array: NDArray[Any], context: Any = None, return_scalar: bool = False
     ) -> Any:
-        return np.asarray(array)[()]  # a scalar where there are no dimensions
+        return np.asarray(array)[()]  # a scalar if there are no dimensions
 
     def __reduce__(self) -> Any:
         parts = (np.asarray(self), self.usage, self.timings, self.model, self.request_id)
@@ -84,16 +84,16 @@ class ScoreArray(Scores):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model of the server."""
+    """A model that the server offers."""
 
     name: str
-    source: str  # the checkpoint that it was made from
+    source: str  # the checkpoint of the bundle
     family: str
     precision: str
-    max_length: int  # tokens of query and document together
+    max_length: int  # most tokens of query and document together
     takes_instruction: bool
     digest: str  # sha256 of the bundle's manifest
-    variant: str  # which of the bundle's graphs runs
-    variant_reason: str  # why that one
-    kernels: str  # what computes it: "stock", or the instruction set of compiled kernels
-    kernels_reason: str  # why those
+    variant: str  # name of the bundle's variant that runs
+    variant_reason: str  # why it was chosen
+    kernels: str  # "stock", or the instruction set of the compiled kernels
+    kernels_reason: str  # why they were chosen

@@ -1,4 +1,4 @@
-"""What ``AsyncClient`` needs to read documents and to send them as a stream."""
+"""Reading and streaming of documents for ``AsyncClient``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def collect(items: Iterable[T] | AsyncIterable[T]) -> Iterable[T]:
 
 
 async def chunks(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[list[T]]:
-    """Yield the items, so many at a time as a message of a stream has."""
+    """Yield the items in lists of the size of a message of a stream."""
     chunk: list[T] = []
     async for item in _each(items):
         chunk.append(item)
@@ -28,7 +28,7 @@ async def chunks(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[list[T]
 
 
 def keep_status(call: Any) -> None:
-    """Let a stream end with the server's status, whatever is being sent then.
+    """Let a stream end with the server's status, even if a write fails first.
 
     A write to a call that the server has just ended fails, and ``grpc.aio`` makes that the status,
     INTERNAL or CANCELLED, if it notices the failure first (https://github.com/grpc/grpc/issues/36066).
@@ -38,7 +38,7 @@ def keep_status(call: Any) -> None:
 
 
 class _PatientCall:
-    """The call beneath one of ``grpc.aio``; a write that fails waits for the server's status."""
+    """Wraps the inner call of ``grpc.aio``; a failing write waits for the server's status."""
 
     def __init__(self, call: Any) -> None:
         self._call = call

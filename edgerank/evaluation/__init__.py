@@ -1,12 +1,12 @@
-"""Ranking quality on a judged collection: candidates, their re-scoring, the usual measures.
+"""Measures ranking quality on a collection with relevance judgements.
 
     found = evaluate_bundles("collections/scifact", ["models/mxbai-large"])
     for run in found.runs:
         print(run.name, run.means)
 
-``evaluate_bundles`` is what ``edgerank eval`` runs; its parts are here for protocols of your own.
-Anything that scores (query, document) pairs can stand in for a bundle: see ``rescore``. Needs the
-``eval`` extra; nothing else in edgerank imports this package but its command.
+``edgerank eval`` calls ``evaluate_bundles``. Its parts are public too, for other protocols: with
+``rescore``, any function that scores (query, document) pairs can take the place of a bundle. This
+package needs the extra ``eval``.
 """
 
 from edgerank.evaluation.collection import Collection, Qrels, read_collection

@@ -1,4 +1,4 @@
-"""A judged collection in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/<split>.tsv."""
+"""A collection with judgements in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ Qrels = dict[str, dict[str, int]]  # relevance by query id, then document id
 
 @dataclass(frozen=True)
 class Collection:
-    """Documents, and the queries that are judged."""
+    """Documents, queries and relevance judgements."""
 
     name: str
-    documents: dict[str, str]  # texts by id, behind their titles
-    queries: dict[str, str]  # texts by id
-    qrels: Qrels  # of just these queries; it may judge documents that are not in the corpus
+    documents: dict[str, str]  # by id: title and text
+    queries: dict[str, str]  # by id: the text; only queries with judgements
+    qrels: Qrels  # of these queries; may include documents that are not in the corpus
 
 
 def read_collection(directory: str | os.PathLike[str], split: str = "test") -> Collection:
     """Read a collection.
 
-    :param split: which judgements: those of qrels/<split>.tsv
-    :raises InputError: a file is missing or malformed, or a judged query is absent
+    :param directory: a directory in BEIR's layout
+    :param split: name of the file of judgements, qrels/<split>.tsv
+    :raises InputError: a file is missing or malformed, or a query with judgements is missing
     """
     directory = Path(directory)
     qrels_path = directory / "qrels" / f"{split}.tsv"
@@ -51,7 +52,7 @@ def read_collection(directory: str | os.PathLike[str], split: str = "test") -> C
 
 
 def _read_texts(path: Path) -> dict[str, str]:
-    """Read the texts of a JSONL file by id, each behind its title."""
+    """Read the titles and texts of a JSONL file, by id."""
     texts: dict[str, str] = {}
     for number, line in read_lines(path):
         key, text = read_record(str(path), number, line)

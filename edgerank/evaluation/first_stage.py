@@ -1,4 +1,4 @@
-"""The candidates that are re-scored: BM25's, or those of a run file."""
+"""The candidates that models score: from BM25, or from a run file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgerank.trec import by_score
 
 
 def bm25(collection: Collection, num_candidates: int, *, show_progress: bool = False) -> Run:
-    """Retrieve with BM25: the best documents of every query, best first.
+    """Find the best documents of every query with BM25, best first.
 
-    Words are runs of two or more word characters, less English stop words, unstemmed. A document
-    without a word of the query is no candidate, so that a query may have fewer, or none.
+    Words are runs of two or more word characters, without English stop words, and are not stemmed.
+    Candidates have a word of the query, so a query may have fewer than ``num_candidates``.
     """
     words = bm25s.tokenize(list(collection.documents.values()), show_progress=show_progress)
     if not words.vocab:
@@ -37,9 +37,11 @@ def bm25(collection: Collection, num_candidates: int, *, show_progress: bool = F
 def read_candidates(path: Path, collection: Collection, num_candidates: int) -> Run:
     """Read the best documents of every query from a run file, best first.
 
-    Queries that are not judged are left out; a judged one that the file lacks has no candidates.
+    Queries without judgements are left out. A query with judgements that is not in the file has no
+    candidates.
 
-    :raises InputError: the file is missing or malformed, or names a document that is not there
+    :raises InputError: the file is missing or malformed, or has a document that is not in the
+        corpus
     """
     run = read_run(path)
     candidates = {

@@ -1,4 +1,4 @@
-"""How good a run is, query by query, and whether one is better than another."""
+"""Measures of a run for each query, and a test of the difference between two runs."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ BATCH = 100  # permutations drawn at once, to bound memory
 
 @dataclass(frozen=True)
 class Measured:
-    """Values of every judged query, whether the run has it or not."""
+    """The measures of a run, for every query with judgements."""
 
     per_query: dict[str, dict[str, float]]  # by measure, then query id
 
     @property
     def means(self) -> dict[str, float]:
-        """Means over all judged queries, by measure."""
+        """Means over all queries with judgements, by measure."""
         return {name: sum(values.values()) / len(values) for name, values in self.per_query.items()}
 
 
 def evaluate(qrels: Qrels, run: Run) -> Measured:
     """Compute nDCG@10, MRR@10 and Recall@10 as trec_eval does.
 
-    A document is relevant from 1 on, and its gain is its relevance. Equal scores are put in
-    trec_eval's order, which is not the run's. A judged query that the run lacks has 0.
+    A document is relevant if its relevance is 1 or more; its gain is its relevance. Documents with
+    equal scores are in trec_eval's order, not in the run's. A query that is not in the run has 0.
     """
     ndcg, rr, recall = nDCG @ CUTOFF, RR, R @ CUTOFF
     found = _calculate([ndcg, rr, recall], qrels, run)
-    # trec_eval has no cutoff for the reciprocal rank, and what ir_measures has for it breaks ties
-    # in another order.
+    # trec_eval has no cutoff for the reciprocal rank, and ir_measures' own implementation breaks
+    # ties in another order
     cut = {query: value if value >= 1 / CUTOFF else 0.0 for query, value in found[rr].items()}
     return Measured(dict(zip(MEASURES, (found[ndcg], cut, found[recall]), strict=True)))
 
 
 def recall_at(cutoff: int, qrels: Qrels, run: Run) -> float:
-    """Compute the mean share of relevant documents among the first ``cutoff``."""
+    """Compute the mean share of the relevant documents that are among the first ``cutoff``."""
     values = _calculate([R @ cutoff], qrels, run)[R @ cutoff]
     return sum(values.values()) / len(values)
 
@@ -60,7 +60,7 @@ def randomisation_test(values: dict[str, float], baseline: dict[str, float]) -> 
     """
     differences = np.array([value - baseline[query] for query, value in values.items()])
     if len(differences) < 2:
-        return 1.0  # swapping changes but the sign
+        return 1.0  # swapping changes only the sign
     tested = permutation_test(
         (differences,),
         np.mean,
@@ -75,7 +75,7 @@ def randomisation_test(values: dict[str, float], baseline: dict[str, float]) -> 
 def _calculate(
     measures: list[ir_measures.Measure], qrels: Qrels, run: Run
 ) -> dict[ir_measures.Measure, dict[str, float]]:
-    """Compute values by measure, then query; ir_measures gives 0 to a query that the run lacks."""
+    """Compute values by measure, then query; a query that is not in the run has 0."""
     found: dict[ir_measures.Measure, dict[str, float]] = {measure: {} for measure in measures}
     for metric in ir_measures.pytrec_eval.iter_calc(measures, qrels, run):
         found[metric.measure][metric.query_id] = metric.value

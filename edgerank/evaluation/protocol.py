@@ -1,4 +1,4 @@
-"""The protocol: bundles re-rank the same candidates of a collection and are compared."""
+"""The protocol: bundles rank the same candidates of a collection, and are compared."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class EvaluatedRun:
     name: str
     bundle: str | None  # its directory; None for the first stage
     means: dict[str, float]  # by measure
-    p: dict[str, float]  # of the difference in nDCG@10, by the name of the run compared with
-    documents_per_second: float | None  # None where nothing was scored
+    p: dict[str, float]  # by the name of another run: the p of the difference in nDCG@10
+    documents_per_second: float | None  # None if nothing was scored
     per_query: dict[str, dict[str, float]]  # by measure, then query id
 
 
@@ -36,9 +36,9 @@ class Evaluation:
     collection: str
     split: str
     queries: int
-    candidates: int  # at most, for each query
-    candidate_recall: float  # mean share of the relevant documents among the candidates
-    runs: list[EvaluatedRun]  # the first stage's, then the bundles' in their order
+    candidates: int  # most candidates of a query
+    candidate_recall: float  # mean share of the relevant documents that are candidates
+    runs: list[EvaluatedRun]  # the first stage, then the bundles in their order
 
 
 def evaluate_bundles(
@@ -54,24 +54,25 @@ def evaluate_bundles(
     kernels: str | None = None,
     show_progress: bool = False,
 ) -> Evaluation:
-    """Re-rank the same candidates with each bundle, and compare the rankings.
+    """Rank the same candidates with each bundle, and compare the rankings.
 
     Each bundle is compared with the first stage and with the first bundle.
 
     :param collection: a directory in BEIR's layout
-    :param bundles: their directories
-    :param num_candidates: documents of each query to re-rank
-    :param first_stage: a TREC run file with the candidates; BM25 retrieves them by default
-    :param runs: a directory for TREC run files; what an interrupted call has left there is used
-    :param split: the judgements are those of qrels/<split>.tsv
-    :param max_length: tokens of query and document together; each bundle's default by default
-    :param threads: threads to compute with; the physical cores given to the process by default
-    :param kernels: what computes, as ``Reranker`` takes it
-    :param show_progress: draw progress bars on stderr
+    :param bundles: directories of the bundles
+    :param num_candidates: number of documents to rank for each query
+    :param first_stage: TREC run file with the candidates; by default BM25 finds them
+    :param runs: directory for the rankings, as TREC run files; an interrupted call continues from
+        them
+    :param split: name of the file of judgements, qrels/<split>.tsv
+    :param max_length: most tokens of query and document together; each bundle's own by default
+    :param threads: as for ``Reranker``
+    :param kernels: as for ``Reranker``
+    :param show_progress: whether to draw progress bars on stderr
     :raises InputError: the collection, the run file or an option is unusable
     :raises BundleError: a bundle is missing or broken
     """
-    # what is broken is found here, before hours have gone into what comes ahead of it
+    # find unusable arguments before hours of work
     choose_kernels(kernels)
     for bundle in bundles:
         _check_length(bundle, max_length)
@@ -131,7 +132,7 @@ def _candidates(
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Number names that were there before."""
+    """Append numbers to repeated names."""
     unique: list[str] = []
     for name in names:
         number, free = 2, name

@@ -1,4 +1,4 @@
-"""Candidates scored anew, by a bundle or by anything else; what was scored before is read back."""
+"""Scores candidates with a bundle or another function, and reuses scores of earlier runs."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ QUERIES_AT_ONCE = 128  # of embedding models, which embed a document once for al
 
 logger = logging.getLogger(__name__)
 
-# Scores of (query, document) pairs, in their order; higher is more relevant.
+# Returns the scores of (query, document) pairs, in their order; higher is more relevant.
 ScorePairs = Callable[[Sequence[tuple[str, str]]], Iterable[float]]
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """A run, and what it took."""
+    """A run, with the time that it took."""
 
     run: Run
-    num_scored: int  # documents; less than the run has if some were read back
-    seconds: float  # that scoring them took
+    num_scored: int  # documents that were scored; others were read back
+    seconds: float  # time to score them
 
     @property
     def documents_per_second(self) -> float | None:
-        """None if all were read back."""
+        """Speed of scoring; None if all documents were read back."""
         return self.num_scored / self.seconds if self.num_scored else None
 
 
@@ -54,12 +54,14 @@ def rescore(
 ) -> Rescored:
     """Score every candidate of every query.
 
-    :param path: a TREC run file to write as scores come in, under a name of its own until it is
-        complete. What it holds of an interrupted or earlier call with the same digest, candidates
-        and texts is read back; anything else in it is replaced, with a warning to the log.
-    :param digest: names all that the scores depend on besides the texts
-    :param queries_at_once: how many queries' pairs to score in one call; an interruption loses them
-    :param show_progress: draw a progress bar on stderr, called ``name``
+    :param score_pairs: returns the scores of (query, document) pairs, in their order
+    :param path: TREC run file, written query by query, with another name until it is complete.
+        Scores of an earlier call with the same digest, candidates and texts are read back. Other
+        scores in the file are replaced, with a warning in the log
+    :param digest: identifies everything that the scores depend on besides the texts
+    :param queries_at_once: number of queries whose pairs are scored in one call; an interruption
+        loses the scores of the call in progress
+    :param show_progress: whether to draw a progress bar on stderr, with the label ``name``
     :raises EdgerankError: a score is not finite
     """
     tag = f"edgerank-{_digest_of(digest, collection, candidates)[:12]}"
@@ -132,7 +134,7 @@ def rescore_with_bundle(
 
 
 def _read_back(path: Path, tag: str, candidates: Run) -> Run:
-    """Read what a finished and an unfinished run hold of the same scores; warn of anything else."""
+    """Read scores with the tag from a finished and an unfinished run; warn of other scores."""
     known: Run = {}
     for file in (path, partial_path(path)):
         whole, num_others = read_tagged(file, tag, candidates)
@@ -148,7 +150,7 @@ def _read_back(path: Path, tag: str, candidates: Run) -> Run:
 
 
 def _digest_of(digest: str, collection: Collection, candidates: Run) -> str:
-    """Hash all that a run depends on: what scores, and ids and texts of what it scores."""
+    """Hash everything that a run depends on: the scorer, and the ids and texts of its pairs."""
     hasher = hashlib.sha256(digest.encode())
     for query, found in candidates.items():
         documents = [(document, collection.documents[document]) for document in found]

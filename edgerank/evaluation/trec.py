@@ -45,11 +45,12 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 
 
 def read_tagged(path: Path, tag: str, candidates: Run) -> tuple[Run, int]:
-    """Read the queries of which every candidate, and nothing else, is in a run under the tag.
+    """Read the queries that are complete in a run: exactly their candidates have the tag.
 
-    What is not well-formed is skipped: an interruption may have torn the last line.
+    Malformed lines are skipped, because an interruption may have cut the last line.
 
-    :return: their scores in the order of the candidates, and how many other queries the file names
+    :return: their scores in the order of the candidates, and the number of other queries in the
+        file
     """
     found: Run = {}
     named = set()
@@ -71,10 +72,10 @@ def read_tagged(path: Path, tag: str, candidates: Run) -> tuple[Run, int]:
 
 @contextmanager
 def growing_run(path: Path | None, run: Run, tag: str) -> Iterator[Callable[[Run], None]]:
-    """Write a run query by query under the name of ``partial_path``; rename it when all is there.
+    """Write a run query by query to ``partial_path``; rename the file when it is complete.
 
-    :param path: None to write nothing
-    :param run: what is there from the start
+    :param path: the final file; None writes nothing
+    :param run: the queries to begin with
     :return: a function that appends queries
     """
     if path is None:
@@ -93,7 +94,7 @@ def growing_run(path: Path | None, run: Run, tag: str) -> Iterator[Callable[[Run
 
 
 def partial_path(path: Path) -> Path:
-    """Return where a run lies until it is complete."""
+    """Return the path of a run until it is complete."""
     return path.with_name(f"{path.name}.partial")
 
 

@@ -15,7 +15,8 @@ from edgerank.integrations.source import open_source
 class EdgerankRanker:
     """Ranks documents by relevance to a query, best first, with scores in [0, 1].
 
-    It takes a place, not a Reranker, so that a pipeline can be saved.
+    It takes a bundle directory or the address of a server, and not a ``Reranker``, so that a
+    pipeline can be saved.
     """
 
     def __init__(
@@ -28,13 +29,13 @@ class EdgerankRanker:
         top_k: int | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
-        """Note what to rank with; it is opened by ``warm_up`` or the first ``run``.
+        """Configure the component; ``warm_up`` or the first ``run`` opens the bundle or server.
 
-        :param bundle: its directory; the model in the package by default
-        :param server: HOST:PORT or unix:PATH of a server's gRPC, in place of a bundle
-        :param token: a line of the server's token file
-        :param tls: whether the server is spoken to with TLS
-        :param top_k: how many documents to return, all by default
+        :param bundle: directory of the bundle; the model in the package by default
+        :param server: gRPC address of a server, HOST:PORT or unix:PATH, in place of a bundle
+        :param token: bearer token for the server
+        :param tls: whether to connect to the server with TLS
+        :param top_k: number of documents to return; all by default
         :param options: further arguments of ``rank``, such as ``instruction``
         """
         self.bundle = bundle
@@ -67,7 +68,8 @@ class EdgerankRanker:
     ) -> dict[str, list[Document]]:
         """Rank documents by their ``content``.
 
-        :param top_k: in place of the component's
+        :param top_k: number of documents to return; the component's by default
+        :return: ``{"documents": [...]}``, best first, with their scores
         :raises EdgerankError: as ``Reranker.rank`` and ``Client.rank`` do
         """
         if not documents:

@@ -15,7 +15,7 @@ from edgerank.integrations.source import open_source
 class EdgerankCompressor(BaseDocumentCompressor):
     """Keeps the documents that are most relevant to a query, best first.
 
-    ``metadata["relevance_score"]`` of a document has its score, in [0, 1].
+    The score of a document, in [0, 1], is in its ``metadata["relevance_score"]``.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -23,7 +23,7 @@ class EdgerankCompressor(BaseDocumentCompressor):
     reranker: Any = None
     """A Reranker, a Client, or a bundle directory; the model in the package by default."""
     top_n: int | None = Field(default=None, ge=1)
-    """How many documents to keep; all by default."""
+    """Number of documents to keep; all by default."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of ``rank``, such as ``instruction``."""
 
@@ -36,7 +36,7 @@ class EdgerankCompressor(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        """Rank documents.
+        """Rank documents, best first; the best ``top_n`` are returned.
 
         :raises EdgerankError: as ``Reranker.rank`` and ``Client.rank`` do
         """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class EdgerankPostprocessor(BaseNodePostprocessor):
     """Keeps the nodes that are most relevant to a query, best first, with scores in [0, 1].
 
-    A node is read with its metadata, as for embeddings.
+    The text of a node includes its metadata, as for embeddings.
     """
 
     top_n: int | None = Field(default=None, ge=1, description="Nodes to keep; all by default.")
@@ -40,7 +40,10 @@ class EdgerankPostprocessor(BaseNodePostprocessor):
     ) -> None:
         """Open the bundle.
 
-        :param reranker: or a client, or a bundle directory; the model in the package by default
+        :param reranker: a reranker, a client or a bundle directory; the model in the package by
+            default
+        :param top_n: number of nodes to keep; all by default
+        :param options: further arguments of ``rank``, such as ``instruction``
         :raises BundleError: the bundle is missing or unusable
         """
         super().__init__(top_n=top_n, options=options or {}, **others)
@@ -48,7 +51,7 @@ class EdgerankPostprocessor(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Name the class, as LlamaIndex does."""
+        """Return the name of the class, which LlamaIndex stores."""
         return "EdgerankPostprocessor"
 
     def _postprocess_nodes(

@@ -30,7 +30,8 @@ class EdgerankRanker(BaseRanker):
     ) -> None:
         """Open the bundle.
 
-        :param reranker: or a client, or a bundle directory; the model in the package by default
+        :param reranker: a reranker, a client or a bundle directory; the model in the package by
+            default
         :param options: further arguments of ``rank``, such as ``instruction``
         :raises BundleError: the bundle is missing or unusable
         """
@@ -39,7 +40,7 @@ class EdgerankRanker(BaseRanker):
         self._options = {"normalize": True, "return_documents": False, **options}
 
     def score(self, query: str, doc: str) -> float:
-        """Score one document.
+        """Score one document, from 0 to 1.
 
         :raises EdgerankError: as ``Reranker.rank`` and ``Client.rank`` do
         """

@@ -1,4 +1,4 @@
-"""``CrossEncoder`` in place of that of sentence-transformers, which it does not import."""
+"""``CrossEncoder``, in place of that of sentence-transformers, which is not imported."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class CrossEncoder:
-    """``predict`` and ``rank`` of sentence-transformers 6, with the scores that they give.
+    """The methods ``predict`` and ``rank`` of sentence-transformers 6, with the same scores.
 
     ``prompt`` is the instruction of models that take one. ``batch_size``, ``device``, ``pool`` and
-    ``chunk_size`` change no score, and are ignored.
+    ``chunk_size`` do not affect scores, and are ignored.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CrossEncoder:
         """Score (query, document) pairs, or one pair.
 
         :return: float32 [len(inputs)], or a float32 for one pair
-        :raises InputError: a text or an option is unusable
+        :raises InputError: a text or an option is unusable, or an option is not supported
         """
         is_one = len(inputs) > 0 and not isinstance(inputs[0], list | tuple | np.ndarray)
         pairs = [tuple(pair) for pair in ([inputs] if is_one else inputs)]
@@ -87,8 +87,9 @@ class CrossEncoder:
     ) -> list[dict[str, Any]]:
         """Rank documents, best first.
 
-        :return: ``corpus_id``, the document's index, ``score``, and ``text`` if it is asked for
-        :raises InputError: a text or an option is unusable
+        :return: dictionaries with ``corpus_id``, the index of the document, ``score``, and ``text``
+            with ``return_documents``
+        :raises InputError: a text or an option is unusable, or an option is not supported
         """
         scores = self.predict(
             [(query, document) for document in documents],

@@ -1,4 +1,4 @@
-"""What an adapter ranks with: a bundle, opened here or by the caller, or a server."""
+"""The reranker or client of an adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_source(source: Reranker | Client | str | os.PathLike[str] | None) -> Reranker | Client:
-    """Open a bundle directory, None for the model in the package; return others as they are.
+    """Open a bundle directory, by default the model in the package; return others as they are.
 
     :raises BundleError: the bundle is missing or unusable
     """

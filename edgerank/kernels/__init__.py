@@ -1,4 +1,4 @@
-"""Which kernels sessions use: compiled ones, or ONNX Runtime's own operators.
+"""Chooses the kernels of sessions: compiled ones, or ONNX Runtime's own operators.
 
 The library of compiled kernels is optional: without it ONNX Runtime runs stock operators, which
 give the same scores up to rounding.
@@ -21,21 +21,21 @@ from edgerank.errors import InputError, ProviderError
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-DOMAIN = "edgerank.kernels"  # of the operators, and how a bundle calls the library that it needs
+DOMAIN = "edgerank.kernels"  # of the operators; also the name of the library in a bundle's needs
 AUTO, STOCK = "auto", "stock"
-VARIABLE = "EDGERANK_KERNELS"  # what is asked for where the caller does not say
+VARIABLE = "EDGERANK_KERNELS"  # the default choice
 BUILD = "python -m edgerank.kernels.build"
 _FILES = {"win32": "edgerank_kernels.dll", "darwin": "libedgerank_kernels.dylib"}
 SOURCES = Path(__file__).parent / "src"  # a wheel has none
 LIBRARY = Path(__file__).parent / _FILES.get(sys.platform, "libedgerank_kernels.so")
 
-# the library has one choice, which a session reads while it is being set up
+# the library has one global choice, which a session reads when it is created
 _registering = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What computes, and why that."""
+    """The chosen kernels, and the reason for the choice."""
 
     name: str  # "stock", or the instruction set of compiled kernels
     reason: str
@@ -55,14 +55,14 @@ class Library:
     """The library of compiled kernels, as this process finds it."""
 
     path: Path
-    # that it has kernels for and this CPU runs: the fastest first, and last those that "auto" never
+    # those with kernels that this CPU can run, the fastest first, and last those that "auto" never
     # takes, because they round more or were not measured enough
     instruction_sets: tuple[str, ...]
     problem: str | None  # why there are none
 
 
 def find_library() -> Library:
-    """Look at the library for this platform; it need not be there."""
+    """Look for the library of this platform, which is optional."""
     if problem := _why_absent_or_stale():
         return Library(LIBRARY, (), problem)
     try:
@@ -78,7 +78,7 @@ def find_library() -> Library:
 
 
 def _why_absent_or_stale() -> str | None:
-    """Say why there is no library of this package's sources, and what to do; None if there is."""
+    """Return why there is no library of these sources, and what to do; None if there is one."""
     from edgerank.kernels import build
 
     if LIBRARY.exists():
@@ -107,7 +107,7 @@ def available() -> tuple[str, ...]:
 
 
 def choose_kernels(asked: str | None = None) -> Kernels:
-    """Choose what sessions compute with.
+    """Choose the kernels of sessions.
 
     :param asked: "auto", "stock", or the name of an instruction set; by default what the variable
         EDGERANK_KERNELS says, and "auto" where it says nothing. "auto" takes the fastest kernels
@@ -134,9 +134,9 @@ def choose_kernels(asked: str | None = None) -> Kernels:
 
 
 def register(options: ort.SessionOptions, kernels: Kernels, threads: int) -> None:
-    """Let a session that is opened with ``options`` use ``kernels``; stock needs nothing.
+    """Make a session that is opened with ``options`` use ``kernels``; stock needs nothing.
 
-    :param threads: that the session has
+    :param threads: number of threads of the session
     :raises ProviderError: the library does not fit the installed ONNX Runtime, or the system does
         not let this process use the instruction set
     """

@@ -1,1 +1,1 @@
-"""The server of any transport: requests, scheduled onto one engine."""
+"""The server without its transports: it schedules requests onto the engines."""

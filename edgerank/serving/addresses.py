@@ -1,4 +1,4 @@
-"""Addresses to listen on, and who can reach them."""
+"""Addresses to listen on, and whether other machines can reach them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def check_exposure(
     has_authentication: bool,
     is_insecure: bool,
 ) -> None:
-    """Refuse to be reached from other machines in the clear or by anyone.
+    """Refuse addresses that other machines can reach without TLS or authentication.
 
-    :param setting: that gave the addresses
+    :param setting: name of the setting with the addresses
     :param has_authentication: clients need a token or a certificate
-    :raises InputError: an address is not one, or is exposed and not said to be
+    :raises InputError: an address is malformed, or exposed without --insecure
     """
     for address in addresses:
         if is_local(address, setting) or is_insecure or (has_tls and has_authentication):
@@ -39,7 +39,7 @@ def check_exposure(
 def is_local(address: str, setting: str = "listen") -> bool:
     """Whether an address can be reached from this machine only.
 
-    :param setting: that gave the address
+    :param setting: name of the setting with the address
     :raises InputError: it is neither HOST:PORT nor unix:PATH
     """
     if is_socket(address):
@@ -60,7 +60,7 @@ def is_socket(address: str) -> bool:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Take HOST:PORT apart; an IPv6 host keeps its brackets.
+    """Split HOST:PORT; an IPv6 host keeps its brackets.
 
     :raises ValueError: it is no such address
     """

@@ -1,4 +1,4 @@
-"""The server's life: listen, load, serve, reload, drain, whatever the transport."""
+"""The life of the server with any transport: listen, load, serve, reload, drain."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What ``edgerank serve`` is told; ``settings`` explains each."""
+    """The settings of ``edgerank serve``; the module ``settings`` explains each."""
 
     models: Mapping[str, Path]  # by name, the default one first
     stores: Mapping[str, Path] = field(default_factory=dict)  # by name
@@ -54,16 +54,16 @@ class Transport(Protocol):
     """A transport: it passes each call through ``Calls`` and has ``Inference`` answer it."""
 
     async def open(self) -> list[str]:
-        """Listen, not serving yet; return the addresses with their ports.
+        """Listen, without serving yet; return the addresses with their ports.
 
         :raises EdgerankError: an address cannot be listened on
         """
 
     async def serve(self) -> None:
-        """Say that the models are loaded."""
+        """Begin to serve: the models are loaded."""
 
     async def drain(self, seconds: float) -> None:
-        """Take no more calls, and let those in progress end."""
+        """Refuse new calls, and wait for those in progress."""
 
     async def close(self) -> None:
         """End the calls in progress, if any."""
@@ -86,16 +86,16 @@ def serve(settings: ServerSettings, make_transports: Sequence[MakeTransport]) ->
             or (settings.tls is not None and settings.tls.client_ca is not None),
             is_insecure=settings.is_insecure,
         )
-    choose_kernels(settings.model_settings.kernels)  # refused here rather than after listening
+    choose_kernels(settings.model_settings.kernels)  # refuse unusable kernels before listening
     logs.configure(settings.log_level)
-    # the engine has the cores: a text is tokenised by the thread that asks for it
+    # the engine uses all cores, so a text is tokenised in the calling thread only
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     asyncio.run(_serve(settings, make_transports))
 
 
 async def _serve(settings: ServerSettings, make_transports: Sequence[MakeTransport]) -> None:
     if settings.otlp_endpoint is not None:
-        from edgerank.serving.tracing import send_spans  # its libraries are an extra of their own
+        from edgerank.serving.tracing import send_spans  # its libraries belong to an extra
 
         send_spans(settings.otlp_endpoint)
     metrics = Metrics()

@@ -1,4 +1,4 @@
-"""Who is calling, by the bearer token of the call."""
+"""Identifies clients by bearer tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgerank.serving.watched import WatchedFiles
 class BearerTokens:
     """Tokens from a file, one a line; blank lines and those that begin with # are skipped.
 
-    Several let clients move from one to the next.
+    With several tokens, clients can change from one to the next.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,14 +29,14 @@ class BearerTokens:
         self._digests = WatchedFiles([path], read)
 
     def client_of(self, authorization: str | None) -> str:
-        """Name the client that an authorization header stands for.
+        """Return the name of the client with an authorization header.
 
         :raises UnknownCaller: its token is not in the file
         """
         scheme, _, token = (authorization or "").partition(" ")
         given = _digest(token.strip())
         digests, _ = self._digests.get()
-        # all are compared, so that the time taken says nothing about them
+        # compare all, so that the time reveals nothing about them
         found = [hmac.compare_digest(given, digest) for digest in digests]
         if scheme.lower() != "bearer" or not any(found):
             raise UnknownCaller("the call needs 'authorization: Bearer TOKEN' with a known token")

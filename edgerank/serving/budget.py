@@ -1,4 +1,4 @@
-"""How many tokens the queue takes, and the share of them that each request holds."""
+"""The budget of tokens of the queue, and reservations of requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TokenBudget:
         self.lock = threading.Lock()
 
     def reserve(self, num_tokens: int) -> Reservation | None:
-        """Hold tokens for a request; None if there are not enough left."""
+        """Reserve tokens for a request; None if too few are left."""
         with self.lock:
             if self.held + num_tokens > self.max_tokens:
                 return None
@@ -23,7 +23,7 @@ class TokenBudget:
 
 
 class Reservation:
-    """Tokens of a budget that a request holds; a ``with`` block gives back what it still has."""
+    """Reserved tokens of a request; the end of a ``with`` block returns the remaining ones."""
 
     def __init__(self, budget: TokenBudget, num_tokens: int) -> None:
         """Use ``TokenBudget.reserve``."""
@@ -31,9 +31,9 @@ class Reservation:
         self._num_tokens = num_tokens
 
     def hand_over(self, num_tokens: int) -> Reservation:
-        """Hold so many tokens in a reservation that takes the place of this one.
+        """Replace this reservation by one of this many tokens.
 
-        There may be more of them than this one has, and than the budget has left.
+        There may be more tokens than in this reservation, and than the budget has left.
         """
         with self._budget.lock:
             self._budget.held += num_tokens - self._num_tokens
@@ -41,7 +41,7 @@ class Reservation:
         return Reservation(self._budget, num_tokens)
 
     def release(self, num_tokens: int | None = None) -> None:
-        """Give tokens back, all by default; what is not held any more is not given back again."""
+        """Return tokens to the budget, all by default; never more than are still reserved."""
         with self._budget.lock:
             num_tokens = self._num_tokens if num_tokens is None else num_tokens
             released = min(num_tokens, self._num_tokens)

@@ -1,4 +1,4 @@
-"""Around every call of any transport: who makes it, until when, what it came to."""
+"""Authentication, deadline, log and metrics of every call, for all transports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Call:
 
     method: str
     request_id: str
-    client: str  # whom fairness counts it for
+    client: str  # name of the client, for fairness
     deadline: float = inf  # seconds of time.monotonic()
     started: float = field(default_factory=time.monotonic)
     model: str = ""
@@ -38,7 +38,7 @@ class Call:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since it came."""
+        """Seconds since the arrival of the call."""
         return time.monotonic() - self.started
 
 
@@ -50,7 +50,7 @@ class Abandoned(Exception):
 
 
 class CallFailed(Exception):
-    """A call that is answered with an error: the transport words it."""
+    """A call that failed; the transport turns it into an error message."""
 
     def __init__(self, error: Exception, reason: Reason) -> None:
         super().__init__(reason.name)
@@ -59,18 +59,18 @@ class CallFailed(Exception):
 
     @property
     def is_expected(self) -> bool:
-        """Whether the client may be told what was wrong."""
+        """Whether the client may see the reason."""
         return self.reason is not UNEXPECTED
 
 
 class Calls:
-    """Lets calls in, and logs and counts them; texts stay out of the log."""
+    """Admits, logs and counts calls; texts are not logged."""
 
     def __init__(self, metrics: Metrics, tokens: BearerTokens | None, max_calls: int) -> None:
-        """Keep count of calls.
+        """Set up the checks.
 
-        :param tokens: of which every call must carry one; None: none is asked for
-        :param max_calls: at once, over all transports
+        :param tokens: tokens of which every call must have one; None: no token is required
+        :param max_calls: most calls at once, over all transports
         """
         self.metrics = metrics
         self._tokens = tokens
@@ -79,10 +79,10 @@ class Calls:
 
     @contextmanager
     def answering(self, call: Call, authorization: str | None) -> Iterator[Call]:
-        """Answer a call within: it is ``CALL`` there, and ends up in the log and the metrics.
+        """Wrap the answering of a call: sets ``CALL``, and logs and counts the call.
 
         :param authorization: the header of that name
-        :raises CallFailed: the caller may not call, or what it wraps: anything raised within
+        :raises CallFailed: the call is not admitted, or the block raised an error, which it wraps
         :raises Abandoned: as raised within
         """
         CALL.set(call)
@@ -130,5 +130,5 @@ class Calls:
 
 
 def request_id_of(given: str | None) -> str:
-    """Return a client's own id of a request if it is usable, a new one if not."""
+    """Return the client's id of a request if it is usable, else a new one."""
     return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

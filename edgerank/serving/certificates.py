@@ -1,4 +1,4 @@
-"""The files that prove who the server is, and who may call it."""
+"""The certificates of the server, and of the authority of its clients."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from edgerank.serving.watched import WatchedFiles
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """Where the certificates of the server are, as PEM files."""
+    """The paths of the PEM files."""
 
     cert: Path
     key: Path
-    client_ca: Path | None = None  # asks clients for certificates that it signed
+    client_ca: Path | None = None  # clients need a certificate that this authority signed
 
     def watched(self) -> WatchedFiles[Certificates]:
         """Read the files, and again when they change.
@@ -31,7 +31,7 @@ class CertificateFiles:
 
 @dataclass(frozen=True)
 class Certificates:
-    """What the files say, PEM."""
+    """The contents of the PEM files."""
 
     cert: bytes
     key: bytes

@@ -1,4 +1,4 @@
-"""Why a call is refused, and the one table of what each reason is called on the wire."""
+"""The reasons for refusing a call, and their statuses in gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from edgerank.errors import InputError
 
 
 class Refused(Exception):
-    """Base of these; the message goes to the client and holds nothing of its text."""
+    """Base class; the message is sent to the client and contains none of its texts."""
 
 
 class UnknownCaller(Refused):
-    """The call carries no token that the server knows."""
+    """The call has no token that the server knows."""
 
 
 class NotReady(Refused):
@@ -24,7 +24,7 @@ class NoSuchModel(Refused):
 
 
 class NoRoom(Refused):
-    """There is no room now; None for ``retry_after_s`` means that trying again is no use."""
+    """The queue has no room; ``retry_after_s`` is None if the request can never fit."""
 
     def __init__(self, message: str, retry_after_s: float | None) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class NoRoom(Refused):
 
 
 class BodyTooLarge(Refused):
-    """The request has more bytes than one may have."""
+    """The request has too many bytes."""
 
 
 class TooLate(Refused):
@@ -45,7 +45,7 @@ class EngineFailed(Refused):
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a call was not served."""
+    """The name and the statuses of a reason."""
 
     name: str  # in the metrics
     grpc_status: str  # the name of a gRPC status code, also in the log and the metrics
@@ -66,5 +66,5 @@ UNEXPECTED = Reason("internal", "INTERNAL", 500)
 
 
 def reason_of(error: Exception) -> Reason:
-    """Look up why an error refuses a call."""
+    """Return the reason for an error."""
     return REASONS.get(type(error), UNEXPECTED)

@@ -1,15 +1,16 @@
-"""Whose micro-batch is next: the earliest deadline among those who have not had too much.
+"""Fair queueing: chooses whose micro-batch is next.
 
-Clients share the engine, and so do the requests of one client, by virtual time (WF2Q+). Each is a
-flow. A flow's virtual time begins with the clock's when the flow comes, and grows by the tokens
-that are computed for it. The clock advances by the tokens computed for anyone over the number of
-flows: by what each one's share is. A flow whose virtual time is not ahead of the clock has had no
+Among flows that have not had more than their share, the earliest deadline goes first. Clients share
+the engine, and so do the requests of one client, by virtual time (WF2Q+). Each of them is a flow. A
+flow's virtual time begins with the clock's when the flow comes, and grows by the tokens that are
+computed for it. The clock advances by the tokens computed for all flows, divided by the number of
+flows: that is the share of each. A flow whose virtual time is not ahead of the clock has had no
 more than its share and may be next. So the micro-batches of a long request alternate with those of
 later requests. Nor can a stream of new requests with earlier deadlines starve a long one: flows
 whose virtual time is far behind the clock go before all others.
 
-Several engines are served by one queue. What an engine has started belongs to it; what waits is for
-every engine that can run it, and the clocks count what all engines compute.
+Several engines take their work from one queue. An engine keeps the work that it has started;
+waiting work is for every engine that can run it. The clocks count the tokens of all engines.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Flow(Protocol):
-    """What shares the engine with others."""
+    """A client or a request that shares the engine with others."""
 
     virtual_time: float  # tokens
 
 
 class Schedulable(Flow, Protocol):
-    """What waits for the engine; the queue keeps its virtual time."""
+    """Work that waits for the engine; the queue updates its virtual time."""
 
     client: str
     deadline: float  # seconds of some clock
-    engine: int | None  # that has started it; kept by the queue
+    engine: int | None  # the engine that has started it; set by the queue
 
     @property
     def num_engines(self) -> int:
@@ -39,7 +40,7 @@ class Schedulable(Flow, Protocol):
 
     @property
     def batch_key(self) -> Hashable:
-        """Equal for what may share a micro-batch."""
+        """Equal for work that may share a micro-batch."""
 
     @property
     def is_small(self) -> bool:
@@ -51,7 +52,7 @@ W = TypeVar("W", bound=Schedulable)
 Urgency = tuple[float, int]  # deadline, then order of arrival: the least is the most urgent
 LineKey = tuple[Hashable, bool]  # batch key, and whether its items are small
 
-MAX_LAG = 4096  # tokens behind the clock, from which on fairness goes before deadlines
+MAX_LAG = 4096  # tokens; flows further behind the clock go before all others
 
 
 @dataclass
@@ -61,7 +62,7 @@ class VirtualClock:
     now: float = 0.0
 
     def eligible(self, flows: Sequence[F]) -> list[F]:
-        """Return those who may be next; idle time is skipped."""
+        """Return the flows that may be next; idle time is skipped."""
         least = min(flow.virtual_time for flow in flows)
         self.now = max(self.now, least)
         limit = self.now if least >= self.now - MAX_LAG else self.now - MAX_LAG
@@ -75,7 +76,7 @@ class VirtualClock:
 
 @dataclass(eq=False)
 class _Client(Generic[W]):
-    """A client with work. What waits stands in sorted lines: only the first of each can be next."""
+    """A client with work. Waiting work is in sorted lines; only the first of each can be next."""
 
     virtual_time: float
     clock: VirtualClock = field(default_factory=VirtualClock)
@@ -84,7 +85,7 @@ class _Client(Generic[W]):
     lines: dict[LineKey, list[tuple[Urgency, W]]] = field(default_factory=dict)
 
     def first(self, engine: int, may_start_long: bool) -> tuple[Urgency, W] | None:
-        """Return what the client wants next from an engine, and how urgent it is."""
+        """Return the client's next work for an engine, and its urgency."""
         firsts = [
             line[0][1] for (_, is_small), line in self.lines.items() if is_small or may_start_long
         ]
@@ -121,18 +122,18 @@ class FairQueue(Generic[W]):
         return sum(len(client.urgency_of) for client in self._clients.values())
 
     def num_started(self, engine: int) -> int:
-        """How much an engine has started that is not done."""
+        """Number of unfinished jobs that an engine has started."""
         started = (work for client in self._clients.values() for work in client.started)
         return sum(work.engine == engine for work in started)
 
     def add(self, work: W) -> None:
-        """Let work wait."""
+        """Add waiting work."""
         self._num_added += 1
         client = self._clients.setdefault(work.client, _Client(self._clock.now))
         client.add(work, (work.deadline, self._num_added))
 
     def next(self, engine: int, *, may_start_long: bool) -> W | None:
-        """Return what an engine is to compute next, started or not; it stays here.
+        """Return the next work for an engine, started or not, without removing it.
 
         :param may_start_long: whether work that takes several micro-batches may be started
         """
@@ -149,7 +150,7 @@ class FairQueue(Generic[W]):
     def batchable(self, work: W) -> Iterator[W]:
         """Yield small work that waits and may share the micro-batch of ``work``.
 
-        Clients who have had least come first, then deadlines.
+        Clients with the least virtual time come first, then deadlines.
         """
         for client in sorted(self._clients.values(), key=lambda client: client.virtual_time):
             for _, other in client.lines.get((work.batch_key, True), []):
@@ -157,21 +158,21 @@ class FairQueue(Generic[W]):
                     yield other
 
     def start(self, work: W, engine: int) -> None:
-        """Take work from what waits: it gets micro-batches of an engine from now on."""
+        """Move work from waiting to started: it then gets micro-batches of an engine."""
         client = self._clients[work.client]
         client.take(work)
         work.engine = engine
         client.started.append(work)
 
     def charge(self, work: W, num_tokens: int) -> None:
-        """Count tokens that were computed for started work; nothing if it is gone."""
+        """Count computed tokens of started work; ignored if the work was removed."""
         client = self._clients.get(work.client)
         if client is not None and work in client.urgency_of:
             client.clock.charge(work, num_tokens, len(client.urgency_of))
             self._clock.charge(client, num_tokens, len(self._clients))
 
     def remove(self, work: W) -> None:
-        """Forget work that is done or given up; nothing if it is gone."""
+        """Remove work that is done or cancelled; ignored if it was removed before."""
         client = self._clients.get(work.client)
         if client is None or work not in client.urgency_of:
             return

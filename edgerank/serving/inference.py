@@ -1,4 +1,4 @@
-"""One request from texts to scores: limits, tokens, the queue, the engine."""
+"""Turns the texts of a request into scores: limits, tokens, the queue, the engine."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from edgerank.serving.scheduler import Scheduler
 from edgerank.serving.stores import Stores
 from edgerank.store.features import Query
 
-BYTES_PER_TOKEN = 4  # of English; only for the estimate that holds room in the queue
-LONG_BYTES = 1 << 18  # requests with more text are tokenised in a thread of their own
+BYTES_PER_TOKEN = 4  # of English; for the estimate of a reservation in the queue
+LONG_BYTES = 1 << 18  # requests with more text are tokenised in the second thread
 TRACER = get_tracer(__name__)  # does nothing unless the server traces
-NUM_TOKENIZERS = 2  # threads, so that the text of a long request does not hold up short ones
+NUM_TOKENIZERS = 2  # threads, so that short requests need not wait for long ones
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How to score: with which model, and the options of ``Reranker.rank``."""
+    """The model, and the options of ``Reranker.rank``."""
 
     model: str = ""
     instruction: str | None = None
     normalize: bool = False
-    long_documents: LongDocuments | None = None  # as the bundle says
-    max_document_tokens: int | None = None  # more are cut
+    long_documents: LongDocuments | None = None  # None: the bundle's
+    max_document_tokens: int | None = None  # longer documents are cut
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an answer took."""
+    """Usage and timings of an answer."""
 
     model: LoadedModel
     num_tokens: int
@@ -61,20 +61,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Scored(Work):
-    """Scores in the order of the pairs, and what they took."""
+    """Scores in the order of the pairs, with usage and timings."""
 
     scores: Scores
 
 
 @dataclass(frozen=True)
 class EncodedTexts(Work):
-    """Vectors in the order of the texts, and what they took."""
+    """Vectors in the order of the texts, with usage and timings."""
 
     vectors: Vectors
 
 
 class Inference:
-    """Scores the pairs of a call, in turns with all other calls."""
+    """Scores the pairs of a call, sharing the engine with other calls."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Inference:
         self._compare = ThreadPoolExecutor(1, "compare")
 
     async def score(self, pairs: Sequence[Pair], options: ScoringOptions) -> Scored:
-        """Score pairs; give up when cancelled.
+        """Score pairs; stops when it is cancelled.
 
         :raises InputError: a text or an option is unusable or over a limit
         :raises Refused: the request cannot be served, or not now
@@ -113,7 +113,7 @@ class Inference:
     async def score_stored(
         self, query: str, ids: Sequence[str], options: ScoringOptions, store_name: str
     ) -> Scored:
-        """Score documents of a store; give up when cancelled.
+        """Score documents of a store; stops when it is cancelled.
 
         :param query: checked
         :param store_name: empty for the first
@@ -146,7 +146,7 @@ class Inference:
         return Scored(**vars(work), scores=scores)
 
     async def encode(self, texts: Sequence[str], kind: TextKind, model_name: str) -> EncodedTexts:
-        """Encode texts by an embedding bundle, as ``Reranker.encode`` does; give up when cancelled.
+        """Encode texts by an embedding bundle, as ``Reranker.encode`` does.
 
         :param model_name: empty for the first
         :raises InputError: a text is unusable or over a limit, or the bundle is of another kind
@@ -177,7 +177,7 @@ class Inference:
     ) -> tuple[R, Work]:
         """Tokenize, wait in the queue, and have the engine compute.
 
-        :param estimate: of tokens, which is how much room in the queue is held meanwhile
+        :param estimate: number of tokens to reserve in the queue until they are counted
         """
         call = CALL.get()
         call.model = model.name
@@ -264,11 +264,11 @@ def _span(name: str, model: LoadedModel) -> AbstractContextManager[Span]:
 def _estimate(
     pairs: Sequence[Pair], sizes: TextSizes, options: ScoringOptions, model: LoadedModel
 ) -> int:
-    """Guess the tokens of pairs by their bytes; what is cut has the model's length at most."""
+    """Estimate the tokens of pairs from their bytes, at most the model's length each."""
     truncation = model.reranker.bundle.manifest.truncation
     is_cut = truncation.treatment(options.long_documents) != "split"
     queries = {query: size + sizes.instruction for query, size in sizes.queries.items()}
-    if truncation.rule == "longest":  # the query is read again with each document
+    if truncation.rule == "longest":  # each sequence has the query
         texts = [
             queries[pair.query] + size for pair, size in zip(pairs, sizes.documents, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""A request's groups on their way through the engine, and what becomes of them."""
+"""Jobs: the groups of a request that an engine computes, and their results."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from edgerank.serving.budget import Reservation
 
 
 class Runner(Protocol):
-    """What computes: a ``Reranker``, in one engine."""
+    """Computes the groups of a job in one engine; a ``Reranker`` is one."""
 
     max_batch_tokens: int
 
     def steps(self, groups: Sequence[Group], output: Output) -> Iterator[tuple[Batch, Array]]:
-        """Compute groups, one micro-batch for each item that is asked for."""
+        """Compute groups: each item of the iterator is a micro-batch and its output."""
 
     def __hash__(self) -> int:
-        """By identity: a model that was loaded anew is another."""
+        """By identity: a reloaded model is another runner."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What came of a job."""
+    """The results of a job, with timings."""
 
     results: Results  # by score id
     queue_s: float  # waiting, before the first micro-batch and between micro-batches
-    inference_s: float  # in micro-batches that it had a part in
+    inference_s: float  # of micro-batches with a part of the job
 
 
 @dataclass(eq=False)
 class Job:
-    """A request's groups on their way; cancel ``future`` to give it up.
+    """The groups of a request; cancelling ``future`` cancels the job.
 
-    What is cached for a job lies in one engine, so all of its micro-batches run there.
+    The cache of a job is in one engine, so all of its micro-batches run there.
     """
 
     client: str
-    runners: tuple[Runner, ...]  # of one model, one for each engine that has it
+    runners: tuple[Runner, ...]  # of one model, one for each engine
     groups: Sequence[Group]  # their score ids count from 0
     output: Output  # of the graph
     deadline: float = inf  # seconds of time.monotonic()
-    reservation: Reservation | None = None  # tokens of the queue that it holds, once submitted
-    virtual_time: float = 0.0  # kept by ``fairness``
+    reservation: Reservation | None = None  # its tokens in the queue, once submitted
+    virtual_time: float = 0.0  # updated by ``fairness``
     future: Future[Computed] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     inference_s: float = 0.0
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def num_engines(self) -> int:
-        """How many engines can run it: the first ones."""
+        """Number of engines that can run it, counted from the first."""
         return len(self.runners)
 
     @property
@@ -88,7 +88,7 @@ class Job:
         return self.engine is not None
 
     def add(self, batch: Batch, raw: Array) -> None:
-        """Keep the results of a micro-batch whose score ids are the job's own."""
+        """Store the results of a micro-batch with only this job's score ids."""
         self._gatherer.add(batch, raw)
         self.tokens_left = max(0, self.tokens_left - len(batch.token_ids))
         self.scores_left -= int((batch.score_ids >= 0).sum())
@@ -104,7 +104,7 @@ def compute_next(job: Job) -> None:
 
 
 def compute_together(jobs: list[Job]) -> None:
-    """Compute small jobs as one, their score ids after each other's."""
+    """Compute small jobs as one, with consecutive score ids."""
     groups: list[Group] = []
     starts = [0]
     for job in jobs:
@@ -123,13 +123,13 @@ def compute_together(jobs: list[Job]) -> None:
 
 
 def _runner(job: Job) -> Runner:
-    """Return that of a started job's engine."""
+    """Return the runner of the job's engine."""
     assert job.engine is not None
     return job.runners[job.engine]
 
 
 def resolve(job: Job, error: Exception | None = None) -> None:
-    """Set the result of a job, or its error, unless the client has given it up meanwhile."""
+    """Set the result or the error of a job, unless it was cancelled meanwhile."""
     try:
         if error is not None:
             job.future.set_exception(error)

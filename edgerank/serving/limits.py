@@ -1,4 +1,4 @@
-"""What one request may ask for."""
+"""The limits of a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgerank.serving.settings import (
 
 @dataclass(frozen=True)
 class TextSizes:
-    """Bytes of UTF-8 of the texts of a request."""
+    """Numbers of bytes (UTF-8) of the texts of a request."""
 
     queries: Mapping[str, int]  # of each distinct query
     documents: Sequence[int]  # of each pair's document
@@ -35,7 +35,9 @@ class Limits:
     """The limits, and the checks of a request against them."""
 
     max_documents: int = MAX_DOCUMENTS.default
-    max_document_bytes: int = MAX_DOCUMENT_BYTES.default  # of UTF-8; also other texts
+    max_document_bytes: int = (
+        MAX_DOCUMENT_BYTES.default
+    )  # of UTF-8; also for queries and instructions
     max_query_tokens: int = MAX_QUERY_TOKENS.default
     max_message_bytes: int = MAX_MESSAGE_BYTES.default
     max_calls: int = MAX_CALLS.default  # at once
@@ -94,7 +96,7 @@ class Limits:
 
 
 def _places_of_queries(pairs: Sequence[Pair]) -> dict[str, tuple[str, int | None]]:
-    """Return what errors call each distinct query: the one of all documents, or a pair's own."""
+    """Return the name of each distinct query in errors."""
     places: dict[str, tuple[str, int | None]] = {}
     for pair in pairs:
         if pair.query not in places:

@@ -13,9 +13,9 @@ STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: time, level, message, and what ``extra`` adds.
+    """Formats a record as JSON: time, level, message, and the fields of ``extra``.
 
-    Of an exception it gives the type and the places, not the message: that may quote a client.
+    Of an exception it has the type and the lines, but not the message, which may quote a client.
     """
 
     def format(self, record: logging.LogRecord) -> str:

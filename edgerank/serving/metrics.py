@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 class Metrics:
-    """Counters in a registry of their own; memory and CPU come from the process collector."""
+    """The metrics, in a separate registry, with those of the process."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a time stamp for each series, of use to nobody here
+        disable_created_metrics()  # no time stamp for each series
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -86,11 +86,11 @@ class Metrics:
         return server.server_port
 
     def watch_queue(self, queue_tokens: Callable[[], float]) -> None:
-        """Ask for the queue's tokens at each scrape."""
+        """Read the number of the queue's tokens at each scrape."""
         self._queue.set_function(queue_tokens)
 
     def describe_model(self, model: str, digest: str, variant: str, kernels: str) -> None:
-        """Say what a model is from now on."""
+        """Publish the digest, variant and kernels of a model."""
         facts = {"digest": digest, "variant": variant, "kernels": kernels}
         self._models.labels(model).info(facts)
 
@@ -100,13 +100,13 @@ class Metrics:
         self._shared.observe(run.num_jobs)
 
     def observe_stages(self, tokenize_s: float, queue_s: float, inference_s: float) -> None:
-        """Count where a request's time went."""
+        """Count the time of the stages of a request."""
         self._stages.labels("tokenize").observe(tokenize_s)
         self._stages.labels("queue").observe(queue_s)
         self._stages.labels("inference").observe(inference_s)
 
     def count_scored(self, model: str, num_documents: int, num_tokens: int) -> None:
-        """Count what a request had scored."""
+        """Count the documents and tokens of a request."""
         self._documents.labels(model).inc(num_documents)
         self._tokens.labels(model).inc(num_tokens)
 

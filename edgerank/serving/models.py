@@ -1,4 +1,4 @@
-"""The models that are served, by name; each can be replaced while requests use it.
+"""The served models by name; each can be replaced while requests use it.
 
 A model that runs on GPUs is opened once for each of them.
 """
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How bundles are opened."""
+    """Settings for opening bundles."""
 
     threads: int | None = THREADS.default
-    providers: Sequence[str] = PROVIDERS.default  # empty: those of the bundle, in its order
+    providers: Sequence[str] = PROVIDERS.default  # empty: the bundle's order
     devices: str | None = DEVICES.default  # numbers of GPUs; None: all
     kernels: str | None = KERNELS.default
     max_length: int | None = MAX_LENGTH.default
@@ -63,7 +63,7 @@ class ModelSettings:
 
     @property
     def num_engines(self) -> int:
-        """How many engines compute: one for each GPU, or one for the CPU.
+        """Return the number of engines: one for each GPU, or one for the CPU.
 
         :raises InputError: ``devices`` is unusable
         """
@@ -72,14 +72,14 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A bundle, opened under a name."""
+    """An open bundle with its name."""
 
     name: str
-    rerankers: tuple[Reranker, ...]  # one for each engine that has it
+    rerankers: tuple[Reranker, ...]  # one for each engine
 
     @property
     def reranker(self) -> Reranker:
-        """The first of them, which are alike."""
+        """The first reranker; all are alike."""
         return self.rerankers[0]
 
     @property
@@ -89,7 +89,7 @@ class LoadedModel:
 
     @property
     def entry(self) -> dict[str, object]:
-        """What the log says of it: what was opened, what computes it, and why that."""
+        """Fields for the log: the bundle, the variant and the kernels, with reasons."""
         return {
             "model": self.name,
             "digest": self.digest,
@@ -100,7 +100,7 @@ class LoadedModel:
 
 
 class Models:
-    """The models, the default one first. Requests keep the model that they began with."""
+    """The models, the default one first. A request keeps its model during a reload."""
 
     def __init__(self, paths: Mapping[str, Path], settings: ModelSettings) -> None:
         self._paths = paths
@@ -119,7 +119,7 @@ class Models:
             log.info("loaded", extra=model.entry)
 
     def reload(self) -> None:
-        """Open anew the bundles whose manifests have changed; one that fails is kept as it was."""
+        """Reopen bundles whose manifests have changed; after a failure the old one is kept."""
         for name, path in self._paths.items():
             try:
                 if _digest(path) == self._models[name].digest:
@@ -156,7 +156,7 @@ class Models:
 
 
 def open_model(name: str, path: Path, settings: ModelSettings) -> LoadedModel:
-    """Open a bundle on each GPU, or on the CPU, and score with it once, if asked to.
+    """Open a bundle on each GPU, or on the CPU; with warm-up, score with it once.
 
     :raises EdgerankError: the bundle or a setting is unusable
     """
@@ -190,4 +190,4 @@ def _digest(path: Path) -> str:
     try:
         return sha256_of(path / MANIFEST_NAME)
     except OSError:
-        return ""  # opening the bundle says what is wrong
+        return ""  # opening the bundle will raise the error

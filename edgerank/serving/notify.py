@@ -1,4 +1,4 @@
-"""What systemd is told of the server's life, where it waits for it (``Type=notify``)."""
+"""Notifies systemd of the server's state, for services with ``Type=notify``."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def tell_systemd(state: str) -> None:
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            # a name that begins with @ is of Linux's abstract namespace
+            # @ means a name in Linux's abstract namespace
             sender.sendto(state.encode(), path.replace("@", "\0", 1) if path[0] == "@" else path)

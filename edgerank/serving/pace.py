@@ -1,30 +1,30 @@
-"""How fast a model computes, as the latest micro-batches show."""
+"""The recent speed of a model."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
 
-LATEST_WEIGHT = 0.1  # of the latest micro-batch in the means
-STALE_S = 1.0  # seconds without a micro-batch, after which a slow pace is no longer trusted
+LATEST_WEIGHT = 0.1  # weight of the latest micro-batch in the means
+STALE_S = 1.0  # after this time without a micro-batch, a slow pace is not trusted
 
 
 @dataclass
 class Pace:
-    """How long a model has needed, in seconds for a token.
+    """The time of a model for a token, in seconds.
 
-    The time that is almost surely enough is the mean and some deviations, as in the retransmission
-    timer of TCP (RFC 6298).
+    The time that is almost certainly enough is the mean plus some deviations, as in the
+    retransmission timer of TCP (RFC 6298).
     """
 
     best: float
-    mean: float  # of late
-    deviation: float = 0.0  # of late, absolute
+    mean: float  # of recent micro-batches
+    deviation: float = 0.0  # mean absolute deviation of recent micro-batches
     noted: float = field(default_factory=time.monotonic)
 
     @property
     def safe(self) -> float:
-        """What is almost surely enough."""
+        """Seconds for a token that are almost certainly enough."""
         return self.mean + 2 * self.deviation
 
     def note(self, pace: float) -> None:
@@ -35,7 +35,7 @@ class Pace:
         self.noted = time.monotonic()
 
     def doubt(self) -> None:
-        """Count work that was not tried: a pace that was slow once must not refuse it for ever."""
+        """Count refused work, so that a pace that was slow once does not refuse work for ever."""
         if time.monotonic() - self.noted > STALE_S:
             self.mean += (self.best - self.mean) * LATEST_WEIGHT
             self.deviation -= self.deviation * LATEST_WEIGHT

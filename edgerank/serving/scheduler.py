@@ -35,11 +35,11 @@ from edgerank.serving.jobs import (
 from edgerank.serving.pace import Pace
 
 MAX_STARTED = 4  # long requests that alternate: each holds the keys and values of its prefix
-MAX_CANDIDATES = 64  # small jobs that are looked at to fill a micro-batch
+MAX_CANDIDATES = 64  # small jobs to consider for a micro-batch
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 30.0
-UNKNOWN_RETRY_S = 1.0  # while no micro-batch has shown how fast the engine is
-ANSWER_S = 0.01  # from the scores to the client's hands
-# of several engines, one that fails waits: else it would take all requests, and fail them at once
+UNKNOWN_RETRY_S = 1.0  # while the speed is unknown
+ANSWER_S = 0.01  # from the scores to the arrival of the answer
+# a failing engine waits: otherwise it would take all requests from the others, and fail them
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 30.0
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class MicroBatchRun:
 
 
 class Scheduler:
-    """A queue bounded in tokens, and the threads that serve it, one for each engine."""
+    """A queue with a limit of tokens, and a thread for each engine."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class Scheduler:
     ) -> None:
         """Start the threads.
 
-        :param max_queue_tokens: tokens that may wait or be in progress, of all requests together
-        :param observe: told of each micro-batch, in an engine's thread
+        :param max_queue_tokens: most tokens of all requests that wait or are in progress
+        :param observe: called after each micro-batch, in an engine's thread
         """
         self._budget = TokenBudget(max_queue_tokens)
         self._observe = observe
@@ -92,7 +92,7 @@ class Scheduler:
         return self._budget.held
 
     def reserve(self, num_tokens: int) -> Reservation:
-        """Hold room in the queue for a request whose tokens are yet to be counted.
+        """Reserve room in the queue for a request before its tokens are counted.
 
         :param num_tokens: an estimate
         :raises NoRoom: the queue is full
@@ -114,9 +114,9 @@ class Scheduler:
         raise NoRoom("the queue is full", min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S))
 
     def submit(self, job: Job, reservation: Reservation) -> Future[Computed]:
-        """Queue a job; there is room for it, whatever the estimate was.
+        """Queue a job with its reservation, even if the estimate was too low.
 
-        :param reservation: goes over to the job, which holds as many tokens as it has
+        :param reservation: is replaced by one with the job's number of tokens
         :return: the job's future, which may fail with TooLate or EngineFailed
         :raises TooLate: the deadline has passed or cannot be met
         """
@@ -135,7 +135,7 @@ class Scheduler:
         return job.future
 
     def close(self) -> None:
-        """Serve what has been queued, then end the threads."""
+        """Compute the queued jobs, then end the threads."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -143,20 +143,20 @@ class Scheduler:
             thread.join()
 
     def _forget(self, job: Job) -> None:
-        """Let go of a job that is done, failed or given up, in whatever thread that happens."""
+        """Remove a job that is done, failed or cancelled; any thread may call this."""
         with self._changed:
             self._queue.remove(job)
         if job.reservation is not None:
             job.reservation.release()
 
     def _is_late(self, job: Job) -> bool:
-        """Whether a job would miss its deadline even at the best pace that its model has shown."""
+        """Whether a job would miss its deadline even at the model's best pace."""
         pace = self._paces.get(job.runners[0])
         needed_s = 0.0 if pace is None else job.tokens_left * pace.best
         return time.monotonic() + needed_s >= job.deadline
 
     def _will_miss_deadline(self, job: Job) -> bool:
-        """Whether a job is late, or might be if it were started now, at the pace of late.
+        """Whether a job would miss its deadline at the recent pace if it were started now.
 
         Under overload the earliest deadlines are the ones about to be missed: to start what ends
         too late would leave no time for what could end in time.
@@ -165,9 +165,9 @@ class Scheduler:
         if pace is None or job.is_started:
             return self._is_late(job)
         own, everything = job.tokens_left, max(job.tokens_left, self.queue_tokens)
-        if job.is_small:  # it ends with those that share its micro-batch
+        if job.is_small:  # it ends together with the jobs in its micro-batch
             num_tokens = min(everything, job.max_batch_tokens)
-        else:  # its micro-batches alternate with those of others
+        else:  # its micro-batches alternate with those of other jobs
             num_beside = -(-len(self._queue) // min(job.num_engines, len(self._threads)))
             num_tokens = min(everything, own * min(num_beside, MAX_STARTED))
         return time.monotonic() + num_tokens * pace.safe + ANSWER_S >= job.deadline
@@ -191,13 +191,13 @@ class Scheduler:
                 num_failures = 0 if self._run(jobs) else num_failures + 1
 
     def _choose(self, engine: int) -> tuple[list[Job], list[Job]]:
-        """Return the job to compute next, with those that share its micro-batch, and the late."""
+        """Return the next job with those that share its micro-batch, and the late jobs."""
         may_start_long = self._queue.num_started(engine) < MAX_STARTED
         job = self._queue.next(engine, may_start_long=may_start_long)
         if job is None:
             return [], []
         if self._will_miss_deadline(job):
-            self._queue.remove(job)  # no other engine is to find it
+            self._queue.remove(job)  # so that no other engine takes it
             return [], [job]
         if job.is_started:
             return [job], []
@@ -225,7 +225,7 @@ class Scheduler:
     def _run(self, jobs: list[Job]) -> bool:
         """Compute the next micro-batch of a long job, or small jobs together.
 
-        :return: whether the engine did it
+        :return: whether the engine succeeded
         """
         started = time.monotonic()
         before = [job.tokens_left for job in jobs]
@@ -262,5 +262,5 @@ class Scheduler:
 
 
 def _pause_s(num_failures: int) -> float:
-    """How long an engine waits that has failed so many times in a row."""
+    """Return how long an engine waits after this many failures in a row."""
     return min(MIN_PAUSE_S * 2.0 ** min(num_failures - 1, 16), MAX_PAUSE_S)

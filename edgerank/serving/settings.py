@@ -75,8 +75,8 @@ MODEL = SettingSpec[tuple[str, ...]](
     "model",
     "text",
     (f"default={DEFAULT_BUNDLE}",),
-    "Serve this bundle, under its directory's name unless another is given. Give the option once"
-    " for each model; requests that name none get the first.",
+    "Serve the model in this bundle, under its directory's name unless NAME is given. Give the"
+    " option once for each model. The first answers requests that name no model.",
     value="[NAME=]BUNDLE",
     default_words="the model in the package",
 )
@@ -84,8 +84,8 @@ STORE = SettingSpec[tuple[str, ...]](
     "store",
     "text",
     (),
-    "Serve this store of documents, under its directory's name unless another is given: requests"
-    " may name documents by their ids. Its model must be among those served. May be given several"
+    "Serve this store of documents, under its directory's name unless NAME is given. Requests can"
+    " then name documents by their ids. The store's model must also be served. May be given several"
     " times.",
     value="[NAME=]STORE",
 )
@@ -146,7 +146,7 @@ INSECURE = SettingSpec[bool](
     "insecure",
     "switch",
     False,
-    "Allow addresses that other machines can reach without TLS and authentication.",
+    "Allow addresses without TLS and authentication, even if other machines can reach them.",
 )
 METRICS = SettingSpec[str | None](
     "metrics",
@@ -160,7 +160,7 @@ OTLP_ENDPOINT = SettingSpec[str | None](
     "text",
     None,
     "Send OpenTelemetry spans to this collector (OTLP over gRPC; needs edgerank[tracing]). The"
-    " OTEL_ variables set the rest.",
+    " OTEL_ environment variables set everything else.",
     value="URL",
 )
 TRUST = SettingSpec[Path | None](
@@ -191,7 +191,7 @@ DEVICES = SettingSpec[str | None](
     "devices",
     "text",
     None,
-    "Compute on these GPUs, by their numbers, each by itself.",
+    "Compute on the GPUs with these numbers. Each GPU computes its own micro-batches.",
     value="N,N",
     default_words="all GPUs",
 )

@@ -1,4 +1,4 @@
-"""The stores that are served, by name, each with the model that its documents were encoded by."""
+"""The served stores by name, each with the model that encoded its documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedStore:
-    """A store, opened under a name."""
+    """An open store with its name."""
 
     name: str
     store: DocumentStore
@@ -26,7 +26,7 @@ class LoadedStore:
 
 
 class Stores:
-    """The stores, the default one first. Requests keep the state that they began with."""
+    """The stores, the default one first. A request keeps its state of a store during a reload."""
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._paths = paths
@@ -40,7 +40,7 @@ class Stores:
         self._stores = {name: _open_store(name, path, models) for name, path in self._paths.items()}
 
     def reload(self, models: Models) -> None:
-        """Open all anew; one that fails is kept as it was."""
+        """Read all stores again; after a failure the old state is kept."""
         for name, path in self._paths.items():
             try:
                 opened = _open_store(name, path, models)
@@ -52,7 +52,7 @@ class Stores:
     def get(self, name: str, model: str) -> LoadedStore:
         """Return a store, the first for the empty name.
 
-        :param model: that the request names; empty: the store's
+        :param model: the model that the request names; empty: the store's
         :raises NotReady: the stores are still being loaded
         :raises InputError: there is none of that name, or the model is another's
         """
@@ -79,7 +79,7 @@ def _open_store(name: str, path: Path, models: Models) -> LoadedStore:
         )
     store = DocumentStore.open(path, model.reranker)
     if len(store):
-        store.score("who wrote dune?", store.ids[:1])  # compiles what compares
+        store.score("who wrote dune?", store.ids[:1])  # compiles numba's functions
     log.info(
         "loaded",
         extra={

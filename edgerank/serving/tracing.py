@@ -1,6 +1,6 @@
-"""Where OpenTelemetry's spans are sent: those of calls, and below them those of ``inference``.
+"""Sends OpenTelemetry spans: those of calls, and their child spans of ``inference``.
 
-Sampling, headers and the rest are OpenTelemetry's own settings, the ``OTEL_`` variables.
+Sampling, headers and so on are set by OpenTelemetry's own variables, ``OTEL_...``.
 """
 
 from __future__ import annotations

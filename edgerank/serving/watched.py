@@ -1,4 +1,4 @@
-"""Files that are read anew when they change, without a restart."""
+"""Files that are read again when they change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class WatchedFiles(Generic[T]):
-    """What some files say, read anew when they change; while they are bad, what they said last."""
+    """The content of some files, read again after changes; unusable changes are ignored."""
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
         """:raises InputError: the files cannot be used"""
@@ -29,7 +29,7 @@ class WatchedFiles(Generic[T]):
             raise InputError(str(paths[0]), str(error)) from error
 
     def get(self) -> tuple[T, bool]:
-        """Return what the files say, and whether that is new."""
+        """Return the content, and whether it is new."""
         try:
             stamp = self._stamps()
             if stamp == self._stamp:

@@ -1,1 +1,1 @@
-"""Documents that are encoded once, and ranked for any query: ``edgerank.DocumentStore``."""
+"""Stores of documents that are encoded once: ``edgerank.DocumentStore``."""

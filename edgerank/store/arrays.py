@@ -1,4 +1,4 @@
-"""The arrays of a segment: files that are written row by row, and mapped to be read."""
+"""The arrays of a segment: files that are written row by row and read by mmap."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edgerank.manifest import File
 
 
 class ArrayFile(Closing):
-    """A file that is written once, from its beginning to its end, and hashed meanwhile."""
+    """A file that is written once, from beginning to end, and hashed at the same time."""
 
     def __init__(self, path: Path) -> None:
-        """:raises OSError: it cannot be written, or is there"""
+        """:raises OSError: the file exists or cannot be written"""
         self._file = path.open("xb")
         self._digest = hashlib.sha256()
         self._size = 0
@@ -36,7 +36,7 @@ class ArrayFile(Closing):
         self._size += len(content)
 
     def finish(self) -> File:
-        """Make sure that all of it is on the disk; return its size and sha256.
+        """Sync the file to the disk; return its size and sha256.
 
         :raises OSError: it cannot be written
         """
@@ -61,9 +61,9 @@ def write_array(path: Path, rows: NDArray[Any] | bytes) -> File:
 
 
 def map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Map a file as a read-only array; -1 in a shape is whatever fills it.
+    """Map a file as a read-only array; one dimension of the shape may be -1, as in NumPy.
 
-    :raises StoreError: the file is missing, or not of that size
+    :raises StoreError: the file is missing, or its size does not fit the shape
     """
     try:
         with path.open("rb") as file:
@@ -75,12 +75,11 @@ def map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[A
 
 
 def map_offsets(path: Path, count: int, total: int, *, least: int = 0) -> NDArray[np.int64]:
-    """Map where each of ``count`` runs of rows begins, and where the last one ends.
+    """Map offsets: where each of ``count`` runs of rows begins, and where the last one ends.
 
-    :param total: where the last one must end
-    :param least: rows of a run
-    :raises StoreError: the file is missing, or says something else; what is read by it would lie
-        outside of its array
+    :param total: the end that the last run must have
+    :param least: the least number of rows of a run
+    :raises StoreError: the file is missing, or its offsets would lead outside of an array
     """
     offsets = map_array(path, np.int64, (-1,))
     if (

@@ -1,4 +1,4 @@
-"""Texts through a model, into what a store keeps of them."""
+"""Encodes queries, and documents for a store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def words_of(text: str) -> list[str]:
 def prepare_query(
     reranker: Reranker, rule: StoreRule, text: str, instruction: str | None = None
 ) -> Prepared[Query]:
-    """Say what to run to encode a query.
+    """Prepare the encoding of a query.
 
     :raises InputError: the query or the instruction is unusable
     """
@@ -41,9 +41,10 @@ def prepare_query(
 def encode_documents(
     reranker: Reranker, rule: StoreRule, texts: Sequence[str]
 ) -> list[list[QuantizedPart]]:
-    """Encode documents: the parts of each.
+    """Encode documents; return the parts of each.
 
-    Each micro-batch is rounded before the next one runs: all of them in float32 might not fit.
+    Each micro-batch is rounded before the next one runs, because all vectors in float32 might not
+    fit into memory.
     """
     sequences, text_index = reranker.tokenize_documents(texts)
     output = reranker.vectors_output

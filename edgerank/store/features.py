@@ -1,14 +1,15 @@
-"""What is kept of a document, and how a score is made of it: one rule for each kind of bundle.
+"""The vectors that a store keeps of a document, and the score: one rule for each kind of bundle.
 
 Three features compare a query with a part of a document:
 
 * cosine: of their pooled vectors
-* nearest: each token of the query takes its largest cosine with a token of the part; the sum,
-  weighted by the tokens' shares
-* exact: how often each token of the query is in the part, saturating as in BM25, weighted likewise
+* nearest: for each token of the query, its largest cosine with a token of the part; the sum over
+  the tokens, weighted by their shares
+* exact: for each token of the query, its number in the part, saturating as in BM25; the sum,
+  weighted by the shares
 
-An embedding bundle's score is the first. MaxSim is the second, every share being 1. The model in
-the package has all three.
+The score of an embedding bundle is the cosine. MaxSim is "nearest" with all shares 1. The model in
+the package uses all three.
 """
 
 from __future__ import annotations
@@ -35,26 +36,26 @@ NO_TOKENS = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a document, as it is kept."""
+    """A part of a document, as a store keeps it."""
 
-    vectors: Array  # float32 [n, D], unit rows of the tokens that are compared; n may be 0
-    token_ids: Ids  # int64 [n], or [0] where the rule does not look at them
+    vectors: Array  # float32 [n, D], a unit vector for each token that is compared; n may be 0
+    token_ids: Ids  # int64 [n], or [0] if the rule does not use them
     pooled: Array  # float32 [D], of length 1
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query, as parts are compared with it."""
+    """An encoded query."""
 
     vectors: Array  # float32 [n, D], unit rows; n may be 0
     shares: Array  # float32 [n]
-    token_ids: Ids  # int64 [n]; -1 is in no document
+    token_ids: Ids  # int64 [n]; -1 matches no token of a document
     pooled: Array  # float32 [D], of length 1
 
 
 @dataclass(frozen=True)
 class Features:
-    """A query compared with parts: float32 [parts] each."""
+    """The features of a query and some parts: float32 [parts] each."""
 
     cosine: Scores
     nearest: Scores
@@ -63,22 +64,22 @@ class Features:
 
 @dataclass(frozen=True)
 class StoreRule:
-    """How a bundle's texts are kept and compared."""
+    """How a store keeps and compares the texts of a bundle."""
 
-    has_tokens: bool  # whether the vectors of tokens are kept, beside the pooled one
+    has_tokens: bool  # whether vectors of tokens are kept, besides the pooled one
     has_token_ids: bool
-    nearest_of_none: float  # cosine of a query's token with a part without tokens
-    saturation: tuple[float, float]  # of exact
-    query: Callable[[Array, Tokens], Query]  # of what the graph gives: [tokens, D], or [D]
+    nearest_of_none: float  # the cosine of a query's token with a part without tokens
+    saturation: tuple[float, float]  # of the feature "exact"
+    query: Callable[[Array, Tokens], Query]  # from the output of the graph: [tokens, D], or [D]
     part: Callable[[Array, Tokens], Part]
-    # raw scores of parts, or what is to be normalised
+    # raw scores of parts; if the last argument is true, the values to be normalised
     combine: Callable[[Query, Features, bool], Scores]
 
 
 def store_rule(bundle: Bundle) -> StoreRule:
     """Build the rule that a bundle's manifest describes.
 
-    :raises StoreError: documents of such a bundle cannot be encoded by themselves
+    :raises StoreError: the model reads query and document together
     :raises BundleError: a file of the bundle is not what the manifest says
     """
     scoring = bundle.manifest.scoring

@@ -1,10 +1,10 @@
 """The files of a store, and its manifest.
 
 A store is a directory. Documents lie in segments, each a few files that are written once and never
-changed. ``store.json`` names all files that count, with their sizes and sha256. Every change writes
-new files first, makes sure that they are on the disk, and then replaces ``store.json`` in one step:
-whatever happens meanwhile leaves the old state or the new one. Files that it does not name are left
-over from a change that did not end; the next one removes them.
+changed. ``store.json`` names the files of the store, with their sizes and sha256. A change writes
+new files, syncs them to the disk, and then replaces ``store.json`` in one step, so that after any
+failure the store is in its old or its new state. Files that ``store.json`` does not name are left
+over from an unfinished change; the next change removes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Binding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str  # for people
     bundle: str  # sha256 of the bundle's manifest
     rule: str  # how it scores
-    max_length: Positive  # tokens, after which a document has another part
+    max_length: Positive  # most tokens of a part of a document
     dimension: Positive  # of the vectors
 
 
@@ -43,8 +43,8 @@ class SegmentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     documents: Positive
     parts: Positive
-    tokens: int  # whose vectors are kept
-    deleted: str | None = None  # file of the places of those that were deleted
+    tokens: int  # number of tokens whose vectors are kept
+    deleted: str | None = None  # file with the indices of deleted documents
     num_deleted: int = 0
 
 
@@ -54,18 +54,18 @@ class StoreManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format_version: Positive
     binding: Binding
     is_complete: bool  # False while it is being built for the first time
-    corpus: str  # sha256 of what the build has stored so far; empty once it is complete
+    corpus: str  # sha256 of the documents stored by an unfinished build; empty once complete
     segments: tuple[SegmentInfo, ...]
     files: dict[str, File]
 
     @property
     def num_documents(self) -> int:
-        """Documents that were not deleted."""
+        """Number of documents, without deleted ones."""
         return sum(segment.documents - segment.num_deleted for segment in self.segments)
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Bytes of all files."""
         return sum(file.size for file in self.files.values())
 
 
@@ -74,7 +74,7 @@ class _Versioned(msgspec.Struct):
 
 
 def new_name() -> str:
-    """Return a name for files that nothing else has."""
+    """Return a new, unique name for files."""
     return secrets.token_hex(8)
 
 
@@ -87,7 +87,7 @@ def read_binding(directory: Path) -> Binding:
 
 
 def read_store_manifest(directory: Path) -> StoreManifest:
-    """Read store.json and check that every file that it names is there at its full size.
+    """Read store.json and check that every file in it exists at its full size.
 
     :raises StoreError: the store is missing, incomplete, malformed, or of another format
     """
@@ -97,9 +97,9 @@ def read_store_manifest(directory: Path) -> StoreManifest:
 
 
 def read_content(directory: Path) -> bytes:
-    """Read store.json as it is.
+    """Read the bytes of store.json.
 
-    :raises StoreError: there is none
+    :raises StoreError: it cannot be read
     """
     path = directory / STORE_NAME
     try:
@@ -130,7 +130,7 @@ def decode_store_manifest(directory: Path, content: bytes) -> StoreManifest:
 
 
 def commit(directory: Path, manifest: StoreManifest) -> None:
-    """Make a manifest the store's; the files that it names have been synced.
+    """Replace store.json; the files that the manifest names must be synced already.
 
     :raises OSError: it cannot be written; the old one stays
     """
@@ -141,7 +141,7 @@ def commit(directory: Path, manifest: StoreManifest) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make sure that the names in a directory are on the disk."""
+    """Sync the names in a directory to the disk."""
     if os.name != "posix":
         return  # other systems do not open directories
     descriptor = os.open(directory, os.O_RDONLY)
@@ -152,7 +152,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_leftovers(directory: Path, manifest: StoreManifest | None) -> None:
-    """Remove files that are a store's by their names and that its manifest does not name."""
+    """Remove files with names of a store's files that the manifest does not name."""
     kept = set() if manifest is None else manifest.files.keys()
     for path in directory.iterdir():
         if OWN_FILE.fullmatch(path.name) and path.name not in kept:

@@ -1,9 +1,9 @@
 """Candidates of a search: the best by BM25, and the best by the pooled vectors.
 
 BM25 is Lucene's (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond",
-2009), with k1 = 1.5 and b = 0.75. Segments keep counts alone; how rare a word is and how long
-documents are is taken over all of them, so that it does not matter when a document came. Those that
-were deleted count until the store is built anew.
+2009), with k1 = 1.5 and b = 0.75. Segments keep counts only. The rarity of a word and the average
+length of documents are computed over all segments, so scores do not depend on the segment of a
+document. Deleted documents count until their segment is dropped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def bm25(segments: Sequence[Segment], words: Sequence[str]) -> list[Scores]:
 
 
 def best_places(scores: Scores, count: int) -> Ids:
-    """Return the places of the best scores, in no order; those of -inf are none."""
+    """Return the indices of the best scores, unordered, without those of -inf."""
     count = min(count, int((scores > -np.inf).sum()))
     if count == 0:
         return np.zeros(0, np.int64)

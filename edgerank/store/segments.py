@@ -1,19 +1,19 @@
-"""A segment: documents that were written together, and never change but for being deleted.
+"""A segment: documents that were written together. They never change, but can be deleted.
 
-With N documents, P parts, T tokens, D the dimension, V words and W places of a word in a document:
+The sizes are N documents, P parts, T tokens, dimension D, V words and W pairs of word and document:
 
-    names, name_ends          the documents' ids, UTF-8 end to end; int64 [N + 1]
+    names, name_ends          the documents' ids, concatenated UTF-8; int64 [N + 1]
     document_parts            int64 [N + 1], the parts of each document
     pooled, pooled_scales     int16 [P, D], float32 [P], the pooled vector of each part
     part_tokens               int64 [P + 1], the tokens of each part that are compared
     vectors, scales           int8 [T, D], float32 [T]
-    token_ids                 int32 [T], where the rule looks at them
-    words, word_ends          the words in order, UTF-8 end to end; int64 [V + 1]
-    word_starts               int64 [V + 1], the places of each word
-    word_documents            int32 [W], the document of each place
-    word_counts               uint16 [W], how often it is there
-    document_words            int32 [N], the words of each document
-    deleted                   int32, the places of documents that are gone
+    token_ids                 int32 [T], if the rule uses them
+    words, word_ends          the sorted words, concatenated UTF-8; int64 [V + 1]
+    word_starts               int64 [V + 1], the first pair of each word
+    word_documents            int32 [W], the document of each pair
+    word_counts               uint16 [W], how often the document has the word
+    document_words            int32 [N], the number of words of each document
+    deleted                   int32, the indices of deleted documents
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Offsets = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Words:
-    """Which words are in which documents."""
+    """An index of the words of documents, for BM25."""
 
-    spellings: Any  # what ``find`` reads: bytes-like
+    spellings: Any  # bytes-like
     ends: Offsets
     starts: Offsets
     documents: NDArray[np.int32]
@@ -55,7 +55,7 @@ class Words:
     lengths: NDArray[np.int32]  # [N]
 
     def find(self, word: str) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
-        """Return the documents that have a word, and how often each has it."""
+        """Return the documents that have a word, and its number in each."""
         wanted = word.encode()
         low, high = 0, len(self.ends) - 1
         while low < high:
@@ -70,7 +70,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Segment:
-    """The arrays of a segment, mapped; see above."""
+    """The mapped arrays of a segment: see above."""
 
     info: SegmentInfo
     names: list[str]
@@ -86,7 +86,7 @@ class Segment:
 
 
 def open_segment(directory: Path, info: SegmentInfo, binding: Binding, rule: StoreRule) -> Segment:
-    """Map the files of a segment, and check all that others are indexed by.
+    """Map the files of a segment, and check all indices and offsets in them.
 
     :raises StoreError: a file is missing, or does not fit the others
     """
@@ -167,7 +167,7 @@ class SegmentWriter:
     def add(self, name: str, words: Sequence[str], parts: Sequence[QuantizedPart]) -> None:
         """Append a document.
 
-        :param words: of its text, repetitions included
+        :param words: the words of its text, with repetitions
         :raises OSError: it cannot be written
         """
         encoded = name.encode()
@@ -189,7 +189,7 @@ class SegmentWriter:
         self._word_lengths.append(len(words))
 
     def finish(self) -> tuple[SegmentInfo, dict[str, File]]:
-        """Put all on the disk; return what the store's manifest says of it.
+        """Sync all files to the disk; return their description for store.json.
 
         :raises OSError: it cannot be written
         """
@@ -212,7 +212,7 @@ class SegmentWriter:
         return self._directory / f"{self.name}.{name}"
 
     def _rest(self) -> dict[str, NDArray[Any] | bytes]:
-        """Return the arrays that are written once all is known."""
+        """Return the arrays that are written at the end."""
         words = sorted((word.encode(), places) for word, places in self._places.items())
         documents = [document for _, (documents, _) in words for document in documents]
         counts = [count for _, (_, counts) in words for count in counts]
@@ -231,7 +231,7 @@ class SegmentWriter:
 
 @dataclass(frozen=True)
 class QuantizedPart:
-    """A part of a document in integers, each row with a scale."""
+    """A part of a document, rounded to integers with a scale for each row."""
 
     vectors: NDArray[np.int8]
     scales: Array

@@ -1,4 +1,4 @@
-"""``DocumentStore``: documents that were encoded once, ranked for any query."""
+"""``DocumentStore``: encodes documents once, and ranks them for any query."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from edgerank.store.writing import (
     places_of,
 )
 
-CANDIDATES = 200  # of a search, of each kind
-SEARCH_HITS = 10  # of a search that does not say how many
+CANDIDATES = 200  # of a search: by words, and as many by vectors
+SEARCH_HITS = 10  # of a search without top_k
 OPENINGS = 20  # tries, while another process changes the store
 
 Documents = Mapping[str, Document] | Iterable[tuple[str, Document]]
@@ -59,23 +59,25 @@ class StoredHit:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A store as it was when it was opened; what others write later does not change it."""
+    """A store as it was when it was opened; later changes do not affect it."""
 
     manifest: StoreManifest
     segments: Sequence[Segment]
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
-        """Where each document is: the segment, and the place in it."""
+        """For each id, the index of the segment and the index of the document in it."""
         return places_of(self.segments)
 
 
 class DocumentStore(Closing):
-    """Documents that were encoded once. Safe to call from several threads.
+    """Documents that were encoded once, in a directory. Several threads may use one store.
 
-    store = DocumentStore.build("passages", {"dune": "Frank Herbert wrote Dune.", ...})
-    for hit in store.rank("who wrote dune?", top_k=5):
-        print(hit.score, hit.id)
+        store = DocumentStore.build("passages", {"dune": "Frank Herbert wrote Dune.", ...})
+        for hit in store.rank("who wrote dune?", top_k=5):
+            print(hit.score, hit.id)
+
+    ``close``, or the end of a ``with`` block, frees its memory.
     """
 
     def __init__(
@@ -89,14 +91,14 @@ class DocumentStore(Closing):
     ) -> None:
         """Open a store.
 
-        :param directory: what ``build`` made
-        :param model: the bundle that made it, or its reranker
-        :param threads: threads to compute with, if a bundle is given; the physical cores given to
-            the process by default
-        :param backend: what compares: "numba", "numpy", or "auto", numba where it is installed.
-            What EDGERANK_STORE says, or "auto", by default
-        :param verify: compare every file with its sha256 first
-        :raises StoreError: the store is missing, altered, unfinished, or another model's
+        :param directory: directory of the store, made by ``build``
+        :param model: the bundle that made the store, or an open reranker of it
+        :param threads: number of threads to compute with, if ``model`` is a bundle. The default is
+            that of ``Reranker``
+        :param backend: the library that compares vectors: "numba", "numpy", or "auto" for numba if
+            it is installed. The default is the value of EDGERANK_STORE, or "auto"
+        :param verify: whether to compare every file with its sha256 first
+        :raises StoreError: the store is missing, altered or unfinished, or another model made it
         :raises BundleError: the bundle is unusable
         :raises InputError: an option is unusable
         """
@@ -138,17 +140,18 @@ class DocumentStore(Closing):
         backend: str | None = None,
         show_progress: bool = False,
     ) -> DocumentStore:
-        """Encode documents and store them.
+        """Encode documents and store them in a new directory.
 
-        If it is broken off, the same call goes on where it stopped; until it has ended, the store
-        cannot be opened.
+        After an interruption, the same call continues. Until it has finished, the store cannot be
+        opened.
 
-        :param documents: by their ids, or pairs of an id and a document, as ``Reranker.rank`` takes
-            it; an iterator is read once, a few hundred at a time. Long documents are stored whole
-        :param show_progress: draw a progress bar on stderr
+        :param documents: a mapping of ids to documents, or pairs of an id and a document. Documents
+            are those of ``Reranker.rank``. An iterator is read once, some hundred documents at a
+            time. Long documents are stored whole
+        :param show_progress: whether to draw a progress bar on stderr
         :raises InputError: a document or its id is unusable
-        :raises StoreError: there is a store, or the disk is full, or the bundle is of a kind that
-            reads query and document together
+        :raises StoreError: the directory has a store already, the disk is full, or the model reads
+            query and document together
 
         Other parameters are those of ``DocumentStore``.
         """
@@ -166,7 +169,7 @@ class DocumentStore(Closing):
         return store
 
     def __len__(self) -> int:
-        """Documents, less those that were deleted."""
+        """Return the number of documents, without deleted ones."""
         return self._snapshot.manifest.num_documents
 
     def __contains__(self, name: object) -> bool:
@@ -174,17 +177,17 @@ class DocumentStore(Closing):
 
     @property
     def ids(self) -> list[str]:
-        """The ids of all documents, in the order in which they came."""
+        """The ids of all documents, in the order of their addition."""
         return list(self._places())
 
     @property
     def manifest(self) -> StoreManifest:
-        """What store.json says."""
+        """The content of store.json."""
         return self._snapshot.manifest
 
     @property
     def backend(self) -> str:
-        """What compares: "numpy" or "numba"."""
+        """The library that compares vectors: "numpy" or "numba"."""
         return self._comparer.backend
 
     def rank(
@@ -199,10 +202,12 @@ class DocumentStore(Closing):
     ) -> list[StoredHit]:
         """Rank documents by relevance to a query, best first.
 
-        :param ids: of the documents; without them the whole store is searched
-        :param top_k: how many hits to return; all by default, and 10 of a search
-        :param candidates: of a search: the best so many by their words and the best so many by
-            their pooled vectors are scored
+        :param ids: ids of the documents to rank; None searches the whole store
+        :param top_k: number of hits to return. The default is all of ``ids``, and 10 in a search
+        :param candidates: in a search, this many documents with the best BM25 scores and this many
+            with the nearest pooled vectors are scored
+        :return: hits with ``score`` and ``id``
+        :raises InputError: an id is not in the store
 
         Other parameters and errors are those of ``Reranker.rank``.
         """
@@ -224,7 +229,7 @@ class DocumentStore(Closing):
         instruction: str | None = None,
         normalize: bool = False,
     ) -> Scores:
-        """Score documents against a query: float32 [len(ids)], in their order.
+        """Score documents against a query: float32 [len(ids)], in the order of ``ids``.
 
         Parameters and errors are those of ``rank``.
         """
@@ -234,20 +239,23 @@ class DocumentStore(Closing):
         return self.score_query(encoded, names, normalize)
 
     def check_ids(self, ids: Sequence[str]) -> None:
-        """Check that documents are there.
+        """Check that the store has documents.
 
-        :raises InputError: one is not
+        :raises InputError: an id is not in the store
         """
         self._find(self._snapshot, ids)
 
     def prepare_query(self, query: str, instruction: str | None = None) -> Prepared[Query]:
-        """Turn a query into tokens: ``score`` up to the engine, for those who schedule it."""
+        """Turn a query into tokens, for callers that schedule the engine themselves.
+
+        :raises InputError: the query or the instruction is unusable
+        """
         return prepare_query(self.reranker, self._rule, query, instruction)
 
     def score_query(self, query: Query, ids: Sequence[str], normalize: bool = False) -> Scores:
-        """Score documents against a query that was encoded: float32 [len(ids)].
+        """Score documents against an encoded query: float32 [len(ids)], in the order of ``ids``.
 
-        :raises InputError: an id is not there
+        :raises InputError: an id is not in the store
         """
         snapshot = self._snapshot
         found = self._find(snapshot, ids)
@@ -266,14 +274,16 @@ class DocumentStore(Closing):
         normalize: bool = False,
         candidates: int = CANDIDATES,
     ) -> list[StoredHit]:
-        """Search the whole store for a query that was encoded.
+        """Search the whole store with an encoded query.
 
-        :param text: of the query, for its words
+        :param text: the text of the query, for BM25
+
+        Other parameters are those of ``rank``.
         """
         segments = self._snapshot.segments
         by_vectors = [self._pooled(segment, query) for segment in segments]
         firsts = [by_vectors]
-        if self._rule.has_tokens:  # else the vectors say it all
+        if self._rule.has_tokens:  # otherwise the pooled vectors are the whole score
             firsts.append(bm25(segments, words_of(text)))
         chosen = [np.zeros(0, np.int64)]
         counts = [segment.info.documents for segment in segments]
@@ -284,7 +294,7 @@ class DocumentStore(Closing):
             together = np.concatenate([np.zeros(0, np.float32), *scores])
             together[is_deleted] = -np.inf
             if scores is not by_vectors:
-                together[together <= 0] = -np.inf  # none of the query's words
+                together[together <= 0] = -np.inf  # has no word of the query
             chosen.append(best_places(together, max(candidates, top_k or SEARCH_HITS)))
         places = np.unique(np.concatenate(chosen))
         starts = np.cumsum([0, *counts])
@@ -301,11 +311,12 @@ class DocumentStore(Closing):
     def add(
         self, documents: Documents, *, replace: bool = False, show_progress: bool = False
     ) -> int:
-        """Add documents, all or none of them; return how many.
+        """Add all documents, or none after an error; return their number.
 
-        :param replace: whether those whose ids are there take the place of what was there
-        :param show_progress: draw a progress bar on stderr
-        :raises InputError: a document or its id is unusable, or the id is there
+        :param documents: as for ``build``
+        :param replace: whether to replace documents in the store that have the same ids
+        :param show_progress: whether to draw a progress bar on stderr
+        :raises InputError: a document or its id is unusable, or the id is in the store
         :raises StoreError: another process is writing, or the disk is full
         """
         encoder = Encoder(self.reranker, self._rule)
@@ -320,9 +331,9 @@ class DocumentStore(Closing):
         return count
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete documents, all or none of them; return how many.
+        """Delete all of the documents, or none after an error; return their number.
 
-        :raises InputError: an id is not there
+        :raises InputError: an id is not in the store
         :raises StoreError: another process is writing, or the disk is full
         """
         count = delete(self.directory, _id_list(ids), self._rule)
@@ -330,20 +341,20 @@ class DocumentStore(Closing):
         return count
 
     def refresh(self) -> None:
-        """See what others have written since.
+        """Read the store again, to see changes by other processes.
 
-        :raises StoreError: the store is gone, altered, or another model's
+        :raises StoreError: the store is gone or altered, or another model made it
         """
         self._snapshot = self._read()
 
     def close(self) -> None:
-        """Free the memory; a reranker that was passed in stays open."""
+        """Free the memory. A reranker that was passed as ``model`` stays open."""
         self._comparer.close()
         if self._owns_model:
             self.reranker.close()
 
     def _read(self, *, verify: bool = False) -> Snapshot:
-        """Map the store, anew if files go because another process changes it meanwhile."""
+        """Map the files; try again if another process removes some of them meanwhile."""
         for _ in range(OPENINGS):
             before = read_content(self.directory)
             try:
@@ -364,13 +375,13 @@ class DocumentStore(Closing):
             return snapshot.places
 
     def _find(self, snapshot: Snapshot, ids: Sequence[str]) -> Ids:
-        """Return segment and place of each document: int64 [len(ids), 2]."""
+        """Return the segment of each document and its index there: int64 [len(ids), 2]."""
         with self._lock:
             places = snapshot.places
         return np.array(find(places, ids), np.int64).reshape(-1, 2)
 
     def _score(self, segment: Segment, documents: Ids, query: Query, normalize: bool) -> Scores:
-        """Score documents of a segment: the best of each one's parts."""
+        """Score documents of a segment: the best score of a document's parts is its own."""
         if len(documents) == 0:
             return np.zeros(0, np.float32)
         starts, ends = segment.document_parts[documents], segment.document_parts[documents + 1]

@@ -1,4 +1,4 @@
-"""Changes of a store: documents come in segments, and go by a list of those that are gone."""
+"""Changes of a store: segments with new documents, and lists of deleted ones."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from edgerank.store.format import (
 )
 from edgerank.store.segments import Segment, SegmentWriter, open_segment
 
-SEGMENT_DOCUMENTS = 1 << 14  # a build that is broken off loses no more than so many
+SEGMENT_DOCUMENTS = 1 << 14  # an interrupted build loses no more than these
 BATCH_DOCUMENTS = 256  # encoded together
-BATCH_CHARACTERS = 1 << 20  # of their texts, which bounds the memory
+BATCH_CHARACTERS = 1 << 20  # of the texts of a batch, which bounds the memory
 
-Named = tuple[str, Document]  # a document behind its id
+Named = tuple[str, Document]  # an id and its document
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model, and how its bundle's texts are kept."""
+    """A model, and the rule by which a store keeps its vectors."""
 
     reranker: Reranker
     rule: StoreRule
 
     def binding(self) -> Binding:
-        """Say what a store that this writes is bound to."""
+        """Describe the model that a store of this encoder belongs to."""
         bundle = self.reranker.bundle
         [[part]] = encode_documents(self.reranker, self.rule, ["a"])
         return Binding(
@@ -68,10 +68,10 @@ class Encoder:
 def build(
     directory: Path, documents: Iterable[Named], encoder: Encoder, *, show_progress: bool = False
 ) -> None:
-    """Make a store of documents, or go on where a build of the same documents was broken off.
+    """Make a store of documents, or continue an interrupted build of the same documents.
 
     :raises InputError: a document or its id is unusable
-    :raises StoreError: there is a store, or something else, or the disk is full
+    :raises StoreError: the directory has a store or other files, or the disk is full
     """
     with _named_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -99,10 +99,10 @@ def add(
     replace: bool = False,
     show_progress: bool = False,
 ) -> int:
-    """Add documents, all or none of them; return how many.
+    """Add all documents, or none after an error; return their number.
 
-    :param replace: whether those whose ids are there take the place of what was there
-    :raises InputError: a document or its id is unusable, or the id is there
+    :param replace: whether to replace documents in the store that have the same ids
+    :raises InputError: a document or its id is unusable, or the id is in the store
     :raises StoreError: the store is unusable, or the disk is full
     """
     with _changing(directory):
@@ -128,9 +128,9 @@ def add(
 
 
 def delete(directory: Path, ids: Iterable[str], rule: StoreRule) -> int:
-    """Delete documents, all or none of them; return how many.
+    """Delete all of the documents, or none after an error; return their number.
 
-    :raises InputError: an id is not there
+    :raises InputError: an id is not in the store
     :raises StoreError: the store is unusable, or the disk is full
     """
     with _changing(directory):
@@ -150,7 +150,7 @@ def open_segments(directory: Path, manifest: StoreManifest, rule: StoreRule) -> 
 
 
 def places_of(segments: Sequence[Segment]) -> dict[str, tuple[int, int]]:
-    """Return where each document is: the segment, and the place in it."""
+    """Return, by id, the index of a document's segment and its index there."""
     return {
         name: (number, place)
         for number, segment in enumerate(segments)
@@ -162,9 +162,9 @@ def places_of(segments: Sequence[Segment]) -> dict[str, tuple[int, int]]:
 
 
 def find(places: Mapping[str, tuple[int, int]], ids: Iterable[str]) -> list[tuple[int, int]]:
-    """Return the places of some documents.
+    """Look up documents in the result of ``places_of``.
 
-    :raises InputError: one is not there
+    :raises InputError: an id is not in the store
     """
     found = []
     for index, name in enumerate(ids):
@@ -176,7 +176,7 @@ def find(places: Mapping[str, tuple[int, int]], ids: Iterable[str]) -> list[tupl
 
 
 def check_binding(directory: Path, manifest: StoreManifest, reranker: Reranker) -> None:
-    """Check that a store is whole, and a model's.
+    """Check that a store is complete, and that this model made it.
 
     :raises StoreError: it is not
     """
@@ -200,7 +200,7 @@ def check_binding(directory: Path, manifest: StoreManifest, reranker: Reranker) 
 
 @contextmanager
 def _changing(directory: Path) -> Iterator[None]:
-    """Hold the lock; whatever comes of a change, what its store does not name is removed.
+    """Hold the lock; before and after a change, remove files that store.json does not name.
 
     :raises StoreError: another process is writing, or the disk is full
     """
@@ -213,7 +213,7 @@ def _changing(directory: Path) -> Iterator[None]:
 
 
 def _clean(directory: Path) -> None:
-    """Remove what is left over, if the store can be read."""
+    """Remove files that store.json does not name, if it can be read."""
     if not (directory / STORE_NAME).exists():
         remove_leftovers(directory, None)
         return
@@ -223,7 +223,7 @@ def _clean(directory: Path) -> None:
 
 @contextmanager
 def _named_errors(directory: Path) -> Iterator[None]:
-    """Name errors of the disk."""
+    """Turn errors of the disk into StoreError."""
     try:
         yield
     except OSError as error:
@@ -234,7 +234,7 @@ def _named_errors(directory: Path) -> Iterator[None]:
 
 
 def _check_is_free(directory: Path) -> None:
-    """Check that a directory is empty, or a build that was broken off."""
+    """Check that a directory is empty, or has an interrupted build."""
     if (directory / STORE_NAME).exists():
         if decode_store_manifest(directory, read_content(directory)).is_complete:
             raise StoreError(
@@ -251,7 +251,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _begun(directory: Path, binding: Binding) -> StoreManifest:
-    """Return what was built so far, of nothing at first."""
+    """Return the manifest of an interrupted build, or begin with an empty one."""
     if not (directory / STORE_NAME).exists():
         manifest = StoreManifest(FORMAT_VERSION, binding, False, "", (), {})
         commit(directory, manifest)
@@ -270,9 +270,9 @@ def _begun(directory: Path, binding: Binding) -> StoreManifest:
 def _resumed(
     directory: Path, manifest: StoreManifest, documents: Iterable[Named]
 ) -> tuple[Iterator[tuple[int, str, str]], set[str], hashlib._Hash]:
-    """Skip what a build has stored already, if the documents are still the same.
+    """Skip documents that an interrupted build has stored, if they are still the same.
 
-    :return: those that are left, the ids of the others, and the digest of those
+    :return: the documents that are left, the ids of the stored ones, and their digest
     """
     digest = hashlib.sha256()
     known = set()
@@ -299,9 +299,9 @@ def _write(
 ) -> None:
     """Encode documents and write them, segment by segment.
 
-    :param known: ids that no document may have; those of the documents are added
-    :param note: told of each document before its segment is kept
-    :param keep: told of each segment that is on the disk
+    :param known: ids that no document may have; the ids of written documents are added
+    :param note: called with each document before its segment is complete
+    :param keep: called with each complete segment
     """
     writer: SegmentWriter | None = None
     try:
@@ -381,7 +381,7 @@ def _without(
     segments: Sequence[Segment],
     gone: Sequence[tuple[int, int]],
 ) -> StoreManifest:
-    """Note which documents are gone; a segment of which none is left goes as a whole."""
+    """Record deleted documents; drop a segment without remaining documents."""
     files = dict(manifest.files)
     infos: list[SegmentInfo] = []
     for number, segment in enumerate(segments):

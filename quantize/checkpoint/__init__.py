@@ -1,1 +1,1 @@
-"""What lies on disk: weights, configuration, the files beside them, the tokenizer."""
+"""Reads the files of a checkpoint: weights, configuration, tokenizer and others."""

@@ -1,6 +1,6 @@
 """Hugging Face checkpoints on disk: config.json and safetensors, one tensor in memory at a time.
 
-The safetensors header is read here because the library's NumPy side has no bfloat16 and no rows:
+The safetensors header is read here, because the library has no bfloat16 and no rows for NumPy:
 eight bytes of length, a JSON table of dtype, shape and offsets, then the data
 (https://github.com/huggingface/safetensors#format).
 """
@@ -29,7 +29,7 @@ STORED_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: its bits
 }
-HEADER_LIMIT_BYTES = 100_000_000  # the format's own bound
+HEADER_LIMIT_BYTES = 100_000_000  # the limit of the format
 
 
 class _HeaderEntry(msgspec.Struct):
@@ -40,7 +40,7 @@ class _HeaderEntry(msgspec.Struct):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies."""
+    """The location of a tensor."""
 
     path: Path
     dtype: str
@@ -68,7 +68,7 @@ class Checkpoint:
         return _convert(self.directory / "config.json", self.config, shape)
 
     def json_as(self, name: str, shape: type[T]) -> T | None:
-        """Read an optional JSON file as ``shape``; None where it is absent.
+        """Read an optional JSON file as ``shape``; None if it does not exist.
 
         :raises QuantizeError: it is not JSON, or has a value that the shape does not allow
         """
@@ -233,7 +233,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
     tensors = {}
     for name, entry in entries.items():
         if entry.dtype not in STORED_DTYPES:
-            continue  # integer buffers such as position_ids; a weight among them is missed by name
+            continue  # skip integer buffers such as position_ids
         begin, end = entry.data_offsets
         expected = math.prod(entry.shape) * STORED_DTYPES[entry.dtype].itemsize
         if begin < 0 or end - begin != expected or 8 + length + end > size:

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a local directory, or the Hugging Face hub's cache after a download."""
+"""Finds a checkpoint: a local directory, or a download from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def locate(checkpoint: str | os.PathLike[str]) -> tuple[Source, Path]:
     :raises QuantizeError: there is no such directory and no such model can be fetched
     """
     directory = Path(checkpoint)
-    if os.path.isdir(directory):  # False too for a name that no directory can have
+    if os.path.isdir(directory):  # also False for a name that cannot be a path
         return Source(directory.resolve().name, license=_license(directory)), directory
     if not HUB_ID.fullmatch(str(checkpoint)):
         raise QuantizeError(f"{checkpoint}: no such directory")
     directory = _download(str(checkpoint))
-    revision = directory.name  # the cache files a snapshot under its commit
+    revision = directory.name  # a snapshot's directory in the cache is named after its commit
     return Source(str(checkpoint), revision, _license(directory)), directory
 
 

@@ -1,4 +1,4 @@
-"""How many tokens a model takes: what it has positions for, and what the files beside it say."""
+"""The maximum length of a model, from its positions and its files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POSITIONS_AFTER_PADDING: dict[str, int | None] = {
 
 
 class _PositionConfig(msgspec.Struct):
-    """config.json, as far as it bounds the length."""
+    """The fields of config.json that limit the length."""
 
     model_type: str = ""
     pad_token_id: int | None = None
@@ -34,7 +34,7 @@ class _PositionConfig(msgspec.Struct):
 
 
 def pad_token_id(checkpoint: Checkpoint) -> int:
-    """Return the id that empty slots are filled with."""
+    """Return the id of the padding token."""
     return checkpoint.config_as(_PositionConfig).pad_token_id or 0
 
 
@@ -48,16 +48,16 @@ def first_position(checkpoint: Checkpoint) -> int:
 
 
 def position_limit(checkpoint: Checkpoint) -> int | None:
-    """Return how many tokens the model has positions for; None if config.json does not say."""
+    """Return the model's number of positions; None if config.json has none."""
     config = checkpoint.config_as(_PositionConfig)
     limit = config.max_position_embeddings or config.n_positions
-    if limit is None or limit <= 0:  # -1 where positions are relative
+    if limit is None or limit <= 0:  # -1 for relative positions
         return None
     return limit - first_position(checkpoint)
 
 
 def max_lengths(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Return the maximum length in tokens by default, and the most that it may be set to.
+    """Return the default of the maximum length, and its largest value, in tokens.
 
     :raises QuantizeError: no file says
     """

@@ -1,4 +1,4 @@
-"""The modules of sentence-transformers that read an encoder's rows, listed in modules.json."""
+"""The modules of sentence-transformers after an encoder, listed in modules.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantize.checkpoint.files import Checkpoint, Floats, open_module
 from quantize.checkpoint.sidecars import modules_of, torch_class
 from quantize.errors import QuantizeError
 
-# What modules read and write: pooled rows, each token's, or a cross-encoder's result.
+# The input or output of a module: pooled rows, rows of tokens, or a cross-encoder's result.
 Rows = Literal["sentence_embedding", "token_embeddings", "scores"]
 DenseActivation = Literal["GELU", "Identity", "ReLU", "SiLU", "Sigmoid", "Tanh"]
 DENSE_ACTIVATIONS: tuple[DenseActivation, ...] = (
@@ -55,13 +55,13 @@ class _NormalizeSettings(msgspec.Struct):
 
 @dataclass(frozen=True)
 class DenseModule:
-    """A linear layer over rows, and what follows it."""
+    """A linear layer over rows, with activation and residual."""
 
     weight: Floats  # [out, in]
     bias: Floats | None  # [out]
     activation: DenseActivation
-    adds_rows: bool  # whether what it reads is added to what it gives
-    residual: Floats | None  # [out, in], by which what it reads is multiplied before that
+    adds_rows: bool  # whether the input is added to the output
+    residual: Floats | None  # [out, in], multiplies the input before that
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RowModules:
     """A chain of modules, each of which reads what the one before has written."""
 
     modules: tuple[DenseModule | LayerNormModule | NormalizeModule, ...]
-    gives: Rows  # what the last one writes
+    gives: Rows  # the output of the last module
     width: int
 
 
@@ -92,7 +92,7 @@ def row_modules(checkpoint: Checkpoint, width: int, reads: Rows) -> RowModules:
     A Normalize at the end is left out: embeddings and token vectors get length 1 in any case.
 
     :param width: of the rows
-    :param reads: what the first one is to read
+    :param reads: the required input of the first module
     :raises QuantizeError: one reads something else or rows of another width, has an activation that
         is not supported, or lacks weights
     """

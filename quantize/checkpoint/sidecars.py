@@ -1,4 +1,4 @@
-"""What the files beside a checkpoint's weights say: the tokenizer's, and sentence-transformers'."""
+"""Settings in the files of the tokenizer and of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edgerank.manifest import Activation
 from quantize.checkpoint.files import Checkpoint
 from quantize.errors import QuantizeError
 
-Pooling = Literal["mean", "cls"]  # how an encoder makes one vector of its tokens'
+Pooling = Literal["mean", "cls"]  # how an encoder pools the vectors of its tokens
 AnyPooling = Literal[Pooling, "lasttoken"]  # and how a decoder does
-Reading = Literal[Pooling, "tokens"]  # or leaves each token its own
+Reading = Literal[Pooling, "tokens"]  # or keeps a vector for each token
 
 ACTIVATIONS: dict[str | None, Activation] = {  # by the names of torch.nn
     "Identity": "identity",
@@ -67,19 +67,19 @@ class _ActivationSettings(msgspec.Struct):
 
 
 class _CrossEncoderConfig(msgspec.Struct):
-    """What sentence-transformers kept in config.json: in its version 4, and before."""
+    """The settings of sentence-transformers in config.json, up to its version 4."""
 
     sentence_transformers: _ActivationSettings | None = None
     sbert_ce_default_activation_function: str | None = None
 
 
 def has_modules(checkpoint: Checkpoint) -> bool:
-    """Say whether sentence-transformers saved the checkpoint with modules of its own."""
+    """Whether sentence-transformers saved the checkpoint with modules."""
     return checkpoint.json_as("modules.json", list[Module]) is not None
 
 
 def modules_kind(checkpoint: Checkpoint) -> ModulesKind | None:
-    """Say what sentence-transformers' modules make; None for a Transformer alone, or no file."""
+    """Return the kind of the modules; None for a Transformer alone, or without the file."""
     names = [module.name for module in modules_of(checkpoint)]
     settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
     if settings is not None and settings.model_type == "CrossEncoder":
@@ -95,11 +95,11 @@ def modules_kind(checkpoint: Checkpoint) -> ModulesKind | None:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How sentence-transformers has a pair of texts become a chat."""
+    """How sentence-transformers turns a pair of texts into messages of a chat."""
 
     has_parts: bool  # whether a message's content is a list of parts
     arguments: dict[str, Any]  # of the template
-    restores_end: bool  # whether what follows the document is put back where it was cut off
+    restores_end: bool  # whether the text after the document is kept when it is cut
 
 
 def chat_settings(checkpoint: Checkpoint) -> ChatSettings | None:
@@ -145,7 +145,7 @@ def logit_score_tokens(checkpoint: Checkpoint) -> dict[int, float]:
 
 
 def longest_input(checkpoint: Checkpoint) -> int | None:
-    """Return the maximum length in tokens that the files name, if they do."""
+    """Return the maximum length in tokens in the files, None if there is none."""
     settings = checkpoint.json_as("sentence_bert_config.json", _TransformerSettings)
     if settings and settings.max_seq_length:
         return settings.max_seq_length
@@ -155,7 +155,7 @@ def longest_input(checkpoint: Checkpoint) -> int | None:
 
 
 def activation_of(checkpoint: Checkpoint) -> Activation:
-    """Read which activation a CrossEncoder applies; a sigmoid unless a file says.
+    """Read the activation of a CrossEncoder; a sigmoid by default.
 
     :raises QuantizeError: it is one that is not supported
     """
@@ -183,7 +183,7 @@ def torch_class(path: str) -> str | None:
 
 
 def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
-    """Return what an embedding model reads for a query and for a document."""
+    """Return the prompts of an embedding model for a query and for a document."""
     settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
     settings = settings or _ModelSettings()
     prompts = {name: prompt or "" for name, prompt in settings.prompts.items()}
@@ -193,7 +193,7 @@ def embedding_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
 
 
 def pair_prompts(checkpoint: Checkpoint) -> tuple[bool, str]:
-    """Say whether a CrossEncoder has prompts, and which it applies by default; "" for none."""
+    """Return whether a CrossEncoder has prompts, and its default one, "" for none."""
     settings = checkpoint.json_as("config_sentence_transformers.json", _ModelSettings)
     if settings is None or settings.model_type != "CrossEncoder":
         return False, ""
@@ -239,7 +239,7 @@ class _PoolingSettings(msgspec.Struct):
 
 
 def pooling_of(checkpoint: Checkpoint) -> AnyPooling:
-    """Read how one vector is made of the tokens'.
+    """Read how the vectors of tokens are pooled.
 
     :raises QuantizeError: in a way, or with modules, that are not supported
     """

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer, and how it lays out texts, read off its own post-processor."""
+"""A checkpoint's tokenizer, and the special tokens that it puts around texts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def joined(checkpoint: Checkpoint, tokenizer: Tokenizer, *texts: str) -> tuple[Piece, ...]:
-    """Return how the tokenizer makes one sequence of a text or two: its special tokens around them.
+    """Return the sequence of one or two texts: the special tokens around them.
 
-    :param texts: what stands in the place of each, such as "{query}"
+    :param texts: placeholders of the texts, such as "{query}"
     :raises QuantizeError: it does not keep their order, or a special token cannot be written as
         text
     """

@@ -1,1 +1,1 @@
-"""Families: the table of them, recognition from a checkpoint's files, and prompt templates."""
+"""Families: their table, their recognition from a checkpoint's files, and prompt templates."""

@@ -1,4 +1,4 @@
-"""The table of families: which architectures belong to one, and how it is prompted.
+"""The table of families, with their architectures and prompts.
 
 A family is recognised from a checkpoint's own files (``quantize.families.recognition``) and becomes
 data in the bundle's manifest.
@@ -62,14 +62,14 @@ EMBEDDERS: dict[str, Callable[[Checkpoint, Pooling], LayeredModel[Any]]] = {
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """A family, and the files that tell it."""
+    """A family, and the properties by which a checkpoint of it is recognised."""
 
     name: str
     models: str  # for people
-    score: str  # how it reads, for people
+    score: str  # meaning of the score, for people
     heads: tuple[Head, ...]
     backbones: tuple[str, ...]
-    template: Template | None = None  # the tokenizer's own way to join two texts by default
+    template: Template | None = None  # None: the tokenizer joins the two texts
     remote_code: str | None = None  # a module that config.json names
     modules: ModulesKind | None = None  # of modules.json, for ForCausalLM and Model
 
@@ -162,7 +162,7 @@ MODULES: dict[ModulesKind, str] = {
 
 
 def describe(family: FamilySpec) -> list[str]:
-    """Say in a few lines what a family is, how it is recognised and how its scores read."""
+    """Describe a family in a few lines: how it is recognised, and what its scores mean."""
     modules = MODULES[family.modules] if family.modules else ""
     heads = (
         f"{head} with {modules}" if modules and head in ("Model", "ForCausalLM") else head

@@ -1,6 +1,6 @@
-"""How families turn a query and a document into a prompt, and logits into a score.
+"""Templates: how a query and a document become a prompt, and logits a score.
 
-Each is data: the same JSON that ``--template FILE`` takes and ``edgerank families NAME`` prints.
+A template is data: the JSON that ``--template FILE`` reads and ``edgerank families NAME`` prints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A prompt, and which tokens' logits after it are the score.
+    """A prompt, and the tokens whose logits after it make the score.
 
     The query is cut to its share of the maximum length, the document to what is left.
     """
@@ -30,7 +30,7 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     normalize_offset: float = 0.0  # a normalised score is sigmoid(logit - offset)
     max_length: Positive = 8192
     query_share: tuple[Positive, Positive] = (1, 1)  # numerator, denominator
-    counted: dict[str, Literal[-1, 1]] = {}  # fixed texts whose tokens are of the maximum length,
+    counted: dict[str, Literal[-1, 1]] = {}  # fixed texts whose tokens count as part of the length,
     # or come on top of it
 
 

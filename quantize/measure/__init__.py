@@ -1,1 +1,1 @@
-"""A model run on calibration and held-out text, and what the bundle's scores cost."""
+"""Runs a model on calibration and held-out text, and measures the fidelity of graphs."""

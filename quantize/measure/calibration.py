@@ -1,4 +1,4 @@
-"""Text that shows a model what it will read: to choose scales by, and to measure the result on."""
+"""Calibration text: pairs to choose scales with, and held-out pairs to measure on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 DEFAULT_PATH = Path(__file__).with_name("calibration.jsonl")
 DEFAULT_NAME = "built-in text"
-HELD_OUT_EVERY = 4  # one query of so many is for measuring
-CANDIDATES = 20  # documents that a held-out query is measured on, others' if it has too few
+HELD_OUT_EVERY = 4  # one of this many queries is held out
+CANDIDATES = 20  # most documents of a held-out query; other queries' if it has fewer
 CALIBRATION_TOKENS = 12288  # more changes little and takes longer
 HELD_OUT_TOKENS = 20480
 
@@ -32,9 +32,9 @@ class TextPair(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pairs to choose scales by, and others, with other queries, to measure on."""
+    """Pairs to choose scales with, and held-out pairs of other queries to measure on."""
 
-    name: str  # where they came from
+    name: str  # source of the pairs
     pairs: Sequence[TextPair]
     held_out: Sequence[TextPair]
 
@@ -84,9 +84,9 @@ def _with_candidates(pairs: Sequence[TextPair]) -> list[TextPair]:
 def thinned(
     calibration: Calibration, count_tokens: Callable[[Sequence[TextPair]], int]
 ) -> Calibration:
-    """Leave out what exceeds the budgets of tokens: pairs at even distances, or whole queries.
+    """Reduce the text to the budgets of tokens: leave out pairs evenly, or whole queries.
 
-    :param count_tokens: says how many tokens the model has to compute for some pairs
+    :param count_tokens: returns the number of tokens to compute for some pairs
     """
 
     def share(pairs: Sequence[TextPair], budget: int) -> float:

@@ -1,8 +1,8 @@
-"""Half precision on a CPU: float32 operators, each of whose results is rounded.
+"""Emulates half precision on a CPU: float32 operators with rounded results.
 
 ONNX Runtime's CPU provider computes few operators in float16 and none in bfloat16. Its kernels for
-CUDA add up in float32 and round what they give out; so does the graph that is made here of one in
-half precision. It reads the same file of weights.
+CUDA add up in float32 and round their results. The graph that is made here from one in half
+precision does the same, and reads the same file of weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quantize.graph.builder import HALVES
 from quantize.graph.value_types import typed_nodes
 
 LARGEST = "largest"  # output: the largest magnitude that was rounded, float32 []
-# give out what they read
+# return their input unchanged
 MOVES = frozenset(
     (
         "Concat", "Expand", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Split",
@@ -35,7 +35,7 @@ class _Emulated:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     peaks: list[str] = field(default_factory=list)  # float32 [] each
     floats: dict[str, str] = field(default_factory=dict)  # weights in half precision, as float32
-    masks: set[str] = field(default_factory=set)  # values that hold what masks add to logits
+    masks: set[str] = field(default_factory=set)  # values that masks add to logits
 
     def op(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         name = f"emulated/{output}"

@@ -1,4 +1,4 @@
-"""What a precision costs: a graph's scores against those of the original model in float32."""
+"""Measures the fidelity of a graph: its scores against those of the original in float32."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from quantize.measure.layerwise import LayerwiseRunner, Streams
 from quantize.measure.preparation import PackedCalibration, PackedPairs
 from quantize.rounding.rounding import Floats
 
-WORST = 5  # documents that are named
+WORST = 5  # documents with the largest errors
 TOP = 10
 FOLDING = "ConstantFolding"  # an optimizer, which would hold all weights in float32 at once
-TRACED_BATCHES = 4  # micro-batches on which the error is followed from layer to layer
+TRACED_BATCHES = 4  # micro-batches for the error after each layer
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the original model makes of the held-out pairs."""
+    """The original model's scores of the held-out pairs."""
 
-    text: str  # where the pairs came from
+    text: str  # source of the pairs
     held_out: PackedPairs
     scores: Floats  # [number of pairs]
     streams: Sequence[Streams] = ()  # after each layer, for the first micro-batches, if observed
@@ -45,7 +45,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class WrittenGraph:
-    """A graph, and how the original's streams are found in it."""
+    """A graph, and its values that correspond to the original's hidden states."""
 
     graph: Graph
     streams: Sequence[str] = ()  # names of the values after each layer
@@ -75,7 +75,7 @@ def score_graph(path: Path, pairs: PackedPairs) -> Floats:
 
 
 def measure_graph(written: WrittenGraph, reference: Reference) -> tuple[Fidelity, Floats]:
-    """Measure a graph; return its fidelity and the scores that it was measured by."""
+    """Measure a graph; return its fidelity and its scores."""
     graph = written.graph
     graph.save(extra_outputs=written.streams)
     scores, layers = _measure(Session(graph.path), written, reference)
@@ -84,7 +84,7 @@ def measure_graph(written: WrittenGraph, reference: Reference) -> tuple[Fidelity
 
 
 class RangeExceededError(Exception):
-    """Numbers that are rounded to half precision are larger than is allowed."""
+    """A number to be rounded to half precision is too large."""
 
     def __init__(self, largest: float) -> None:
         super().__init__(largest)
@@ -94,11 +94,11 @@ class RangeExceededError(Exception):
 def measure_half_graph(
     written: WrittenGraph, reference: Reference, limit: float
 ) -> tuple[Fidelity, Floats]:
-    """Measure a graph in half precision: on a GPU, or as a CPU emulates it if there is none.
+    """Measure a graph in half precision: on a GPU, or emulated on the CPU if there is none.
 
-    :param limit: the largest magnitude that may be rounded, which the emulation shows
+    :param limit: the largest magnitude to allow; checked by the emulation
     :return: as ``measure_graph``
-    :raises RangeExceededError: a larger one is rounded, or there are NaNs
+    :raises RangeExceededError: there is a larger magnitude, or NaN
     """
     graph = written.graph
     graph.save(extra_outputs=written.streams)
@@ -198,13 +198,13 @@ def _by_query(pairs: Sequence[TextPair]) -> Iterator[NDArray[np.intp]]:
 
 
 def _kendall_tau(reference: Floats, scores: Floats) -> float:
-    """Return tau-b; 1 where there is nothing to order, 0 where an order was lost altogether."""
+    """Return tau-b; 1 if all original scores are equal, 0 if only the others are."""
     if reference.min() == reference.max():
         return 1.0
     return float(np.nan_to_num(kendalltau(reference, scores).statistic))
 
 
 def _overlap(reference: Floats, scores: Floats) -> float:
-    """Return which share of the first ten is the same."""
+    """Return the share of the first ten that is the same."""
     first, second = (set(np.argsort(-x, kind="stable")[:TOP].tolist()) for x in (reference, scores))
     return len(first & second) / len(first)

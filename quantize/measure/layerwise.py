@@ -1,6 +1,6 @@
-"""A model run layer by layer in float32, with one layer in memory.
+"""Runs a model layer by layer in float32, with one layer in memory.
 
-Each part is written as a graph of its own, run over all micro-batches and deleted, so that a
+Each layer is written as a separate graph, run on all micro-batches and deleted, so that a
 checkpoint of any size can be observed, and be the reference, on the machine that quantizes it.
 """
 
@@ -35,8 +35,8 @@ class LayerRun:
     layer: ModelLayer[Any]
     before: Streams
     after: Streams
-    rows: Mapping[str, Floats]  # what its matrices read, [T, K] by site, if they were observed
-    matrices: Sequence[str]  # their names, likewise
+    rows: Mapping[str, Floats]  # inputs of its matrices, [T, K] by site, if they were observed
+    matrices: Sequence[str]  # names of the matrices, if they were observed
 
 
 class LayerwiseRunner:
@@ -53,7 +53,7 @@ class LayerwiseRunner:
     def run_layers(self, batches: Sequence[Batch], *, observe: bool = False) -> Iterator[LayerRun]:
         """Run the embedding, then layer after layer.
 
-        :param observe: whether to keep what each layer's matrices read
+        :param observe: whether to keep the inputs of each layer's matrices
         """
         streams = self._embed(batches)
         for index in range(self._model.num_layers):
@@ -72,7 +72,7 @@ class LayerwiseRunner:
             self._bar.update()
             yield LayerRun(index, layer, streams, after, rows, observed.matrices)
             streams = after
-            del layer, rows  # before the next layer's take their place
+            del layer, rows  # free them before the next layer
 
     def run_layer(
         self,
@@ -144,6 +144,6 @@ class LayerwiseRunner:
         names = [name for name in session.outputs if name not in session.presents]
         extra_feeds = ({STREAM: stream} for stream in streams)
         for _, results in session.run(batches, names, extra_feeds):
-            # copies: an array of ONNX Runtime's keeps all of the session's memory alive
+            # copies, because ONNX Runtime's arrays keep all memory of the session
             yield {name: array.copy() for name, array in zip(names, results, strict=True)}
             del results

@@ -1,4 +1,4 @@
-"""Pairs of text as the runtime prepares and packs them, and results as the scores that it gives."""
+"""Prepares and packs pairs of text as the runtime does, and computes their scores."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from quantize.rounding.rounding import Floats
 
 @dataclass(frozen=True)
 class PackedPairs:
-    """Pairs, the micro-batches to run for them, and what becomes of the results."""
+    """Pairs, their micro-batches, and the computation of scores from results."""
 
     pairs: Sequence[TextPair]
     prepared: Prepared[Scores]
     batches: Sequence[Batch]
 
     def scores(self, results: Iterable[tuple[Batch, Floats]]) -> Floats:
-        """Make scores of the micro-batches' results: float32 [len(pairs)]."""
+        """Compute scores from the results of micro-batches: float32 [len(pairs)]."""
         output, num_scores = self.prepared.output, self.prepared.num_scores
         return self.prepared.reduce(gather(results, output, num_scores))
 
@@ -49,7 +49,7 @@ def prepare_pairs(
 def pack_calibration(
     calibration: Calibration, rule: ScoringRule, prompt: PromptEncoder, *, causal: bool
 ) -> PackedCalibration:
-    """Thin a calibration text to what is worth its time, and pack it.
+    """Reduce a calibration text to the budgets of tokens, and pack it.
 
     :param causal: whether the model is a decoder
     """

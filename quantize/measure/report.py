@@ -1,4 +1,4 @@
-"""A variant's fidelity as files: JSON for programs, HTML with plots for people."""
+"""Reports of a variant's fidelity: JSON for programs, HTML with plots for people."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Report(msgspec.Struct, frozen=True):
     recipe: str
     fidelity: Fidelity
     kept: Kept | None
-    sensitivities: Sequence[Sensitivity]  # if matrices to keep in float32 were sought
+    sensitivities: Sequence[Sensitivity]  # with keep_fp32
     pairs: Sequence[ScoredPair]
 
 
 def check_report(directory: Path) -> None:
-    """Find out before the work whether its report can be drawn and written.
+    """Check, before the work, that a report can be drawn and written.
 
     :raises InputError: a file has the directory's name
     :raises QuantizeError: a library is missing

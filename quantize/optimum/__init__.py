@@ -1,1 +1,1 @@
-"""Architectures without a writer: exported by optimum, then rewritten."""
+"""Architectures without a graph writer: optimum exports them, and the graph is rewritten."""

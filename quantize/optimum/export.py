@@ -1,7 +1,7 @@
-"""Checkpoints whose architecture has no writer here, exported to ONNX by optimum.
+"""Exports checkpoints of architectures without a graph writer with optimum.
 
-The model classes are those of transformers, taken by the name in config.json: code that a
-checkpoint brings along is never run, and nothing is fetched.
+The model classes are those of transformers, taken by the name in config.json: code in a
+checkpoint is never run, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def export(checkpoint: Checkpoint, architecture: str, scratch: Path) -> Path:
             write(model, describe(model.config), path, EXPORT_OPSET, do_constant_folding=False)
         except QuantizeError:
             raise
-        except Exception as error:  # the libraries raise whatever comes
+        except Exception as error:  # the libraries raise all kinds of errors
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise _refused(checkpoint, architecture, reason, supported) from error
     return path
@@ -66,7 +66,7 @@ def export(checkpoint: Checkpoint, architecture: str, scratch: Path) -> Path:
 
 @contextlib.contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
-    """Keep off stderr what the libraries say of each other, and their bars."""
+    """Hide the libraries' warnings and progress bars on stderr."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -78,7 +78,7 @@ def _quiet(logging: Any) -> Iterator[None]:
 
 
 def _load(checkpoint: Checkpoint, model_class: Any) -> Any:
-    """Load a model in float32, and see that it is whole and has one label."""
+    """Load a model in float32, and check that it is complete and has one label."""
     directory = checkpoint.directory
     options = {"local_files_only": True}
     config = model_class.config_class.from_pretrained(directory, **options)

@@ -1,7 +1,7 @@
-"""An exported ONNX graph rewritten to be fed, and rounded, as the graphs written here are.
+"""Rewrites an exported ONNX graph, for the inputs and the rounding of the other graphs.
 
-The exported graph stays a padded one: what is fed for the flat token axis is first gathered into
-the grid [B, L], one sequence a row. Its linear layers and embeddings are then written by the same
+The exported graph remains padded: inputs on the flat token axis are first gathered into the grid
+[B, L], one sequence a row. Its linear layers and embeddings are then written by the same
 ``Precision`` as those of the architectures; every other node stays as it is.
 """
 
@@ -29,7 +29,7 @@ from quantize.rounding.rounding import Floats
 
 MIN_WIDTH = 16  # narrower matrices, such as the classifier's one row, are left as they are
 MIN_TABLE_ROWS = 1024  # smaller tables, such as token types' and most positions', are too
-CHANGED_OPERATORS = ("GroupNormalization",)  # mean something else in our opset than as exported
+CHANGED_OPERATORS = ("GroupNormalization",)  # have another meaning in our opset
 OPTIONAL_INPUTS = {"token_type_ids": "token_types", "position_ids": "positions"}
 REQUIRED_INPUTS = ("input_ids", "attention_mask")
 
@@ -42,14 +42,14 @@ class ExportedGraph:
     nodes: Sequence[onnx.NodeProto]
     inputs: Sequence[str]  # int64 [B, L] each
     tensors: Mapping[str, onnx.TensorProto]  # initializers
-    parameters: Mapping[str, str]  # the checkpoint's name for each of those that is a weight of it
+    parameters: Mapping[str, str]  # by name: the name of the weight in the checkpoint
 
     def array(self, name: str) -> NDArray[Any]:
         """Load an initializer."""
         return numpy_helper.to_array(self.tensors[name], base_dir=str(self.directory))
 
     def matrix(self, node: onnx.NodeProto) -> Floats | None:
-        """Return the weight [N, K] of a linear layer; None if the node is none worth rounding."""
+        """Return the weight [N, K] of a linear layer; None if the node has none to round."""
         if node.op_type not in ("MatMul", "Gemm") or not self._is_wide(node.input[1]):
             return None
         attributes = _attributes(node)
@@ -60,7 +60,7 @@ class ExportedGraph:
         return weight if transposed else weight.T
 
     def is_table(self, node: onnx.NodeProto) -> bool:
-        """Whether a node looks rows up in a table [V, H] that is worth rounding."""
+        """Whether a node looks up rows in a table [V, H] that is to be rounded."""
         if node.op_type != "Gather" or not self._is_wide(node.input[0]):
             return False
         if _attributes(node).get("axis", 0):

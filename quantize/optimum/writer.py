@@ -1,4 +1,4 @@
-"""A checkpoint that optimum exports becomes graphs."""
+"""Writes the graphs of a checkpoint that optimum exports."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class OptimumWriter:
     ) -> None:
         """Prepare to write.
 
-        :param text: to measure on
-        :param scratch: a directory for what does not become part of the bundle
+        :param text: the calibration text
+        :param scratch: directory for temporary files
         """
         self._checkpoint, self._model = checkpoint, model
         self._text, self._scratch = text, scratch
@@ -39,7 +39,7 @@ class OptimumWriter:
 
     @cached_property
     def reference(self) -> Reference:
-        """What the exported graph makes of the held-out text in float32."""
+        """The exported graph's scores of the held-out text, in float32."""
         path, held_out = self._scratch / "original.onnx", self._text.held_out
         graph = write_rewritten(self._exported, path, Float32(), self._model.pad_token_id)
         scores = score_graph(path, held_out)
@@ -58,7 +58,7 @@ class OptimumWriter:
         )
 
     def measure_sensitivities(self, recipe: Recipe) -> list[Sensitivity]:
-        """Refuse: only layers that are run one by one show what each matrix loses.
+        """Refuse: the errors of single matrices are measured only in layers that run one by one.
 
         :raises QuantizeError: always
         """

@@ -1,1 +1,1 @@
-"""Rounding of weights, and the exact changes to a model that make rounding cheap."""
+"""Rounding of weights, and equivalent changes of a model that reduce rounding errors."""

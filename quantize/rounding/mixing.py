@@ -7,8 +7,8 @@ from scipy.linalg import hadamard as hadamard_matrix
 
 from quantize.rounding.rounding import Floats
 
-LARGEST_BLOCK = 256  # channels: the larger, the less stands out, and the more it costs
-LEAST_BLOCK = 16  # what the compiled kernels take
+LARGEST_BLOCK = 256  # channels; larger blocks reduce outliers more, and cost more time
+LEAST_BLOCK = 16  # the smallest that compiled kernels support
 
 
 def hadamard(size: int) -> Floats:

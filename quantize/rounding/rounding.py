@@ -1,9 +1,10 @@
 """Rounding of weights to 8 and 4 bits.
 
-Given rows of calibration text, rounding compensates its own errors: columns are rounded from the
-last to the first, and each first takes in what the errors so far, seen through the correlations of
-the inputs, would have it make up for. This is LDLQ of QuIP (Chee et al. 2023, arXiv 2307.13304), of
-which GPTQ (Frantar et al. 2022, arXiv 2210.17323) is an equivalent formulation.
+Given rows of calibration text, rounding compensates its errors: columns are rounded from the last
+to the first. Before a column is rounded, it is changed to compensate the errors of the columns
+rounded before, according to the correlations of the inputs. This is LDLQ of QuIP (Chee et al. 2023,
+arXiv 2307.13304), of which GPTQ (Frantar et al. 2022, arXiv 2210.17323) is an equivalent
+formulation.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from scipy.linalg.blas import ssyrk
 
 INT8_MAX = 127
 INT4_MIN, INT4_MAX = -8, 7
-SMALLEST_SCALE = 1e-30  # weights that would need a smaller one are zeros
-DAMPING = 0.01, 1.0  # the least and most of the mean second moment that is added to each
+SMALLEST_SCALE = 1e-30  # weights with a smaller scale become zeros
+DAMPING = 0.01, 1.0  # least and largest share of the mean second moment that is added to each
 COLUMNS_AT_ONCE = 32  # between two matrix products of the compensation
 
 Floats = NDArray[np.float32]
@@ -27,7 +28,7 @@ def quantize_channels(weight: Floats, ldl: Floats | None = None) -> tuple[NDArra
     """Round each output channel to int8 with one scale: its largest weight becomes 127 or -127.
 
     :param weight: [N, K] float32, one output channel a row
-    :param ldl: ``ldl_factor`` of what the weight is multiplied with
+    :param ldl: ``ldl_factor`` of the inputs of the weight
     :return: int8 [N, K] and scales float32 [N]; the weight is about ``int8 * scales[:, None]``
     """
     scales: Floats = np.maximum(weight.max(axis=1), -weight.min(axis=1)) / np.float32(INT8_MAX)
@@ -58,18 +59,18 @@ def quantize_blocks(
 
 
 def ldl_factor(inputs: Floats) -> Floats:
-    """Say how errors in later columns of a weight are made up for in earlier ones.
+    """Compute how earlier columns of a weight compensate errors of later ones.
 
     The second moments of the rows that the weight is multiplied with are factored as L D Lᵀ.
-    The fewer rows, the less their correlations are to be trusted and the more they are damped: on
-    real weights the error on other text is least near a damping of K / 4T.
+    Correlations of fewer rows are less reliable and are damped more: on real weights, the error on
+    other text is lowest near a damping of K / 4T.
 
     :param inputs: [T, K] float32, rows of calibration text
     :return: L, float32 [K, K], 1 on its diagonal
     """
     count, depth = inputs.shape
     damping = float(np.clip(0.25 * depth / count, *DAMPING))
-    moments = ssyrk(1.0, inputs.T, lower=True)  # the other half is not read
+    moments = ssyrk(1.0, inputs.T, lower=True)  # only the lower half is used
     diagonal = np.einsum("kk->k", moments)
     diagonal += max(damping * float(diagonal.mean()), SMALLEST_SCALE)
     factor: Floats = cholesky(moments, lower=True, overwrite_a=True, check_finite=False)

@@ -1,4 +1,4 @@
-"""Which matrices lose most by rounding: each is rounded alone, and its layer is measured."""
+"""Finds the matrices with the largest errors: rounds each alone, and measures its layer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from quantize.measure.layerwise import LayerwiseRunner
 
 KeepFp32 = Literal["auto"] | int | Sequence[str]  # how many, or patterns of names
 
-OUTLIER = 5  # times the mean error, from which "auto" keeps a matrix
+OUTLIER = 5  # times the mean error; "auto" keeps matrices above this
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What rounding one matrix does to the stream after its layer."""
+    """The error of the hidden state after a layer in which one matrix was rounded."""
 
     matrix: str
     error: float  # mean square error over mean square

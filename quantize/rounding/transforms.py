@@ -1,4 +1,4 @@
-"""Changes to weights that leave a model's function alone and make its numbers easier to round.
+"""Changes of weights that keep a model's function and reduce rounding errors.
 
 Two kinds, both folded into the weights, so that they cost nothing when the model runs:
 
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from quantize.rounding.mixing import mixed
 from quantize.rounding.rounding import INT8_MAX, Floats, quantize_channels
 
-LARGEST_BLOCK = 64  # of a rotation that is no power of two
+LARGEST_BLOCK = 64  # of a rotation whose size is not a power of two
 GRAIN = 32  # channels
-MIGRATIONS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # shares of an activation's range that go to the weight
+MIGRATIONS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # shares of an activation's range to move to the weight
 OUTLIER = 5  # times the median rms
 SAMPLE_ROWS = 256  # rows and
-SAMPLE_CHANNELS = 1024  # output channels: enough to tell the errors of two scalings apart
-SMALLEST = 1e-6  # of the largest: what a channel without activations is taken to have
+SAMPLE_CHANNELS = 1024  # output channels, to compare the errors of two scalings
+SMALLEST = 1e-6  # of the largest range, for channels without activations
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Rotation:
 
     @staticmethod
     def random(size: int, seed: int, fixed: Sequence[int] = ()) -> Rotation:
-        """Draw a randomised Hadamard rotation, or the nearest thing that the size allows.
+        """Draw a randomised Hadamard rotation, or a similar one if the size allows none.
 
         :param size: channels
-        :param fixed: those that are left alone
+        :param fixed: channels that are not rotated
         """
         channels = np.setdiff1d(np.arange(size), fixed)
         rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def _rotate_rows(x: Floats, channels: NDArray[np.intp], signs: Floats, block: Fl
 def rotate_heads(
     head: Rotation, value: Floats, output: Floats, head_size: int
 ) -> tuple[Floats, Floats]:
-    """Rotate each head's values, and back where they are read.
+    """Rotate each head's values, and rotate back in the matrix that reads them.
 
     :param value: [KV·D, K], the matrix that writes the values
     :param output: [N, H·D], the matrix that reads what the attention makes of them
@@ -104,8 +104,8 @@ def rotate_heads(
 def outlier_channels(prominence: Floats) -> list[int]:
     """Choose the channels that a rotation leaves alone: those that stand out.
 
-    A rotation would spread them over all channels, and what little the others say would drown in
-    the rounding errors of these. Left alone, they are for channel scales to deal with.
+    A rotation would spread them over all channels, and the rounding errors would then exceed the
+    small values of the others. Left alone, they are for channel scales to deal with.
 
     :param prominence: [H], rms of each channel over the median's
     :return: a multiple of 32 of them, the next in order included, for a size that can be rotated
@@ -169,7 +169,7 @@ def _is_prime(number: int) -> bool:
 def channel_scales(
     rows: Floats, weight: Floats, owners: NDArray[np.intp] | None = None, block: int = 0
 ) -> Floats:
-    """Choose by what to divide each channel of the rows, and multiply it in the weight.
+    """Choose scales: each channel of the rows is divided by one, and multiplied in the weight.
 
     Each candidate is tried on the rows, rounded as the int8 graph rounds; the least error wins.
 

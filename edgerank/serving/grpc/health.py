@@ -9,13 +9,13 @@ from typing import Any
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-LAME_DUCK_S = 0.2  # for those who watch to hear that the server drains before it does
+LAME_DUCK_S = 0.2  # so that watching clients learn that the server drains before it does
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library has no types
     """The standard service, except that watching ends when the server drains.
 
-    A watch lasts as long as its client: the server would wait for it, all of its time to drain.
+    A watch lasts as long as its client, so the server would wait for it until --drain has passed.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library ha
             await self.set(name, status)
 
     async def drain(self) -> None:
-        """Say NOT_SERVING for good, and end what watches."""
+        """Set NOT_SERVING for good, and end all watches."""
         await self.enter_graceful_shutdown()
         await asyncio.sleep(LAME_DUCK_S)
         self._is_draining.set()

@@ -1,4 +1,4 @@
-"""gRPC's side of every call: metadata in, status out; ``serving.calls`` does the rest."""
+"""Passes every gRPC call through ``serving.calls``, and sets its status."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Context = Any  # grpc.aio.ServicerContext, which is generic only in its stubs
 
 
 class _Malformed:
-    """Stands for a request that cannot be decoded."""
+    """Replaces a request that cannot be decoded."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Passes every call through ``Calls``, and aborts those that fail with a status."""
 
     def __init__(self, calls: Calls, wordings: Mapping[str, Wording]) -> None:
-        """:param wordings: of input errors, by method, where it is not ``messages.WORDING``"""
+        """:param wordings: of input errors, by method; ``messages.WORDING`` for others"""
         self._calls = calls
         self._wordings = wordings
 
@@ -105,7 +105,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _peer(context: Context) -> str:
-    """Name the client: by its certificate if there is one, or its address without the port."""
+    """Return the client's name: from its certificate, or its address without the port."""
     names = context.auth_context().get("x509_common_name", ())
     if names:
         return f"cn:{names[0].decode(errors='replace')}"
@@ -114,7 +114,7 @@ def _peer(context: Context) -> str:
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Let a request that cannot be decoded reach the handler, where it has a status of its own."""
+    """Pass a request that cannot be decoded to the handler, which sets its status."""
 
     def decode(data: bytes) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Messages of edgerank.v1: options out of them, answers into them, and their words for errors."""
+"""Messages of edgerank.v1: reads options, writes answers, and words errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTION_FIELDS = {
 
 
 def _advise(remedy: Remedy) -> str:
-    """Name the option of a message, and the values of its enumeration."""
+    """Name an option of a message, and the values of its enumeration, for errors."""
     field = OPTION_FIELDS[remedy.option]
     return f"set {field} to " + " or ".join(
         f"{remedy.option}_{value}".upper() for value in remedy.values
@@ -55,7 +55,7 @@ def options_of(message: pb.Options) -> ScoringOptions:
 
 
 def pairs_of(query: str, documents: Sequence[str], first: int = 0) -> list[Pair]:
-    """Pair a query with documents, which protobuf has checked to be text.
+    """Pair a query with documents, whose type protobuf has checked.
 
     :param first: the index of the first document
     """
@@ -63,12 +63,12 @@ def pairs_of(query: str, documents: Sequence[str], first: int = 0) -> list[Pair]
 
 
 def usage_of(scored: Scored) -> pb.Usage:
-    """Say what was computed."""
+    """Return the usage of an answer."""
     return pb.Usage(tokens=scored.num_tokens)
 
 
 def timings_of(scored: Scored) -> pb.Timings:
-    """Say where the time of the present call went."""
+    """Return the timings of the current call."""
     return pb.Timings(
         total_ns=int(CALL.get().elapsed_s * 1e9),
         tokenize_ns=int(scored.tokenize_s * 1e9),

@@ -1,4 +1,4 @@
-"""edgerank.v1.Reranker: requests into pairs and options, scores into responses."""
+"""The handlers of edgerank.v1.Reranker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgerank.serving.inference import Inference, Scored
 
 
 class RerankerService:
-    """The handlers; what they raise becomes a status in ``interceptor``."""
+    """The handlers; ``interceptor`` turns their errors into statuses."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference

@@ -25,16 +25,16 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 @dataclass(frozen=True)
 class Status:
-    """What a client is told."""
+    """The status of a failed call, for the client."""
 
     code: grpc.StatusCode
     message: str
     details: Sequence[Message] = ()
-    pushback: tuple[tuple[str, str], ...] = ()  # what a retry policy waits for
+    pushback: tuple[tuple[str, str], ...] = ()  # metadata for the client's retry policy
 
     @property
     def trailing_metadata(self) -> Metadata:
-        """The details as clients of google.rpc expect them."""
+        """The status with google.rpc details, serialized."""
         if not self.details:
             return self.pushback
         packed = []
@@ -46,9 +46,9 @@ class Status:
 
 
 def status_of(failed: CallFailed, wording: Wording) -> Status:
-    """Say what a client is told of a failed call; of an unexpected error, nothing.
+    """Return the status of a failed call; that of an unexpected error has no details.
 
-    :param wording: of the method that was called
+    :param wording: wording of the called method
     """
     code = grpc.StatusCode[failed.reason.grpc_status]
     error = failed.error

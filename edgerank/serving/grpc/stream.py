@@ -1,8 +1,8 @@
-"""RerankStream: documents are scored as they come, in bounded memory.
+"""RerankStream: scores documents while they arrive, in bounded memory.
 
-A reader cuts the documents into windows and scores a few windows at once, each in a task of its
-own, which puts its response into a queue. The queue is bounded too: a client that does not read
-its results stops being read from.
+A reader cuts the documents into windows and scores a few windows at once, each in a separate
+task, which puts its response into a queue. The queue is bounded too: if a client does not read its
+results, the server stops reading its documents.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from edgerank.serving.errors import NoRoom
 from edgerank.serving.grpc.messages import options_of, pairs_of, timings_of, usage_of
 from edgerank.serving.inference import Inference, Scored, ScoringOptions
 
-WINDOW_DOCUMENTS = 64  # scored together, at most
-MAX_WINDOWS = 4  # on their way at once for one stream
+WINDOW_DOCUMENTS = 64  # most documents that are scored together
+MAX_WINDOWS = 4  # most windows of a stream that are scored at once
 
-Responses = asyncio.Queue[pb.RerankStreamResponse | Exception | None]  # None: there are no more
+Responses = asyncio.Queue[pb.RerankStreamResponse | Exception | None]  # None at the end
 Requests = AsyncIterator[pb.RerankStreamRequest]
 
 
 class DocumentStream:
-    """The documents of one call on their way."""
+    """The windows of one call that are being scored."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -49,7 +49,7 @@ class DocumentStream:
             reader.cancel()
 
     async def _read(self, requests: Requests) -> None:
-        """Begin with windows as they come; stop reading while enough are on their way."""
+        """Start windows while documents arrive; stop reading while enough are being scored."""
         try:
             start: pb.RerankStreamStart | None = None
             first = 0
@@ -101,7 +101,7 @@ class DocumentStream:
     async def _score_patiently(
         self, query: str, options: ScoringOptions, first: int, documents: Sequence[str]
     ) -> Scored:
-        """Score a window; once a stream has begun, a full queue makes it wait."""
+        """Score a window; after the first one, wait if the queue is full."""
         pairs = pairs_of(query, documents, first)
         while True:
             try:

@@ -56,7 +56,7 @@ class RerankService:
     async def RerankStream(
         self, requests: AsyncIterator[pb.RerankStreamRequest], context: Any
     ) -> pb.RerankResponse:
-        """Rank texts that come one by one; the answer needs all of them."""
+        """Rank texts that arrive one by one; the answer needs all of them."""
         limits = self._inference.limits
         first: pb.RerankStreamRequest | None = None
         texts: list[str] = []

@@ -10,13 +10,13 @@ from edgerank.serving.certificates import CertificateFiles, Certificates
 
 
 def server_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
-    """Make credentials that read the files anew when they change.
+    """Make credentials that read the files again when they change.
 
     :raises InputError: a file cannot be read
     """
     watched = files.watched()
 
-    def fetch() -> Any:  # None: as before, which the type stubs do not know
+    def fetch() -> Any:  # None means unchanged, which the type stubs do not have
         certificates, is_new = watched.get()
         return _configuration(certificates) if is_new else None
 

@@ -1,4 +1,4 @@
-"""Spans of gRPC calls for OpenTelemetry; those of a call's stages are below them."""
+"""OpenTelemetry spans of gRPC calls; their children are the stages of a call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.grpc.filters import health_check, negate
 
 
 def span_interceptor() -> grpc.aio.ServerInterceptor:
-    """Return what makes a call's span; probes of health have none."""
+    """Return the interceptor that makes a span for each call, except health checks."""
     interceptor: grpc.aio.ServerInterceptor = aio_server_interceptor(  # type: ignore[no-untyped-call]
         filter_=negate(health_check())
     )

@@ -1,4 +1,4 @@
-"""The gRPC transport: the server that listens, its services, and how it opens and closes."""
+"""The gRPC transport: the server and its services."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GrpcTransport:
         reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME], self._server)
 
     async def open(self) -> list[str]:
-        """Listen, not serving yet; return the addresses with their ports.
+        """Listen, without serving yet; return the addresses with their ports.
 
         :raises EdgerankError: an address cannot be listened on
         """
@@ -59,11 +59,11 @@ class GrpcTransport:
         return addresses
 
     async def serve(self) -> None:
-        """Say that the models are loaded."""
+        """Begin to serve: the models are loaded."""
         await self._health.set_serving(True)
 
     async def drain(self, seconds: float) -> None:
-        """Take no more calls, and let those in progress end."""
+        """Refuse new calls, and wait for those in progress."""
         await self._health.drain()
         await self._server.stop(seconds)
 
@@ -72,7 +72,7 @@ class GrpcTransport:
         await self._server.stop(None)
 
     def _bind(self) -> list[str]:
-        """Bind the addresses, TLS on all that are not sockets."""
+        """Bind the addresses, with TLS except on Unix sockets."""
         tls = self._settings.tls
         credentials = None if tls is None else server_credentials(tls)
         bound = []
@@ -92,7 +92,7 @@ def _interceptors(settings: ServerSettings, calls: Calls) -> list[grpc.aio.Serve
     adapter = CallInterceptor(calls, WORDINGS)
     if settings.otlp_endpoint is None:
         return [adapter]
-    from edgerank.serving.grpc.tracing import span_interceptor  # its libraries are an extra
+    from edgerank.serving.grpc.tracing import span_interceptor  # its libraries belong to an extra
 
     return [span_interceptor(), adapter]
 
@@ -100,7 +100,7 @@ def _interceptors(settings: ServerSettings, calls: Calls) -> list[grpc.aio.Serve
 def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
-        ("grpc.max_send_message_length", -1),  # what came in may go back
+        ("grpc.max_send_message_length", -1),  # an answer may be as large as a request
         ("grpc.so_reuseport", 0),  # a second server on the same port is a mistake
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -1,1 +1,1 @@
-"""HTTP: the JSON of the rerank endpoints that callers already speak, over the same inference."""
+"""The HTTP transport: the JSON of existing rerank APIs."""

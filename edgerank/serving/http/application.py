@@ -1,4 +1,4 @@
-"""The methods of the HTTP server by path, and the pages beside them."""
+"""The ASGI application: methods by path, and pages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _page(file: str) -> Callable[[Request], Awaitable[Response]]:
     return respond
 
 
-# the pages are whole in themselves: nothing is fetched from elsewhere
+# the pages load nothing from other sites
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data:;"
     " script-src 'unsafe-inline'; style-src 'unsafe-inline'"
@@ -100,7 +100,7 @@ def _metrics(calls: Calls) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    """Answer a path or a method that is not there."""
+    """Answer requests with an unknown path or method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail.lower()}; see /docs"
     failure = Failure(error.status_code, "not_found", message)

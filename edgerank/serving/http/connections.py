@@ -1,4 +1,4 @@
-"""Connections: who is at the other end, and how long one may be idle."""
+"""HTTP connections: the name of the client, and the limit of idle time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ IDLE_S = 15.0  # for the headers of a request, or between requests; less than tw
 class Connection(H11Protocol):
     """A connection that is closed when no request has come for a while.
 
-    uvicorn's own time-out ends as soon as a byte comes: a client that sends one now and then would
-    hold its connection for ever.
+    uvicorn's own time-out is reset by every byte: a client that sends one now and then could hold
+    its connection for ever.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Name the client by its certificate, if it has one."""
+        """Take the name of the client from its certificate, if there is one."""
         super().connection_made(transport)
         name = _common_name(transport)
         if name is not None:
             self.client = (f"cn:{name}", 0)
-        self._idle_since: object = self  # the request after which it was seen idle
+        self._idle_since: object = self  # the request after which the connection was idle
         self._watch()
 
     def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""HTTP's side of every call: a body into a request, an answer or an error into a response."""
+"""Endpoints: read a body as a request, and write an answer or an error as a response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgerank.serving.http.errors import ErrorForm
 from edgerank.serving.inference import Inference, Work
 
 BODY_S = 60.0  # for a body to arrive
-CLIENT_GONE = 499  # nobody reads it; nginx calls it so
+CLIENT_GONE = 499  # for the log only; nginx uses the same number
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-request-timeout"  # seconds
 PLACE = re.compile(r"^(?P<reason>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)  # of msgspec's errors
@@ -35,7 +35,7 @@ Respond = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Answer:
-    """The body of a response, and headers of its own."""
+    """The body of a response, and additional headers."""
 
     content: object  # that msgspec can encode
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -43,11 +43,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Shape(Generic[Q]):
-    """A method of the server: its request, its answer, and how it words errors."""
+    """A method of the server: its request, its answer, and its wording of errors."""
 
     path: str
     request: type[Q] | None  # None: it has no body
-    response: Any  # the type of the answer's content
+    response: Any  # type of the answer's content
     answer: Callable[[Inference, Q], Coroutine[Any, Any, Answer]]
     errors: ErrorForm
 
@@ -92,7 +92,7 @@ def json_response(content: object, status: int, headers: Mapping[str, str]) -> R
 
 
 def timing_headers(work: Work) -> dict[str, str]:
-    """Say where the time of the present call went, as browsers show it."""
+    """Return the timings of the current call in the format of server-timing."""
     stages = {
         "tokenize": work.tokenize_s,
         "queue": work.queue_s,
@@ -103,17 +103,17 @@ def timing_headers(work: Work) -> dict[str, str]:
 
 
 def client_of(request: Request) -> str:
-    """Name the client as gRPC does, so that fairness counts both transports together."""
+    """Return the client's name, equal to gRPC's, so that both transports share fairness."""
     if request.client is None or not request.client.host:
         return "unix"
     host = request.client.host
-    if host.startswith("cn:"):  # of its certificate; see ``connections``
+    if host.startswith("cn:"):  # from its certificate; see ``connections``
         return host
     return f"ipv6:{quote(f'[{host}]', safe=':')}" if ":" in host else f"ipv4:{host}"
 
 
 async def _read(request: Request, max_bytes: int, call: Call) -> bytes:
-    """Read a body, no more than is allowed and no longer than a while.
+    """Read a body, with limits of size and time.
 
     :raises Abandoned: the client is gone
     :raises BodyTooLarge: it has too many bytes
@@ -157,7 +157,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 
 def _input_error(message: str) -> InputError:
-    """Name the field that msgspec's words are about."""
+    """Find the name of the field in an error message of msgspec."""
     placed = PLACE.match(message)
     reason, path = (placed["reason"], placed["path"]) if placed else (message, "")
     missing = MISSING.match(reason)
@@ -168,7 +168,7 @@ def _input_error(message: str) -> InputError:
 
 
 def _deadline(request: Request) -> float:
-    """Return until when an answer is wanted, in seconds of time.monotonic().
+    """Return the deadline of the answer, in seconds of time.monotonic().
 
     :raises InputError: the header is no number of seconds
     """
@@ -189,13 +189,13 @@ def _left(call: Call) -> float:
 
 
 async def _while_wanted(request: Request, work: Coroutine[Any, Any, T], call: Call) -> T:
-    """Do some work; give it up when its deadline passes or its client is gone.
+    """Await some work; cancel it when its deadline passes or its client disconnects.
 
     :raises Abandoned: the client is gone
     :raises TooLate: the deadline has passed
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(request.receive())  # the body is read: only an end can come
+    leaving = asyncio.ensure_future(request.receive())  # only its end is left
     left = None if call.deadline == inf else _left(call)
     try:
         await asyncio.wait({working, leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Failed calls in the forms that callers expect; each names the field and what can be done."""
+"""Failed calls in the formats of the supported APIs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgerank.wording import Wording
 
 @dataclass(frozen=True)
 class Told:
-    """What a client is told of a failed call."""
+    """The response to a failed call."""
 
     status: int
     content: object  # for JSON
@@ -23,7 +23,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong, before it has a form."""
+    """A failed call, independent of the format."""
 
     status: int
     kind: str  # of ``serving.errors.Reason``
@@ -33,14 +33,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class ErrorForm:
-    """How the methods of one API tell errors."""
+    """The format of errors of one API."""
 
     wording: Wording
     content: Callable[[Failure], object]  # for JSON
-    invalid_status: int = 400  # of a field that is unusable
+    invalid_status: int = 400  # for an unusable field
 
     def word(self, failed: CallFailed) -> Told:
-        """Say what a client is told; of an unexpected error, nothing."""
+        """Return the response to an error; that of an unexpected error has no details."""
         error, reason = failed.error, failed.reason
         headers = {}
         if not failed.is_expected:
@@ -58,15 +58,15 @@ class ErrorForm:
 
 
 def advise(remedy: Remedy) -> str:
-    """Name an option of a request, and the values of it that would do."""
+    """Name an option of a request, and its values that would be accepted."""
     return f"set {remedy.option} to " + " or ".join(f'"{value}"' for value in remedy.values)
 
 
-BODY = "body"  # what errors call a request that is no JSON
+BODY = "body"  # the name of a request without valid JSON, for errors
 
 
 def common(failure: Failure) -> object:
-    """Word an error as Cohere, Jina, Voyage, vLLM and OpenAI do, all at once."""
+    """Return an error with the fields of Cohere, Jina, Voyage, vLLM and OpenAI."""
     return {
         "message": failure.message,
         "detail": failure.message,

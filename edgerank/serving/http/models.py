@@ -1,4 +1,4 @@
-"""GET /v1/models: the models that are served, as OpenAI lists them, and what they run on."""
+"""GET /v1/models: the served models in OpenAI's format, with variants and kernels."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from edgerank.wording import Wording
 class ModelEntry(msgspec.Struct, frozen=True):
     """A model that is served."""
 
-    id: str  # the name that requests give
+    id: str  # the name for requests
     source: str
     family: str
     precision: str
     max_length: int  # tokens of a query and a document
     takes_instruction: bool
-    encodes_texts: bool  # whether /v1/embeddings takes it
+    encodes_texts: bool  # whether /v1/embeddings works with it
     digest: str  # sha256 of the bundle's manifest
     variant: str
     kernels: str
     kernels_reason: str
     fidelity: Fidelity | None  # of the variant's scores to those of float32
     object: Literal["model"] = "model"
-    created: int = 0  # bundles carry no date
+    created: int = 0  # bundles have no date
     owned_by: str = "edgerank"
 
 
 class Server(msgspec.Struct, frozen=True):
-    """What serves."""
+    """Facts about the server."""
 
     version: str
     cpu: str
-    threads: int  # that compute
+    threads: int  # number of threads
 
 
 class ModelList(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
-"""POST /v1/rerank and /v2/rerank: what Cohere, Jina, Voyage, vLLM, Infinity and others share.
+"""POST /v1/rerank and /v2/rerank, for clients of Cohere, Jina, Voyage, vLLM, Infinity and others.
 
 A request may use any of their names for an option, and a response has all of their fields, so that
-each one's client finds its own. Scores are in [0, 1] unless raw ones are asked for. Fields that no
+each client finds its own. Scores are in [0, 1] unless raw ones are asked for. Fields that no
 one here reads are ignored, as these servers do.
 """
 
