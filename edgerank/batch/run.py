@@ -24,7 +24,7 @@ from edgerank.batch.job import (
     OutputFormat,
 )
 from edgerank.batch.opening import Opening, describe_scorer
-from edgerank.batch.output import BAD_PARTS
+from edgerank.batch.output import BAD_PARTS, BAD_ROWS_NAME
 from edgerank.batch.reading import Reader
 from edgerank.batch.shards import ShardResult, score_shards
 from edgerank.batch.workers import Task, score_in_processes
@@ -152,8 +152,8 @@ def run_batch(
 def keep(begun: Begun, results: Iterable[ShardResult], max_bad_rows: int) -> Summary:
     """Write results as they come, in any order, and finish the job.
 
-    :raises BatchError: there are too many bad rows, the input was changed meanwhile, or the
-        directory cannot be written to
+    :raises BatchError: there are too many bad rows, or no others; the input was changed meanwhile;
+        or the directory cannot be written to
     """
     output = begun.output
     job = output.job
@@ -169,6 +169,11 @@ def keep(begun: Begun, results: Iterable[ShardResult], max_bad_rows: int) -> Sum
             _check_limit(begun, bad, max_bad_rows)
         job = output.finish()
     assert job.scored_pairs is not None and job.bad_rows is not None
+    if job.bad_rows and not job.scored_pairs:
+        raise BatchError(
+            f"{output.directory}: all rows are bad; {BAD_ROWS_NAME} says why; correct the input and"
+            " begin anew with --restart"
+        )
     return Summary(job.scored_pairs, len(job.shards), job.bad_rows, scored_shards)
 
 

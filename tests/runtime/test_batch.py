@@ -510,6 +510,16 @@ def test_a_full_disk_is_an_error_that_leaves_no_part_of_a_shard(tmp_path):
 # The command line
 
 
+def test_input_without_a_usable_row_is_an_error_each_time(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": "d1", "text": "sand"}\n{"_id": "d2", "text": "spice"}\n')
+    for _ in range(2):
+        message = fail("batch", path, "-o", tmp_path / "out")
+        assert "out: all rows are bad; _bad-rows.jsonl says why" in message
+    bad = (tmp_path / "out/_bad-rows.jsonl").read_text().splitlines()
+    assert [json.loads(row)["row"] for row in bad] == [1, 2]
+
+
 def test_the_command_line_says_what_was_done_and_a_second_time_that_it_was(rows, tmp_path):
     output = tmp_path / "out"
     pairs = sum(len(row["documents"]) for row in make_rows())
