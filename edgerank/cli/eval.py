@@ -11,6 +11,7 @@ import msgspec
 
 from edgerank.bundle import DEFAULT_BUNDLE
 from edgerank.cli.options import kernels_option, max_length_option, threads_option
+from edgerank.cli.wording import counted
 from edgerank.extras import needs_extra
 
 if TYPE_CHECKING:
@@ -106,8 +107,9 @@ def _print_table(found: Evaluation) -> None:
     console = Console(highlight=False)
     console.print(
         Text(
-            f"{found.collection}, {found.split}: {found.queries} queries, up to {found.candidates}"
-            f" candidates each, Recall@{found.candidates} {found.candidate_recall:.4f}"
+            f"{found.collection}, {found.split}: {counted(found.queries, 'query')}, up to"
+            f" {counted(found.candidates, 'candidate')} each,"
+            f" Recall@{found.candidates} {found.candidate_recall:.4f}"
         )
     )
     console.print(table)

@@ -18,6 +18,7 @@ from edgerank.cli.options import (
     threads_option,
 )
 from edgerank.cli.ranking import in_one_line, read_documents
+from edgerank.cli.wording import counted
 from edgerank.errors import InputError, StoreError
 from edgerank.files import numbered_lines, read_lines
 
@@ -57,7 +58,7 @@ def build(
     made = DocumentStore.build(
         directory, _documents(corpus), reranker, show_progress=sys.stderr.isatty()
     )
-    click.echo(f"{directory}: {len(made):,} documents, {made.manifest.size / 1e6:,.1f} MB")
+    click.echo(f"{directory}: {counted(len(made), 'document')}, {made.manifest.size / 1e6:,.1f} MB")
 
 
 @store.command()
@@ -84,7 +85,7 @@ def add(
     """
     with _opened(directory, model, threads, kernels) as opened:
         count = opened.add(_documents(corpus), replace=replace, show_progress=sys.stderr.isatty())
-        click.echo(f"{directory}: {count:,} added, {len(opened):,} documents")
+        click.echo(f"{directory}: {count:,} added, {counted(len(opened), 'document')}")
 
 
 @store.command()
@@ -104,7 +105,7 @@ def delete(directory: Path, ids: tuple[str, ...], model: Path, file: str | None)
         raise InputError("ids", "there are none; name them, or a file with --ids")
     with _opened(directory, model, None, None) as opened:
         count = opened.delete(names)
-        click.echo(f"{directory}: {count:,} deleted, {len(opened):,} documents")
+        click.echo(f"{directory}: {count:,} deleted, {counted(len(opened), 'document')}")
 
 
 @store.command()

@@ -37,8 +37,11 @@ OPTIONS = (  # parameters in Python that are options of a command, by the same n
 
 
 def counted(count: int, noun: str) -> str:
-    """Name so many things, whose plural has an s: "1 shard", "2,000 shards"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    """Name so many things: "1 shard", "2,000 shards", "2 queries"."""
+    if count == 1:
+        return f"1 {noun}"
+    plural = f"{noun.removesuffix('y')}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {plural}"
 
 
 def _flag(option: str) -> str:
