@@ -38,6 +38,8 @@ GROUPS = {
         "outliers",
         "long-documents",
         "size-curve",
+        "stored",
+        "store-bits",
         "published",
     ),
     "serving": ("throughput", "load", "fairness", "capacity"),
