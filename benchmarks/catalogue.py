@@ -27,6 +27,8 @@ GROUPS = {
         "ray",
         "slices",
         "store",
+        "store-memory",
+        "store-peers",
         "transforms",
         "cuda",
     ),
