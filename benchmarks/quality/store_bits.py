@@ -23,6 +23,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from benchmarks.common import options
 from benchmarks.common.record import Figure, Row
+from benchmarks.quality.rescoring import draw, part_of
 from edgerank import DocumentStore, Reranker
 from edgerank.evaluation import (
     NDCG,
@@ -127,17 +128,19 @@ class Stored:
 
 
 @click.argument("collections", nargs=-1, type=options.CollectionPath(), default=COLLECTIONS)
+@click.option("--queries", type=click.IntRange(1), default=100, show_default=True)
 @options.candidates(100)
 @options.threads
 @options.work
 def measure(
-    collections: tuple[Path, ...], candidates: int, threads: int, work: Path | None
+    collections: tuple[Path, ...], queries: int, candidates: int, threads: int, work: Path | None
 ) -> Iterator[Row]:
     with options.directory(work) as kept, Reranker(threads=threads) as reranker:
         for path in collections:
             collection = read_collection(path)
-            stored = encoded(reranker, collection, candidates, Path(kept) / collection.name)
-            yield from rows(collection, stored)
+            run = draw(bm25(collection, candidates), queries)
+            stored = encoded(reranker, collection, run, Path(kept) / collection.name)
+            yield from rows(part_of(collection, run), stored)
 
 
 def encoded(reranker: Reranker, collection: Collection, candidates: int, directory: Path) -> Stored:
