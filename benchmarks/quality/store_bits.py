@@ -143,9 +143,8 @@ def measure(
             yield from rows(part_of(collection, run), stored)
 
 
-def encoded(reranker: Reranker, collection: Collection, candidates: int, directory: Path) -> Stored:
+def encoded(reranker: Reranker, collection: Collection, run: Run, directory: Path) -> Stored:
     """Encode the candidates, unless they are there."""
-    run = bm25(collection, candidates)
     found = dict.fromkeys(name for names in run.values() for name in names)
     documents = {name: collection.documents[name] for name in found}
     rule = store_rule(reranker.bundle)
