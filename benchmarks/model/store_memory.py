@@ -1,7 +1,7 @@
 """How much memory do building and searching a store of very many passages take?
 
 Passages have 100 words, drawn by Zipf's law from a million. They are not encoded: each has the
-vectors of the same one, of one token, because vectors are written as they come. Everything else is
+vectors of the same one, of one token, because vectors are streamed to the disk. Everything else is
 what a build does. A process builds and another opens: the peak of the one, less that of the model
 once it has encoded a passage, and what the other holds beside mapped files. Encoding takes more
 memory, which does not depend on how many passages there are.
