@@ -1,9 +1,10 @@
 """Do stored documents rank as they do without a store, and does a search find the best?
 
 The candidates of BM25 are ranked by the model in the package. Documents are whole, or cut to so
-many words that they have one part, with a query beside it too: then scores differ by rounding
-alone. Whole, a long document is in other parts when no query has to fit beside them. What the
-search of the whole store finds is compared with the ten best of all that it holds.
+many words that they have one part, beside a query of some words too: then scores differ by rounding
+alone. A long document is in other parts when no query has to fit beside them, and so is one that
+was cut, beside a long query, as cisi has them. What the search of the whole store finds is compared
+with the ten best of all that it holds.
 """
 
 from __future__ import annotations
