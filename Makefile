@@ -85,9 +85,10 @@ bench-full: kernels $(DEV)/.installed ## Compare with other engines: whole model
 		$(call results,peers-full) $(COLLECTION_OPTION) $(BENCH)
 	$(DEV)/bin/python -m benchmarks scaling $(call results,scaling) $(COLLECTION_OPTION)
 
-figures: $(DEV)/.installed ## Render docs/benchmarks.md, and the README's table and chart, from benchmarks/records
+figures: $(DEV)/.installed ## Render docs/benchmarks.md, the README's table and chart, and that of docs/store.md, from records
 	$(DEV)/bin/python -m benchmarks.figures
 	$(DEV)/bin/python -m benchmarks.front
+	$(DEV)/bin/python -m benchmarks.store_page
 
 docs: $(DEV)/.installed ## Build the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict

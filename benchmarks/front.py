@@ -60,16 +60,17 @@ def measured() -> list[Row]:
     return [row for record in records if record.benchmark == BENCHMARK for row in record.rows]
 
 
-def fill(page: str, rendered: str) -> str:
+def fill(page: str, rendered: str, begin: str = BEGIN) -> str:
     """Return a page with the text between the markers replaced.
 
+    :param begin: the marker above the table
     :raises ValueError: the page lacks a marker
     """
-    before, _, rest = page.partition(BEGIN)
+    before, _, rest = page.partition(begin)
     _, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"the page has no lines {BEGIN!r} and {END!r} around its table")
-    return f"{before}{BEGIN}\n\n{rendered}\n\n{END}{after}"
+        raise ValueError(f"the page has no lines {begin!r} and {END!r} around its table")
+    return f"{before}{begin}\n\n{rendered}\n\n{END}{after}"
 
 
 def table(measured_rows: Sequence[Row]) -> str:

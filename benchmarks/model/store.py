@@ -1,10 +1,9 @@
 """How fast are stored documents ranked and searched, and are their scores the same?
 
 Passages are cut from a collection's text. One query at a time, with all that a call does: the query
-is encoded, the passages are compared, the best are sorted. What compares takes turns: NumPy, numba,
-and ONNX Runtime's MatMulInteger with the query in int8 too. The large store repeats the passages
-under other ids, so its search finds as many candidates as any; its vectors are read from the disk's
-cache. nDCG@10 is over BM25's candidates of the collection's own documents.
+is encoded, the passages are compared, the best are sorted. NumPy and numba take turns. The large
+store repeats the passages under other ids, so its search finds as many candidates as any; its
+vectors are read from the disk's cache.
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from tempfile import TemporaryDirectory
 import click
 import msgspec
 import numpy as np
-import onnxruntime as ort
-from onnx import TensorProto, helper
 
 from benchmarks.common import options
 from benchmarks.common.record import Figure, Row, median
 from benchmarks.common.turns import alternate, median_seconds
 from edgerank import DocumentStore, Reranker
-from edgerank.evaluation import NDCG, Collection, bm25, evaluate, read_collection
-from edgerank.store.comparing import Comparer, _rows
+from edgerank.evaluation import Collection, read_collection
 from edgerank.store.encoding import encode_documents, words_of
 from edgerank.store.features import store_rule
 from edgerank.store.format import commit
@@ -37,49 +33,10 @@ SEGMENT = 1 << 14
 ENCODED_AT_ONCE = 256
 
 
-class MatMulIntegerComparer(Comparer):
-    """int8 vectors times an int8 query, by ONNX Runtime."""
-
-    def __init__(self, store: DocumentStore) -> None:
-        super().__init__(store._rule, store.reranker.threads, "numba")
-        graph = helper.make_graph(
-            [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
-            "compare",
-            [
-                helper.make_tensor_value_info("a", TensorProto.INT8, ["t", "d"]),
-                helper.make_tensor_value_info("b", TensorProto.INT8, ["d", "n"]),
-            ],
-            [helper.make_tensor_value_info("y", TensorProto.INT32, ["t", "n"])],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = store.reranker.threads
-        self._session = ort.InferenceSession(model.SerializeToString(), settings)
-
-    def _numba_nearest(self, rule, segment, starts, ends, query):
-        lengths = ends - starts
-        rows = _rows(starts, ends)
-        scale = np.abs(query.vectors).max(axis=1) / np.float32(127)
-        rounded = np.rint(query.vectors / scale[:, None]).astype(np.int8)
-        vectors, token_ids = segment.vectors[rows], segment.token_ids[rows]
-        feed = {"a": vectors, "b": np.ascontiguousarray(rounded.T)}
-        cosines = self._session.run(None, feed)[0].astype(np.float32)
-        cosines *= segment.scales[rows][:, None]
-        bounds = np.cumsum(lengths) - lengths
-        nearest = (np.maximum.reduceat(cosines, bounds) * scale) @ query.shares
-        if not rule.has_token_ids:
-            return nearest, np.zeros_like(nearest)
-        counts = np.add.reduceat(token_ids[:, None] == query.token_ids, bounds, dtype=np.float32)
-        base, slope = rule.saturation
-        saturation = (base + slope * lengths).astype(np.float32)
-        return nearest, (counts / (counts + saturation[:, None])) @ query.shares
-
-
 @click.option("--collection", type=options.CollectionPath(), default="cisi", show_default=True)
 @click.option("--ranked", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--searched", type=click.IntRange(1), default=100_000, show_default=True)
 @click.option("--calls", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--judged/--no-judged", default=True, show_default=True, help="Measure nDCG@10 too.")
 @options.rounds(5)
 @options.threads
 def measure(
@@ -87,24 +44,21 @@ def measure(
     ranked: int,
     searched: int,
     calls: int,
-    judged: bool,
     rounds: int,
     threads: int,
 ) -> Iterator[Row]:
     reranker = Reranker(threads=threads)
     documents = read_collection(collection)
     queries = list(documents.queries.values())
-    passages = {f"p{i}": text for i, text in enumerate(_passages(reranker, documents, ranked))}
+    passages = {f"p{i}": text for i, text in enumerate(passages_of(reranker, documents, ranked))}
     with TemporaryDirectory(prefix="store-") as work:
         yield from _built(reranker, passages, Path(work) / "ranked")
         yield from _ranked(reranker, passages, queries, Path(work) / "ranked", rounds, calls)
         made = _repeated(reranker, passages, searched, Path(work) / "searched")
         yield from _searched(reranker, made, queries, searched, rounds, calls)
-        if judged:
-            yield from _judged(reranker, documents, Path(work) / "judged")
 
 
-def _passages(reranker: Reranker, collection: Collection, count: int) -> Iterator[str]:
+def passages_of(reranker: Reranker, collection: Collection, count: int) -> Iterator[str]:
     """Cut the collection's text, over and over, into passages of so many tokens."""
     words = [word for text in collection.documents.values() for word in text.split()]
     [[tokens], _] = reranker.tokenize_documents([" ".join(words[:100])])
@@ -154,7 +108,7 @@ def _ranked(
 
     def encoding() -> float:
         asked = iter(queries * calls)
-        prepare = stores["NumPy"].prepare_query
+        prepare = stores["numpy"].prepare_query
         return median_seconds(lambda: reranker.compute(prepare(next(asked))), calls)
 
     for _ in range(2):  # compiles
@@ -175,12 +129,8 @@ def _ranked(
 
 
 def _stores(directory: Path, reranker: Reranker) -> dict[str, DocumentStore]:
-    integer = DocumentStore.open(directory, reranker)
-    integer._comparer = MatMulIntegerComparer(integer)
     return {
-        "NumPy": DocumentStore.open(directory, reranker, backend="numpy"),
-        "numba": DocumentStore.open(directory, reranker, backend="numba"),
-        "MatMulInteger": integer,
+        name: DocumentStore.open(directory, reranker, backend=name) for name in ("numpy", "numba")
     }
 
 
@@ -217,10 +167,7 @@ def _searched(
     rounds: int,
     calls: int,
 ) -> Iterator[Row]:
-    stores = {
-        name: DocumentStore.open(made.directory, reranker, backend=name)
-        for name in ("numpy", "numba")
-    }
+    stores = _stores(made.directory, reranker)
 
     def turn(store: DocumentStore):
         asked = iter(queries * calls)
@@ -233,24 +180,3 @@ def _searched(
             {"searched by": name, "store": f"{count:,} passages"},
             {"a query": median(seconds * 1e3, "ms")},
         )
-
-
-def _judged(reranker: Reranker, collection: Collection, directory: Path) -> Iterator[Row]:
-    candidates = bm25(collection, 100)
-    with DocumentStore.build(directory, collection.documents, reranker) as store:
-        stored, unstored, recalls = {}, {}, []
-        for query, found in candidates.items():
-            text, ids = collection.queries[query], list(found)
-            stored[query] = dict(zip(ids, store.score(text, ids).tolist(), strict=True))
-            scores = reranker.score(text, [collection.documents[name] for name in ids])
-            unstored[query] = dict(zip(ids, scores.tolist(), strict=True))
-            best = {hit.id for hit in store.rank(text, collection.documents, top_k=10)}
-            searched = {hit.id for hit in store.rank(text, top_k=10)}
-            recalls.append(len(best & searched) / len(best))
-    for name, run in (("stored", stored), ("not stored", unstored)):
-        figures = {"nDCG@10": Figure(evaluate(collection.qrels, run).means[NDCG])}
-        yield Row({"collection": collection.name, "documents": name}, figures)
-    yield Row(
-        {"collection": collection.name, "documents": "searched"},
-        {"of the best ten of all": Figure(float(np.mean(recalls)))},
-    )

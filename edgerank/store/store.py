@@ -234,9 +234,10 @@ class DocumentStore(Closing):
         Parameters and errors are those of ``rank``.
         """
         names = _id_list(ids)
-        self.check_ids(names)  # before the query is encoded
+        snapshot = self._snapshot
+        found = self._find(snapshot, names)  # before the query is encoded
         encoded = self.reranker.compute(self.prepare_query(query, instruction))
-        return self.score_query(encoded, names, normalize)
+        return self._scores(snapshot, found, encoded, normalize)
 
     def check_ids(self, ids: Sequence[str]) -> None:
         """Check that the store has documents.
@@ -258,13 +259,7 @@ class DocumentStore(Closing):
         :raises InputError: an id is not in the store
         """
         snapshot = self._snapshot
-        found = self._find(snapshot, ids)
-        scores = np.zeros(len(ids), np.float32)
-        for number, segment in enumerate(snapshot.segments):
-            places = np.flatnonzero(found[:, 0] == number)
-            if len(places):
-                scores[places] = self._score(segment, found[places, 1], query, normalize)
-        return scores
+        return self._scores(snapshot, self._find(snapshot, ids), query, normalize)
 
     def search_query(
         self,
@@ -379,6 +374,15 @@ class DocumentStore(Closing):
         with self._lock:
             places = snapshot.places
         return np.array(find(places, ids), np.int64).reshape(-1, 2)
+
+    def _scores(self, snapshot: Snapshot, found: Ids, query: Query, normalize: bool) -> Scores:
+        """Score documents of several segments, in their order."""
+        scores = np.zeros(len(found), np.float32)
+        for number, segment in enumerate(snapshot.segments):
+            places = np.flatnonzero(found[:, 0] == number)
+            if len(places):
+                scores[places] = self._score(segment, found[places, 1], query, normalize)
+        return scores
 
     def _score(self, segment: Segment, documents: Ids, query: Query, normalize: bool) -> Scores:
         """Score documents of a segment: the best score of a document's parts is its own."""

@@ -101,6 +101,7 @@ def run(
     *,
     modules: Sequence[str] = (),
     distributions: Sequence[str] = (),
+    first: Request = TINY,
 ) -> None:
     """Convert with ``prepare``, or load and answer until the input ends.
 
@@ -108,6 +109,7 @@ def run(
     :param prepare: of checkpoint, setting and that directory; what it writes there is kept
     :param modules: of the peer, imported before anything else and timed
     :param distributions: whose versions are told
+    :param first: scored once before the first line is read
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not an answer
@@ -129,7 +131,7 @@ def run(
         imported = time.perf_counter()
         model = load(arguments.checkpoint, arguments.setting, arguments.threads, arguments.work)
         loaded = time.perf_counter()
-        model.score([TINY])
+        model.score([first])
     except CannotRunError as error:
         _refuse(str(error))
     ready = {
