@@ -132,7 +132,7 @@ class Bert:
         return Bert(self._checkpoint, self._head, self._spec, rotation)
 
     def declare(self, g: Graph) -> BertInputs:
-        shared = declare_inputs(g, with_past=False, refines="all if fine")
+        shared = declare_inputs(g, with_past=False)
         if isinstance(self.config, MPNetConfig):
             g.scope = "distances"  # a scored row is its sequence's first: its slot is its position
             buckets = self.config.relative_attention_num_buckets

@@ -112,7 +112,7 @@ class Deberta:
         return Deberta(self._checkpoint, self._head, rotation)
 
     def declare(self, g: Graph) -> EncoderInputs:
-        shared = declare_inputs(g, with_past=False, refines="all if fine")
+        shared = declare_inputs(g, with_past=False)
         config, g.scope = self.config, "buckets"
         length = reach(config.max_position_embeddings)
         distances = np.arange(1 - length, length)

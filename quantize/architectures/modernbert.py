@@ -66,7 +66,7 @@ class ModernBert:
         )
 
     def declare(self, g: Graph) -> ModernBertInputs:
-        config, shared = self.config, declare_inputs(g, with_past=False, refines="all if fine")
+        config, shared = self.config, declare_inputs(g, with_past=False)
         far, near = (
             rotary_frequencies(config.head_size, theta)
             for theta in (config.global_theta, config.local_theta)

@@ -57,7 +57,7 @@ class GraphInputs:
     scored_grid: Grid  # that of the scored rows alone, with L = 1
 
 
-def declare_inputs(g: Graph, *, with_past: bool, refines: Refines) -> GraphInputs:
+def declare_inputs(g: Graph, *, with_past: bool, refines: Refines = "all if fine") -> GraphInputs:
     """Declare the inputs that all architectures share.
 
     ``visible`` int64 [B, L] says how many of a sequence's leading keys each query slot sees. That
