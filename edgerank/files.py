@@ -6,6 +6,7 @@ import codecs
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,6 +64,19 @@ def atomic_directory(target: Path, can_replace: Callable[[Path], bool]) -> Itera
                 parent.rmdir()
 
 
+@contextmanager
+def open_input(path: Path) -> Iterator[BufferedReader]:
+    """Open a file, and read it within the block.
+
+    :raises InputError: it cannot be opened or read
+    """
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise InputError(str(path), error.strerror or str(error)) from error
+
+
 def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield lines with their numbers from 1, without blank ones and a byte order mark."""
     for number, line in enumerate(lines, 1):
@@ -77,11 +91,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
     :raises InputError: the file cannot be read
     """
-    try:
-        with path.open("rb") as file:
-            yield from numbered_lines(file)
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
+    with open_input(path) as file:
+        yield from numbered_lines(file)
 
 
 def read_jsonl(path: Path, kind: type[T]) -> Iterator[tuple[int, T]]:

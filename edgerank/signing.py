@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgerank.errors import EdgerankError, InputError
-from edgerank.files import write_atomically
+from edgerank.files import open_input, write_atomically
 
 if TYPE_CHECKING:
     from minisign import PublicKey, SecretKey
@@ -122,11 +122,8 @@ def check_signature(content: bytes | Readable, signature: bytes, trusted: Public
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES)
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
+    with open_input(path) as file:
+        return file.read(MAX_BYTES)
 
 
 @contextmanager

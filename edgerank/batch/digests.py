@@ -14,8 +14,7 @@ from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
 from edgerank.bundle import sha256_of_file
-from edgerank.errors import InputError
-from edgerank.files import write_atomically
+from edgerank.files import open_input, write_atomically
 
 # a change soon after another one may leave the times as they are, so that they prove nothing
 SETTLED_S = 2.0
@@ -52,11 +51,8 @@ def stamp_of(path: Path) -> Stamp:
 
     :raises InputError: it cannot be read
     """
-    try:
-        with path.open("rb") as file:  # a file system of a network asks its server then
-            status = os.fstat(file.fileno())
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
+    with open_input(path) as file:  # a file system of a network asks its server then
+        status = os.fstat(file.fileno())
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
@@ -110,8 +106,5 @@ def write_digests(path: Path, files: Sequence[Hashed]) -> None:
 
 def _sha256_of(path: Path, bar: tqdm[None]) -> str:
     """:raises InputError: the file cannot be read"""
-    try:
-        with path.open("rb") as file:
-            return sha256_of_file(CallbackIOWrapper(bar.update, file))
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
+    with open_input(path) as file:
+        return sha256_of_file(CallbackIOWrapper(bar.update, file))

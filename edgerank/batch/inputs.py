@@ -15,7 +15,7 @@ from edgerank.batch.texts import Texts
 from edgerank.beir import CORPUS, QUERIES
 from edgerank.documents import check_query, document_text
 from edgerank.errors import InputError
-from edgerank.files import numbered_lines
+from edgerank.files import numbered_lines, open_input
 
 SUFFIXES: dict[str, InputFormat] = {
     ".jsonl": "jsonl",
@@ -106,15 +106,12 @@ def read_lines_between(path: Path, shard: Shard) -> Iterator[tuple[int, bytes]]:
 
     :raises InputError: the file cannot be read
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(shard.start)
-            lines = iter(lambda: file.readline() if file.tell() < shard.end else b"", b"")
-            numbered = numbered_lines(lines) if shard.start == 0 else _later_lines(lines)
-            for number, line in numbered:
-                yield shard.number + number - 1, line
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
+    with open_input(path) as file:
+        file.seek(shard.start)
+        lines = iter(lambda: file.readline() if file.tell() < shard.end else b"", b"")
+        numbered = numbered_lines(lines) if shard.start == 0 else _later_lines(lines)
+        for number, line in numbered:
+            yield shard.number + number - 1, line
 
 
 def decode_records(

@@ -15,6 +15,7 @@ from edgerank.batch.inputs import count_documents
 from edgerank.batch.job import Kind, OutputFormat, Shard, Source
 from edgerank.batch.texts import Texts
 from edgerank.errors import InputError
+from edgerank.files import open_input
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -96,20 +97,17 @@ def _extents(source: Source, path: Path, together: bool) -> Iterator[Extent]:
     if source.format == "parquet":
         yield from _parquet_extents(path, source.kind, together)
         return
-    try:
-        with path.open("rb") as file:
-            offset = 0
-            for number, line in enumerate(file, 1):
-                end = offset + len(line)
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    query = _query_of(source, line) if together else None
-                    pairs = count_documents(line) if source.kind == "rows" else 1
-                    yield Extent(offset, end, number, pairs, query)
-                offset = end
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
+    with open_input(path) as file:
+        offset = 0
+        for number, line in enumerate(file, 1):
+            end = offset + len(line)
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                query = _query_of(source, line) if together else None
+                pairs = count_documents(line) if source.kind == "rows" else 1
+                yield Extent(offset, end, number, pairs, query)
+            offset = end
 
 
 def _parquet_extents(path: Path, kind: Kind, together: bool) -> Iterator[Extent]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgerank.beir import read_record
 from edgerank.closing import Closing
 from edgerank.errors import InputError
+from edgerank.files import open_input
 
 Index = NDArray[np.uint64]  # [2, n]: hashes of ids, ascending, and where their lines begin
 
@@ -30,16 +31,13 @@ def index_texts(path: Path) -> bytes:
     """
     hashes, offsets = array("Q"), array("Q")
     offset = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    name, _ = _record(path, number, line)
-                    hashes.append(_hash(name))
-                    offsets.append(offset)
-                offset += len(line)
-    except OSError as error:
-        raise InputError(str(path), error.strerror or str(error)) from error
+    with open_input(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                name, _ = _record(path, number, line)
+                hashes.append(_hash(name))
+                offsets.append(offset)
+            offset += len(line)
     order = np.argsort(np.frombuffer(hashes, np.uint64), kind="stable")
     index = np.stack([np.frombuffer(part, np.uint64)[order] for part in (hashes, offsets)])
     _check_distinct(path, index)
