@@ -204,8 +204,7 @@ class Bert:
         if self._head == "classifier":
             spec = self._spec
             dense, output = self._weights.classifier(spec.head_dense, spec.head_output)
-            shared = inputs.shared
-            refined = precision.refined(shared.refined_rows) and shared.scored_grid.slots
+            refined = inputs.shared.refined_scored_rows(precision)
             logits = classify(g, precision, x, dense, output, spec.head_activation, refined)
             g.output("scores", logits, ["scored"])
             return

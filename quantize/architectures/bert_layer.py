@@ -160,7 +160,7 @@ class BertLayer:
         query, residual = projected.queries, projected.normed
         if self.is_scored:
             grid, residual = shared.scored_grid, g.op("Gather", residual, shared.scored_rows)
-            refined = refined and grid.slots  # all of the rows that are left
+            refined = shared.refined_scored_rows(precision)
             query = projection(
                 g, precision, self._site("qkv"), residual, queries=queries, refined=refined
             ).queries

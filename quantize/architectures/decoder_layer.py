@@ -166,7 +166,7 @@ class DecoderLayer:
             grid, scored = span.scored_grid, shared.scored_rows
             rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
             cosines, sines = (g.op("Gather", part, scored, axis=1) for part in span.angles)
-            refined = refined and grid.slots  # all of the rows that are left
+            refined = shared.refined_scored_rows(precision)
             query = projection(
                 g,
                 precision,

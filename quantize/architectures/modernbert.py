@@ -20,7 +20,7 @@ from quantize.checkpoint.files import Checkpoint, one_label
 from quantize.checkpoint.sidecars import Reading
 from quantize.errors import QuantizeError
 from quantize.graph.builder import Graph
-from quantize.graph.grid import GraphInputs, declare_inputs, mean_rows
+from quantize.graph.grid import declare_inputs, mean_rows
 from quantize.graph.layers import linear
 from quantize.graph.parameters import Matrix, Norm
 from quantize.graph.precision import Precision
@@ -98,7 +98,8 @@ class ModernBert:
         x = self._weights.final_norm().write(g, x)
         pooled = mean_rows(g, x, inputs.shared.grid) if self._pooling == "mean" else x
         if self._is_classifier:
-            g.output("scores", self._classify(g, precision, pooled, inputs.shared), ["scored"])
+            refined = inputs.shared.refined_scored_rows(precision)
+            g.output("scores", self._classify(g, precision, pooled, refined), ["scored"])
         elif self._pooling == "tokens":
             write_token_vectors(g, self._checkpoint, x, self.stream_width)
         else:
@@ -107,13 +108,12 @@ class ModernBert:
     def aligned(self, stream: Floats) -> Floats:
         return stream
 
-    def _classify(self, g: Graph, precision: Precision, pooled: str, shared: GraphInputs) -> str:
+    def _classify(self, g: Graph, precision: Precision, pooled: str, refined: str) -> str:
         """Classify pooled rows [R, H]: one logit each, float32 [R].
 
         The classifier's weight is part of its norm's gain.
         """
         dense, norm, bias = self._weights.classifier()
-        refined = precision.refined(shared.refined_rows) and shared.scored_grid.slots
         hidden = linear(g, precision, dense.name, pooled, dense, refined=refined)
         products = norm.write(g, g.op("Gelu", hidden))
         logits = g.op("ReduceSum", products, g.constant([-1]), keepdims=0)

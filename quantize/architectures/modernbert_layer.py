@@ -163,7 +163,7 @@ class ModernBertLayer:
             # at position 0, whose angles are 0
             grid, scored = span.scored_grid, shared.scored_rows
             rows, x = g.op("Gather", projected.normed, scored), g.op("Gather", x, scored)
-            refined = refined and grid.slots  # all of the rows that are left
+            refined = shared.refined_scored_rows(precision)
             query = projection(
                 g, precision, self._site("qkv"), rows, queries=queries, refined=refined
             ).queries

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import TensorProto
 
 from quantize.graph.builder import Graph
-from quantize.graph.precision import RefinedRows
+from quantize.graph.precision import Precision, RefinedRows
 from quantize.graph.relative_positions import Buckets, distance_biases
 from quantize.graph.substitutes import equal
 
@@ -55,6 +55,10 @@ class GraphInputs:
     refined_rows: RefinedRows  # what may be rounded in two terms
     grid: Grid
     scored_grid: Grid  # that of the scored rows alone, with L = 1
+
+    def refined_scored_rows(self, precision: Precision) -> str:
+        """Choose the rows to round in two terms where only scored rows are left: all, or none."""
+        return precision.refined(self.refined_rows) and self.scored_grid.slots
 
 
 def declare_inputs(g: Graph, *, with_past: bool, refines: Refines = "all if fine") -> GraphInputs:
