@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
+from tqdm import tqdm
 
 from edgerank.batch.digests import (
     Hashed,
@@ -90,7 +92,8 @@ def begin(
     another.
 
     :param restart: remove what another job, or the same one, has left in the directory
-    :param show_progress: draw a progress bar on stderr while input is hashed
+    :param show_progress: draw progress bars on stderr while input is hashed, while texts are
+        indexed, and while the input is cut into shards
     :raises InputError: a file of the input is unusable
     :raises BatchError: the directory is in use, has another job, or cannot be written to
     """
@@ -112,9 +115,9 @@ def begin(
         clean(directory, found)
         indexes = None
         if source.kind == "pairs" and (found is None or not found.is_complete):
-            indexes = _indexed(source, directory)
+            indexes = _indexed(source, directory, asked, show_progress)
         if found is None:
-            shards = tuple(_planned(source, asked, indexes))
+            shards = tuple(_planned(source, asked, indexes, show_progress))
             found = msgspec.structs.replace(asked, shards=shards)
             with named_errors(directory):
                 write_job(directory, found)
@@ -157,20 +160,52 @@ def describe_job(
     )
 
 
-def _indexed(source: Source, directory: Path) -> Indexes:
+def _indexed(source: Source, directory: Path, asked: Job, show_progress: bool) -> Indexes:
     """Index the texts of pairs, unless the job has done that before."""
     assert source.queries is not None and source.corpus is not None
+    assert asked.queries is not None and asked.corpus is not None
     indexes = Indexes(directory / QUERIES_INDEX, directory / CORPUS_INDEX)
-    for path, index in ((source.queries, indexes.queries), (source.corpus, indexes.corpus)):
-        if not index.exists():
+    texts = (
+        (source.queries, asked.queries.size, indexes.queries),
+        (source.corpus, asked.corpus.size, indexes.corpus),
+    )
+    missing = [(path, size, index) for path, size, index in texts if not index.exists()]
+    with tqdm(
+        total=sum(size for _, size, _ in missing),
+        unit="B",
+        unit_scale=True,
+        desc="index texts",
+        disable=not (show_progress and missing),
+    ) as bar:
+        for path, _, index in missing:
             with named_errors(directory):
-                write_atomically(index, index_texts(path))
+                write_atomically(index, index_texts(path, tell=bar.update))
     return indexes
 
 
-def _planned(source: Source, asked: Job, indexes: Indexes | None) -> Iterator[Shard]:
+def _planned(
+    source: Source, asked: Job, indexes: Indexes | None, show_progress: bool
+) -> Iterator[Shard]:
+    unit, sizes = "B", [file.size for file in asked.inputs]
+    if source.format == "parquet":
+        from edgerank.batch.parquet import num_rows
+
+        unit, sizes = " rows", [num_rows(path, source.kind) for path in source.files]
+    begins = [0, *accumulate(sizes)]  # of each file, and the end of the last one
     with ExitStack() as stack:
         queries = None
         if indexes is not None and source.queries is not None:
             queries = stack.enter_context(Texts(source.queries, indexes.queries))
-        yield from plan_shards(source, asked.format, asked.shard_pairs, queries)
+        bar = stack.enter_context(
+            tqdm(
+                total=begins[-1],
+                unit=unit,
+                unit_scale=unit == "B",
+                desc="plan shards",
+                disable=not show_progress,
+            )
+        )
+        for shard in plan_shards(source, asked.format, asked.shard_pairs, queries):
+            bar.update(begins[shard.file] + shard.end - bar.n)
+            yield shard
+        bar.update(begins[-1] - bar.n)  # files may end in blank lines

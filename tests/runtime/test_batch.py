@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import random
+import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -537,6 +543,44 @@ def test_the_command_line_says_what_was_done_and_a_second_time_that_it_was(rows,
     job = json.loads((output / "_job.json").read_bytes())
     assert job["is_complete"]
     assert job["scorer"]["bundle"] == Reranker().bundle.digest
+
+
+@pytest.mark.parametrize("input", ["parquet", "trec"])
+def test_a_terminal_shows_the_passes_over_the_input_before_the_scores(tmp_path, input):
+    if input == "trec":
+        path = write_run(tmp_path / "first.trec")
+        options = ["--collection", write_collection(tmp_path / "collection")]
+    else:
+        path, options = tmp_path / "rows.parquet", []
+        pq.write_table(pa.Table.from_pylist(make_rows(9)), path)
+    shown = _shown_on_terminal(
+        "batch", path, "-o", tmp_path / "out", "--shard-pairs", "3", *options
+    )
+    labels = ["compare input", "plan shards", "batch"]
+    if input == "trec":
+        labels.insert(1, "index texts")
+    full = re.findall(r"(?:^|[\r\n])([a-z ]+): 100%", shown)  # a slow bar is drawn full twice
+    assert list(dict.fromkeys(full)) == labels
+    size = 9 if input == "parquet" else path.stat().st_size
+    assert re.search(rf"plan shards: 100%\S* {size}/{size} ", shown)
+
+
+def _shown_on_terminal(*arguments: str | Path) -> str:
+    """Run the command line with its stderr on a terminal, and return what it wrote there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
+    command = [sys.executable, "-m", "edgerank", *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment()
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux's end of a terminal that nobody has open
+            while piece := os.read(ours, 4096):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0, shown.decode()
+    return shown.decode()
 
 
 def test_the_command_line_counts_one_of_each_as_one_and_no_pair_of_a_bad_row(tmp_path):

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import time
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from edgerank import BatchError, InputError
 from edgerank.batch import digests, plan, scoring, texts
@@ -78,6 +79,7 @@ def run(
     shard_pairs: int = 5,
     max_bad_rows: int = 100,
     restart: bool = False,
+    show_progress: bool = False,
     scorer=SCORER,
     **found: object,
 ) -> Summary:
@@ -90,8 +92,25 @@ def run(
         format=format or source.format,
         shard_pairs=shard_pairs,
         restart=restart,
+        show_progress=show_progress,
     ) as begun:
         return keep(begun, hashed_results(begun), max_bad_rows)
+
+
+@pytest.fixture
+def bars(monkeypatch) -> dict[str, list[int]]:
+    """What the progress bars that are drawn have shown, by their label."""
+    shown: dict[str, list[int]] = {}
+
+    class Noted(tqdm):
+        def update(self, n=1):
+            super().update(n)
+            if not self.disable:
+                shown.setdefault(self.desc, []).append(self.n)
+
+    for module in ("begin", "digests"):
+        monkeypatch.setattr(f"edgerank.batch.{module}.tqdm", Noted)
+    return shown
 
 
 # Shards
@@ -681,6 +700,49 @@ def test_hashing_shows_how_far_it_is(tmp_path, capsys):
     digests.hash_files([path], {}, show_progress=False)
     known = {digests.stamp_of(path): "a" * 64}
     assert digests.hash_files([path], known, show_progress=True)[path].digest.sha256 == "a" * 64
+    assert capsys.readouterr().err == ""
+
+
+def test_planning_shows_each_shard_and_ends_at_the_size_of_the_input(tmp_path, bars):
+    directory = tmp_path / "in"
+    directory.mkdir()
+    first = write_jsonl(directory / "a.jsonl", ROWS)
+    second = directory / "b.jsonl"
+    second.write_text(f"\n{json.dumps(ROWS[1])}\n\n \n")  # the end of its last row is not its own
+    run(directory, tmp_path / "out", show_progress=True)
+    assert list(bars) == ["compare input", "plan shards"]
+    shown = bars["plan shards"]
+    size = first.stat().st_size
+    assert shown == sorted(shown)
+    assert shown[-1] == size + second.stat().st_size
+    shards = read_job(tmp_path / "out").shards
+    assert shown[:-1] == [shard.end + size * shard.file for shard in shards]
+    assert len(shards) > 3
+
+
+def test_indexing_shows_each_text_and_a_job_that_goes_on_does_it_no_more(
+    tmp_path, collection, bars
+):
+    path = write_run(tmp_path / "first.trec")
+    options = {"collection": collection, "shard_pairs": 3, "show_progress": True}
+    run(path, tmp_path / "out", **options)
+    lines = [
+        len(line)
+        for name in ("queries.jsonl", "corpus.jsonl")
+        for line in (collection / name).read_bytes().splitlines(keepends=True)
+    ]
+    assert list(bars) == ["compare input", "index texts", "plan shards"]
+    assert bars["index texts"] == list(accumulate(lines))
+    assert bars["plan shards"][-1] == path.stat().st_size
+    bars.clear()
+    run(path, tmp_path / "out", **options)
+    assert list(bars) == ["compare input"]
+
+
+def test_no_bar_is_drawn_unless_it_is_asked_for(tmp_path, collection, bars, capsys):
+    path = write_run(tmp_path / "first.trec")
+    run(path, tmp_path / "out", collection=collection)
+    assert bars == {}
     assert capsys.readouterr().err == ""
 
 
