@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from edgerank.bundle import sha256_of
@@ -46,9 +47,9 @@ class ModelSettings:
     warmup: bool = WARMUP.default
     trust: Path | None = TRUST.default
 
-    @property
+    @cached_property
     def gpus(self) -> Sequence[int]:
-        """Numbers of the GPUs that models may run on.
+        """Numbers of the GPUs that models may run on; without ``devices`` they are counted once.
 
         :raises InputError: they are not numbers with commas between them, or one is there twice
         """

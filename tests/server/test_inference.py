@@ -346,6 +346,19 @@ def test_a_model_for_gpus_is_opened_on_each_of_those_asked_for(bundles, tmp_path
             open_model("model", bundle, ModelSettings(devices=wrong))
 
 
+def test_gpus_are_counted_once_for_all_models_and_reloads(bundles, monkeypatch):
+    from edgerank.serving import models
+
+    asked = []
+    monkeypatch.setattr(models, "visible_gpus", lambda: asked.append("driver") or ())
+    settings = ModelSettings(warmup=False)
+    assert settings.num_engines == 1
+    for name in NAMES[:2]:
+        assert len(open_model(name, bundles / name, settings).rerankers) == 1
+    assert asked == ["driver"]
+    assert settings == ModelSettings(warmup=False)  # the count is no setting
+
+
 def test_a_server_without_a_gpu_has_one_engine():
     assert ModelSettings(devices=None).num_engines >= 1
     assert ModelSettings(devices="3").num_engines == 1
