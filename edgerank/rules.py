@@ -1,8 +1,8 @@
-"""Scoring rules: how a bundle makes scores of pairs, and vectors of texts.
+"""Scoring rules: how a bundle scores pairs and encodes texts.
 
-A rule says which output of the graph is read, which sequences are to be run for some pairs, and how
-their results become the pairs' scores. What is equal is computed once: the documents of a query
-share a group, and texts that are encoded by themselves are encoded once for all pairs.
+A rule names the output of the graph to read, selects the sequences to run for a list of pairs, and
+turns their results into the pairs' scores. No text is computed twice: the documents of a query form
+one group, and a rule that encodes texts separately encodes each distinct text once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ R = TypeVar("R")
 S = TypeVar("S")
 Vectors = NDArray[np.float32] | list[NDArray[np.float32]]  # [n, d], or [tokens, d] for each text
 
-# a query and its distinct documents, each with a pair that has it, into tokens
+# tokenizes a query and its distinct documents; each document comes with one of its pairs
 Encode = Callable[[str, Mapping[str, Pair]], Encoded]
-# results of some queries and then of documents, their tokens, and for each query the places of the
-# documents that it is compared with, into their scores for each query
+# scores documents for each query. The arguments are the results of the queries followed by those of
+# the documents; the tokens of both; and for each query the indexes of the documents to score
 Compare = Callable[[Results, Sequence[Tokens], Sequence[Sequence[int]]], list[Scores]]
 
 SCORES = Output("scores")
@@ -48,25 +48,25 @@ TOKEN_VECTORS = Output("token_vectors", per="token")
 
 @dataclass(frozen=True)
 class Prepared(Generic[R]):
-    """Sequences to run, and what becomes of their results."""
+    """Sequences to run, and the function that turns their results into the answer."""
 
     groups: Sequence[Group]  # their score ids count from 0
     output: Output  # of the graph
-    reduce: Callable[[Results], R]  # results by score id into what the caller gets
-    query_tokens: Mapping[str, int] = field(default_factory=dict)  # of each query, before it is cut
+    reduce: Callable[[Results], R]  # from results in the order of score ids
+    query_tokens: Mapping[str, int] = field(default_factory=dict)  # of each query before truncation
 
     @property
     def num_scores(self) -> int:
-        """Results that the groups give."""
+        """Number of results that the groups give."""
         return sum(len(group.sequences) for group in self.groups)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens to compute."""
+        """Number of tokens to run."""
         return sum(map(len, self.groups))
 
     def then(self, function: Callable[[R], S]) -> Prepared[S]:
-        """Return the same with a function applied to what the caller gets."""
+        """Return the same sequences with a function applied to the answer."""
         return replace(
             cast("Prepared[S]", self), reduce=lambda results: function(self.reduce(results))
         )
@@ -74,17 +74,17 @@ class Prepared(Generic[R]):
 
 @dataclass(frozen=True)
 class ScoringRule:
-    """How a bundle makes scores of pairs, and vectors of texts."""
+    """How a bundle scores pairs and encodes texts."""
 
-    output: Output  # of the graph, that scores are made of
-    vectors: Output | None  # of the graph, that texts are encoded by; None if it encodes pairs only
-    prepare_pairs: Callable[[Sequence[Pair], Encode], Prepared[Scores]]  # raw scores
+    output: Output  # of the graph, for scores
+    vectors: Output | None  # of the graph, for encoded texts; None if the model only scores pairs
+    prepare_pairs: Callable[[Sequence[Pair], Encode], Prepared[Scores]]  # for raw scores
     reduce_vectors: Callable[[Results, Sequence[Tokens], TextKind], Vectors]
-    activation: Function  # of raw scores
-    normalization: Function  # of raw scores, into [0, 1]
-    score_range: tuple[float, float]  # least and greatest score
-    encodes_apart: bool  # a document is encoded once for all queries
-    # raw scores to be normalised, if they are others
+    activation: Function  # from raw scores to scores
+    normalization: Function  # from raw scores to scores in [0, 1]
+    score_range: tuple[float, float]  # lowest and highest possible score
+    encodes_apart: bool  # documents are encoded without the query, so once for all queries
+    # for the raw scores that are normalised; None: those of prepare_pairs
     prepare_normalized: Callable[[Sequence[Pair], Encode], Prepared[Scores]] | None = None
 
     @property
@@ -95,7 +95,7 @@ class ScoringRule:
     def prepare(
         self, pairs: Sequence[Pair], encode: Encode, *, normalize: bool
     ) -> Prepared[Scores]:
-        """Say what to run for pairs; what comes of it is float32 [len(pairs)], in their order.
+        """Return the sequences to run for pairs; the answer is float32 [len(pairs)], in order.
 
         :raises InputError: a document is refused
         """
@@ -107,7 +107,7 @@ class ScoringRule:
         return self.prepare_pairs(pairs, encode).then(self.activation)
 
     def prepare_texts(self, sequences: Sequence[Tokens], kind: TextKind) -> Prepared[Vectors]:
-        """Say what to run to encode texts, each by itself; vectors come in their order."""
+        """Return the sequences to run to encode texts; the answer is their vectors, in order."""
         assert self.vectors is not None
         group = Group(EMPTY, sequences, range(len(sequences)))
         return Prepared(
@@ -145,9 +145,9 @@ def scoring_rule(scoring: Scoring) -> ScoringRule:
 
 
 def _maxsim_rule(scoring: Scoring) -> ScoringRule:
-    """Build the rule of late interaction: vectors of tokens, compared outside of the graph.
+    """Build the rule of late interaction: token vectors, compared outside the graph.
 
-    A sum is normalised as its mean, which is a cosine.
+    A score is a sum of cosines, one for each token of the query. Normalised scores use their mean.
     """
 
     def sums(
@@ -184,12 +184,12 @@ def _maxsim_rule(scoring: Scoring) -> ScoringRule:
 
 
 def _score_sequences(pairs: Sequence[Pair], encode: Encode) -> Prepared[Scores]:
-    """Run each distinct pair once, the documents of a query in one group."""
+    """Run each distinct pair once, with the documents of a query in one group."""
     documents_of: dict[str, dict[str, Pair]] = {}
     for pair in pairs:
         documents_of.setdefault(pair.query, {}).setdefault(pair.text, pair)
     groups: list[Group] = []
-    document_index: list[int] = []  # for each sequence, the place of its distinct pair
+    document_index: list[int] = []  # for each sequence, the index of its distinct pair
     place_of: dict[tuple[str, str], int] = {}
     query_tokens: dict[str, int] = {}
     for query, documents in documents_of.items():
@@ -212,9 +212,9 @@ def _score_sequences(pairs: Sequence[Pair], encode: Encode) -> Prepared[Scores]:
 def _compare_apart(
     output: Output, compare: Compare, pairs: Sequence[Pair], encode: Encode
 ) -> Prepared[Scores]:
-    """Encode each distinct query and each distinct document once, then compare as pairs ask."""
+    """Encode each distinct query and document once, then compare those of each pair."""
     documents: dict[str, Pair] = {}
-    documents_of: dict[str, dict[str, int]] = {}  # of each query, with their places among these
+    documents_of: dict[str, dict[str, int]] = {}  # and their indexes among the query's own
     for pair in pairs:
         documents.setdefault(pair.text, pair)
         own = documents_of.setdefault(pair.query, {})
@@ -269,12 +269,12 @@ def _token_vectors(
 
 
 def _ragged(results: Results) -> list[Scores]:
-    """Return results that are an array a sequence, which those of tokens are."""
+    """Return the results of an output per token: one array for each sequence."""
     assert isinstance(results, list)
     return results
 
 
 def _rows(results: Results) -> NDArray[np.float32]:
-    """Return results that are one array, which those of whole sequences are."""
+    """Return the results of an output per sequence: one array for all sequences."""
     assert isinstance(results, np.ndarray)
     return results

@@ -1,9 +1,9 @@
-"""Installs what lies beside it. It needs Python alone: no network, no pip, and no compiler.
+"""Install the pack that this script is in. It needs only Python: no network, pip or compiler.
 
     python3 install.py /opt/edgerank/releases/1 --link /opt/edgerank/current
 
-It compares every file with the manifest, unpacks the wheels into a virtual environment, copies the
-models, compares all that it has written with the manifest again, and then moves the link.
+The script compares every file with the manifest, unpacks the wheels into a virtual environment and
+copies the models. Then it compares what it has written with the manifest, and moves the link.
 """
 
 from __future__ import annotations
@@ -22,25 +22,29 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-KEPT = ("bin/", "licenses/", "models/", "sbom.cdx.json")  # beside what is of one target alone
-LISTS = ("requirements", "installed")  # files of a target, by the fields that name them
+KEPT = ("bin/", "licenses/", "models/", "sbom.cdx.json")  # copied for every target
+LISTS = ("requirements", "installed")  # fields of a target that name a file to copy
 PYTHON = "venv/bin/python"
 SETTINGS = "venv/pyvenv.cfg"
 
 
 class Refused(Exception):
-    """What keeps the installation from being made, in one line."""
+    """The installation cannot be made; the message is one line."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install this pack, without a network.")
-    parser.add_argument("directory", type=Path, help="the directory to make, a new one")
     parser.add_argument(
-        "--link", type=Path, help="make or move this symbolic link to it, once all is done"
+        "directory", type=Path, help="the directory to install into, which must not exist"
+    )
+    parser.add_argument(
+        "--link",
+        type=Path,
+        help="after the installation, point this symbolic link to it; make the link if needed",
     )
     arguments = parser.parse_args()
     directory = arguments.directory.absolute()
-    os.umask(0o022)  # others than the administrator run what is installed
+    os.umask(0o022)  # users other than the administrator run what is installed
     try:
         install(directory)
         if arguments.link is not None:
@@ -53,7 +57,11 @@ def main() -> int:
 
 
 def install(directory: Path) -> None:
-    """Make the directory, whole or not at all."""
+    """Install into a new directory. If that fails, nothing is left of the directory.
+
+    :raises Refused: the pack was altered or is for other machines, or the directory exists
+    :raises OSError: the directory cannot be written
+    """
     manifest = check_files()
     target = choose_target(manifest)
     if directory.exists() or directory.is_symlink():
@@ -76,7 +84,10 @@ def install(directory: Path) -> None:
 
 
 def check_files() -> dict[str, Any]:
-    """Compare every file with the manifest, and return it."""
+    """Compare every file of the pack with the manifest, and return the manifest.
+
+    :raises Refused: a file was altered, added or removed
+    """
     try:
         manifest: dict[str, Any] = json.loads((HERE / "manifest.json").read_bytes())
     except (OSError, ValueError) as error:
@@ -101,7 +112,10 @@ def sha256_of(path: Path) -> str:
 
 
 def choose_target(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what the pack has for this Python on this machine."""
+    """Return the target of the pack that fits this Python and this machine.
+
+    :raises Refused: there is none
+    """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     machine, (library, glibc) = platform.machine(), platform.libc_ver()
     minor = int(glibc.split(".")[1]) if library == "glibc" else 0
@@ -118,10 +132,10 @@ def choose_target(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_environment(directory: Path, target: dict[str, Any]) -> None:
-    """Make a virtual environment of this Python with the files of the target's wheels alone.
+    """Make a virtual environment of this Python that has only the files of the target's wheels.
 
-    It holds nothing that differs between two installations but the path of Python: no bytecode,
-    and no commands with that path in them. So all of it can be compared with the manifest.
+    Two installations differ in nothing but the path of Python. So there is no bytecode, there are
+    no commands with that path in them, and every file can be compared with the manifest.
     """
     base = Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
     (directory / PYTHON).parent.mkdir(parents=True)
@@ -140,19 +154,19 @@ def write_environment(directory: Path, target: dict[str, Any]) -> None:
 
 
 def settings_of(python: Path) -> str:
-    """Return the settings of a virtual environment of a Python (PEP 405)."""
+    """Return the content of pyvenv.cfg (PEP 405) for a Python."""
     return f"home = {python.parent}\ninclude-system-site-packages = false\n"
 
 
 def packages_of(version: str) -> str:
-    """Return the directory of an installation that the packages are in."""
+    """Return the directory of the packages, relative to the installation."""
     return f"venv/lib/python{version}/site-packages"
 
 
 def places_of(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the entries of a wheel that are installed, and where below the packages each goes.
+    """Yield the entries of a wheel to install, each with its path below the packages.
 
-    Scripts, headers and data are left out: edgerank is started by bin/edgerank, and imports.
+    Scripts, headers and data are left out, because bin/edgerank needs only what Python imports.
     """
     for entry in entries:
         first, _, rest = entry.partition("/")
@@ -165,9 +179,12 @@ def places_of(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def move_link(link: Path, directory: Path) -> None:
-    """Point a link to the directory in one step: there is no moment without it."""
+    """Point a symbolic link to the directory in one step, so that the link is never missing.
+
+    :raises Refused: something else has the link's name
+    """
     if link.exists() and not link.is_symlink():
-        raise Refused(f"{link} is not a link; the installation is in {directory}")
+        raise Refused(f"{link} exists and is not a link; the installation is in {directory}")
     link.parent.mkdir(parents=True, exist_ok=True)
     new = link.with_name(f".{link.name}.new")
     new.unlink(missing_ok=True)
@@ -178,7 +195,7 @@ def move_link(link: Path, directory: Path) -> None:
 def run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise Refused(f"{Path(command[0]).name}: {reason.removeprefix('edgerank: error: ')}")
 
 

@@ -161,5 +161,5 @@ def test_a_link_is_never_away_and_nothing_else_is_replaced(releases, tmp_path):
     watcher.join()
     assert missing == []
     (tmp_path / "directory").mkdir()
-    with pytest.raises(Refused, match="is not a link"):
+    with pytest.raises(Refused, match="exists and is not a link"):
         move_link(tmp_path / "directory", releases[0])
