@@ -1,10 +1,10 @@
-"""The default model, made from a checkpoint and from text that a machine already has.
+"""Make the default model, from an embedding checkpoint and the documentation on a machine.
 
-    extract     documentation → pairs of a query and the passage that answers it
-    mine        pairs → lists: each query with passages that look right and are not
-    initialize  an embedding checkpoint → a late-interaction checkpoint of fewer words
-    train       lists → its weights
-    calibrate   lists → how its features add up to a probability
+    extract     makes pairs of a query and the passage that answers it from documentation
+    mine        finds hard negatives for each pair, and writes lists of passages
+    initialize  turns the embedding checkpoint into a late-interaction checkpoint
+    train       trains that checkpoint on the lists
+    calibrate   fits its last layer, which turns its features into a probability
 
 Each is a command of ``python -m quantize.training``; ``edgerank quantize`` makes the bundle.
 """

@@ -19,7 +19,11 @@ from edgerank.files import read_jsonl
 
 SOURCES = Path(__file__).with_name("sources.jsonl")
 PATH = click.Path(path_type=Path)
-THREADS = click.option("--threads", type=click.IntRange(1), help="Physical cores by default.")
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Compute with this many threads. The default is the number of physical cores.",
+)
 
 
 class TextSource(msgspec.Struct, frozen=True):
@@ -27,22 +31,35 @@ class TextSource(msgspec.Struct, frozen=True):
 
     name: str
     kind: str
-    path: str  # below the root
-    limit: int  # records
+    path: str  # relative to ROOT
+    limit: int  # of records
     license: str
 
 
 @click.group()
 def cli() -> None:
-    """Make the default model."""
+    """Make the default model.
+
+    Run extract, mine, initialize, train (optional) and calibrate, in this order, and then edgerank
+    quantize.
+    """
 
 
 @cli.command()
 @click.argument("root", type=PATH)
 @click.argument("records", type=PATH)
-@click.option("--sources", type=PATH, default=SOURCES, show_default=True)
+@click.option(
+    "--sources",
+    type=PATH,
+    default=SOURCES,
+    show_default=f"{SOURCES.name} of this package",
+    help="Read the list of sources from this JSON Lines file.",
+)
 def extract(root: Path, records: Path, sources: Path) -> None:
-    """Read the sources below ROOT into RECORDS, JSON Lines of queries and passages."""
+    """Make pairs of a query and a passage from documentation, and write them to RECORDS.
+
+    The paths of the sources are relative to ROOT. RECORDS is a JSON Lines file.
+    """
     from quantize.training import corpus, mining
 
     found: list[corpus.CorpusRecord] = []
@@ -58,9 +75,20 @@ def extract(root: Path, records: Path, sources: Path) -> None:
 @click.argument("embedder", type=PATH)
 @click.argument("training", type=PATH)
 @click.argument("held_out", type=PATH)
-@click.option("--lists", default=20000, show_default=True, help="To train with.")
-@click.option("--size", default=16, show_default=True, help="Passages of a list.")
-@click.option("--pool", type=click.IntRange(1), help="Records to look among; all by default.")
+@click.option(
+    "--lists",
+    default=20000,
+    show_default=True,
+    help="Write at most this many lists to TRAINING.",
+)
+@click.option(
+    "--size", default=16, show_default=True, help="Put this many passages into each list."
+)
+@click.option(
+    "--pool",
+    type=click.IntRange(1),
+    help="Use this many records, chosen at random. The default is all.",
+)
 @THREADS
 def mine(
     records: Path,
@@ -72,7 +100,12 @@ def mine(
     pool: int | None,
     threads: int | None,
 ) -> None:
-    """Make lists of RECORDS by BM25 and EMBEDDER, a bundle: TRAINING, and HELD_OUT pages."""
+    """Find hard negatives for RECORDS, and write lists of passages to TRAINING and HELD_OUT.
+
+    A list has a query, the passage that answers it, and other passages that BM25 or an embedding
+    model ranks high. EMBEDDER is the bundle of that model. About 5% of the pages are held out, and
+    lists for their queries go to HELD_OUT.
+    """
     from edgerank.reranker import Reranker
     from quantize.training import corpus, mining
 
@@ -100,9 +133,18 @@ def mine(
     type=click.Choice(["late-interaction", "cross-encoder"]),
     default="late-interaction",
     show_default=True,
+    help="Make a model of this kind.",
 )
-@click.option("--words", type=click.IntRange(1), help="Tokens of the vocabulary; all by default.")
-@click.option("--layers", type=click.IntRange(2), help="At even distances; all by default.")
+@click.option(
+    "--words",
+    type=click.IntRange(1),
+    help="Keep this many tokens of the vocabulary. The default is all.",
+)
+@click.option(
+    "--layers",
+    type=click.IntRange(2),
+    help="Keep this many layers, evenly spaced. The default is all.",
+)
 def initialize(
     checkpoint: Path,
     records: Path,
@@ -111,7 +153,10 @@ def initialize(
     words: int | None,
     layers: int | None,
 ) -> None:
-    """Make TARGET, a checkpoint to train, of CHECKPOINT, an embedding model."""
+    """Make TARGET, a checkpoint to train, from CHECKPOINT, an embedding model.
+
+    The passages of RECORDS decide which tokens of the vocabulary are kept.
+    """
     from quantize.training import mining
     from quantize.training.initialize import initialize_cross_encoder, initialize_late_interaction
     from quantize.training.model import save_model
@@ -129,13 +174,24 @@ def initialize(
 @click.argument("records", type=PATH)
 @click.argument("lists", type=PATH)
 @click.argument("target", type=PATH)
-@click.option("--teacher", type=PATH, help="To learn scores from; CHECKPOINT itself by default.")
-@click.option("--steps", default=280, show_default=True)
-@click.option("--size", default=2, show_default=True, help="Passages of a list to use.")
-@click.option("--lists-a-step", default=32, show_default=True)
-@click.option("--rate", default=2e-5, show_default=True, help="Of learning, at its peak.")
-@click.option("--vectors", default=0.0, help="Weight of tokens' distances from the teacher's.")
-@click.option("--held-out", type=PATH, help="Lists to measure on now and then.")
+@click.option(
+    "--teacher",
+    type=PATH,
+    help="Learn the scores of this checkpoint. The default is CHECKPOINT itself.",
+)
+@click.option("--steps", default=280, show_default=True, help="Train for this many steps.")
+@click.option("--size", default=2, show_default=True, help="Use this many passages of each list.")
+@click.option(
+    "--lists-a-step", default=32, show_default=True, help="Use this many lists in each step."
+)
+@click.option("--rate", default=2e-5, show_default=True, help="Set the peak learning rate.")
+@click.option(
+    "--vectors",
+    default=0.0,
+    show_default=True,
+    help="Set the weight of the distance between token vectors and the teacher's in the loss.",
+)
+@click.option("--held-out", type=PATH, help="Measure the model on these lists during training.")
 @THREADS
 def train(
     checkpoint: Path,
@@ -151,7 +207,10 @@ def train(
     held_out: Path | None,
     threads: int | None,
 ) -> None:
-    """Train CHECKPOINT on LISTS into TARGET; given again, it goes on where it was interrupted."""
+    """Train CHECKPOINT on LISTS, and write the result to TARGET.
+
+    If the command is interrupted, give it again to continue.
+    """
     import torch
 
     from quantize.training import mining, training
@@ -177,7 +236,7 @@ def train(
 @click.argument("records", type=PATH)
 @click.argument("lists", type=PATH)
 @click.argument("target", type=PATH)
-@click.option("--report", type=PATH, help="A directory for the figures and a plot of them.")
+@click.option("--report", type=PATH, help="Write the figures and a plot to this directory.")
 @THREADS
 def calibrate(
     checkpoint: Path,
@@ -187,9 +246,9 @@ def calibrate(
     report: Path | None,
     threads: int | None,
 ) -> None:
-    """Fit the last layer of CHECKPOINT on LISTS that it was not trained on, into TARGET.
+    """Fit the last layer of CHECKPOINT on LISTS, and write the result to TARGET.
 
-    The features are those of CHECKPOINT in int8.
+    CHECKPOINT must not have been trained on LISTS. The features are those of its int8 bundle.
     """
     from quantize.checkpoint.tokenization import load_tokenizer
     from quantize.pipeline import quantize
@@ -210,14 +269,14 @@ def calibrate(
 
 
 def _carry_card(checkpoint: Path, target: Path) -> None:
-    """Keep the card of the model that it all began with, for its licence."""
+    """Copy the model card of a checkpoint, which names its licence."""
     card = checkpoint / "README.md"
     if card.exists():
         shutil.copyfile(card, target / card.name)
 
 
 def main() -> None:
-    """Run a command; bad input is one line on stderr and exit status 2."""
+    """Run a command. On bad input, write one line to stderr and exit with status 2."""
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

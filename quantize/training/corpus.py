@@ -1,7 +1,7 @@
-"""Documentation on disk into pairs of a query and the passage that answers it.
+"""Make pairs of a query and the passage that answers it from documentation on disk.
 
-A heading asks for the text below it, a summary for the description or the code behind it, a
-headword for its definition, and a sentence for the passage that it was taken from.
+The query is a heading and the passage is the text below it; or a summary and the description or the
+code that follows; or a headword and its definition; or a sentence and the passage it is taken from.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from quantize.training.text import flat, manual_sections, passages, sections, se
 
 T = TypeVar("T")
 
-MAX_WORDS = 110  # of a passage; most texts that are reranked are that short
+MAX_WORDS = 110  # of a passage; most texts that are reranked are no longer
 MIN_WORDS = 12
 MAX_QUERY_WORDS = 40
 MIN_SENTENCE_WORDS = 6
-FEW_WORDS = 2  # a heading so short says little without its page's title
-KEPT_SENTENCE = 0.15  # how often a sentence that became a query also stays in its passage
-MAX_FILE_BYTES = 1_000_000  # of markup: a page larger than that is a table of everything
+FEW_WORDS = 2  # a heading with no more words gets the title of its page as well
+KEPT_SENTENCE = 0.15  # share of the sentences used as queries that also stay in their passages
+MAX_FILE_BYTES = 1_000_000  # larger pages are mostly generated tables, and are skipped
 QUESTIONS = ("what is {}", "what is {}?", "how does {} work", "explain {}", "{} meaning")
+# sections whose titles begin with one of these are skipped
 SILENT_TITLES = ("navigation", "contents", "index", "synopsis", "see also", "bibliography")
 GERUND_QUESTIONS = ("how to go about {}", "how do I start {}?", "help with {}")
 
@@ -39,14 +40,14 @@ class CorpusRecord:
     """A query and a passage that answers it."""
 
     source: str
-    page: str  # what it was found in; passages of one page may answer each other's queries
+    page: str  # of the passage; other passages of the page may answer the query, too
     query: str
     passage: str
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A title and its text, before queries are made of them."""
+    """A title and its text, from which records are made."""
 
     page: str
     title: str
@@ -56,11 +57,11 @@ class _Found:
 def extract(
     kind: str, source: str, path: Path, limit: int, seed: int = 0
 ) -> Iterator[CorpusRecord]:
-    """Read the texts below ``path`` and make at most ``limit`` records of them.
+    """Read the texts below ``path`` and make about ``limit`` records, or fewer, from them.
 
     :param kind: one of ``KINDS``
-    :param source: what the records call it
-    :raises QuantizeError: there is no such path or kind
+    :param source: the name of the source in the records
+    :raises QuantizeError: the path does not exist, or the kind is unknown
     """
     if kind not in KINDS:
         raise QuantizeError(f"kind {kind!r} is unknown; choose {', '.join(KINDS)}")
@@ -80,13 +81,13 @@ def extract(
 
 
 def is_held_out(record: CorpusRecord, share: float = 0.05) -> bool:
-    """Say whether a record is for measuring: all records of a page are, or none."""
+    """Return whether a record is held out of training; all records of a page are, or none."""
     digest = hashlib.sha256(f"{record.source}/{record.page}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def _records(source: str, found: _Found, random: Random) -> Iterator[CorpusRecord]:
-    """Make queries of a title and of sentences."""
+    """Make records whose queries are the title, or sentences of the text."""
     if "\n    " in found.text:  # code keeps its lines
         parts = ["\n".join(found.text.split("\n")[:30])[:800]]
     else:
@@ -108,7 +109,7 @@ def _records(source: str, found: _Found, random: Random) -> Iterator[CorpusRecor
 
 
 def _asked(title: str, random: Random) -> str:
-    """Say a title as people ask for it, now and then."""
+    """Return a title as a query: as it is, in lower case, or as a question, at random."""
     title = " ".join(title.split()[:MAX_QUERY_WORDS]).rstrip(".:")
     chance = random.random()
     if chance < 0.5 or len(title.split()) > 6 or title.endswith("?"):
@@ -125,7 +126,7 @@ def _is_mostly_symbols(text: str) -> bool:
 
 
 def _files(path: Path, pattern: str) -> Iterator[Path]:
-    """Yield files in an order that is random, and always the same."""
+    """Yield files in a random order, which is the same each time."""
     if path.is_file():
         return iter([path])
     names = _shuffled(sorted(path.rglob(pattern)))
@@ -175,7 +176,10 @@ def _manuals(path: Path) -> Iterator[_Found]:
 
 
 def _docstrings(path: Path) -> Iterator[_Found]:
-    """Find a docstring's first sentence, and behind it its other text, or the code, in turns."""
+    """Read docstrings: the title is the summary, and the text is the rest of it, or the code.
+
+    The text is the code if a function is on an odd line or its docstring has little else.
+    """
     for file in _files(path, "*.py"):
         if "test" in str(file.relative_to(path)):
             continue
@@ -219,7 +223,7 @@ def _debian(path: Path) -> Iterator[_Found]:
 
 
 def _dictd(path: Path) -> Iterator[_Found]:
-    """Read a dictionary of dictd: headwords at the margin, definitions indented."""
+    """Read a dictionary in dictd's format: a headword, and its definition in indented lines."""
     for entry in _shuffled(re.split(r"\n(?=\S)", _read(path))):
         headword, _, text = entry.partition("\n")
         text = re.sub(r"[{}]|\[[^]]*\]", "", text)
@@ -228,7 +232,7 @@ def _dictd(path: Path) -> Iterator[_Found]:
 
 
 def _wordnet(path: Path) -> Iterator[_Found]:
-    """Read WordNet's data files: a synset's words ask for its gloss."""
+    """Read WordNet's data files: the words of a synset are the title, its gloss is the text."""
     for file in _files(path, "data.*"):
         for line in _shuffled(_read(file).split("\n")):
             fields, separator, gloss = line.partition(" | ")

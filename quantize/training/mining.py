@@ -1,7 +1,7 @@
-"""Pairs into lists: each query with its passage, and with others that look right and are not.
+"""Find hard negatives: passages that seem to answer a query and do not.
 
-They are looked for in two ways, by BM25 and by an embedding model, among the passages of all
-sources; those of the query's own page are left out, as they may answer it too.
+BM25 and an embedding model each search the passages of all sources. Passages of the page that the
+query is from are left out, because they may answer it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from edgerank.reranker import Reranker
 from quantize.errors import QuantizeError
 from quantize.training.corpus import CorpusRecord
 
-POOL = 24  # passages that each of the two finds for a query
+POOL = 24  # passages that BM25 finds for a query, and that the embedding model finds
 QUERIES_AT_ONCE = 512
 
 
 class Candidates(msgspec.Struct, frozen=True):
-    """A query and the places of its passages among the records, the right one first."""
+    """A query and the indexes of its passages among the records; the first one answers it."""
 
     source: str
     query: str
@@ -34,23 +34,26 @@ class Candidates(msgspec.Struct, frozen=True):
 
 
 def read_records(path: Path) -> list[CorpusRecord]:
-    """Read what ``write_lines`` wrote of records.
+    """Read records that ``write_lines`` wrote.
 
-    :raises InputError: it cannot be read, or is something else
+    :raises InputError: the file cannot be read, or a line is not a record
     """
     return [record for _, record in read_jsonl(path, CorpusRecord)]
 
 
 def read_candidates(path: Path) -> list[Candidates]:
-    """Read what ``write_lines`` wrote of candidates.
+    """Read candidates that ``write_lines`` wrote.
 
-    :raises InputError: it cannot be read, or is something else
+    :raises InputError: the file cannot be read, or a line is not a query with candidates
     """
     return [found for _, found in read_jsonl(path, Candidates)]
 
 
 def write_lines(path: Path, items: Sequence[Any]) -> None:
-    """Write JSON Lines."""
+    """Write items to a JSON Lines file.
+
+    :raises OSError: the file cannot be written
+    """
     write_atomically(path, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
 
 
@@ -62,9 +65,11 @@ def mine(
     size: int,
     seed: int = 0,
 ) -> Iterator[Candidates]:
-    """Make lists of ``size`` passages, for the queries of the records at the places ``wanted``.
+    """Make lists of ``size`` passages; queries with too few hard negatives get none.
 
-    :param pool: the places of the records among whose passages to look
+    :param pool: indexes of the records whose passages are searched
+    :param wanted: indexes of the records whose queries get lists
+    :raises QuantizeError: ``embedder`` is not an embedding model
     """
     random = Random(seed)
     texts = [records[place].passage for place in pool]
@@ -96,7 +101,7 @@ def mine(
 def embed(embedder: Reranker, texts: Sequence[str]) -> NDArray[np.float32]:
     """Embed texts as an embedding model's documents: unit vectors, float32 [len(texts), H].
 
-    :raises QuantizeError: the bundle is of another kind
+    :raises QuantizeError: the bundle is not an embedding model
     """
     vectors = embedder.encode(texts)
     if isinstance(vectors, list):

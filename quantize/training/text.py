@@ -1,4 +1,4 @@
-"""Text out of markup: HTML and DocBook into sections, manual pages into paragraphs."""
+"""Extract text from markup: sections from HTML, DocBook and manual pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6", "title"})
 BLOCKS = frozenset({"p", "para", "li", "dt", "dd", "div", "tr", "section", "br", "table", "desc"})
 SILENT = frozenset({"script", "style", "nav", "header", "footer", "aside", "template", "credit"})
-HEADING_MARKS = "¶§#"  # that generators put behind a heading to link to it
+HEADING_MARKS = "¶§#"  # generators put these behind a heading, as a link to it
 
 ROFF_ESCAPES = re.compile(r"\\(f\[\w*\]|f\(\w\w|f.|s[-+]?\d+|[&|^%/,:]|\*\[[^]]*\]|\*\(..)")
 ROFF_CHARACTERS = {
@@ -70,7 +70,7 @@ class _Sections(HTMLParser):
 
 
 def sections(markup: str) -> list[Section]:
-    """Cut HTML, or XML with <title> as its headings, into sections; the first may lack a title."""
+    """Split HTML, or XML whose headings are <title>, into sections; the first may lack a title."""
     parser = _Sections()
     parser.feed(markup)
     parser.close()
@@ -84,12 +84,12 @@ def sections(markup: str) -> list[Section]:
 
 
 def flat(text: str) -> str:
-    """Return the words of a text in one line."""
+    """Return a text in one line, with single spaces between its words."""
     return " ".join(text.split())
 
 
 def manual_sections(source: str) -> list[Section]:
-    """Cut a manual page in roff's man macros into sections of paragraphs, without the markup."""
+    """Split a manual page in roff's man macros into sections: one paragraph a line, no markup."""
     found: list[Section] = []
     title, lines = "", [""]
     for line in source.splitlines():
@@ -124,7 +124,10 @@ def _paragraphs(lines: list[str]) -> str:
 
 
 def passages(text: str, max_words: int) -> Iterator[str]:
-    """Cut a text of one paragraph a line into passages of whole paragraphs where they fit."""
+    """Split a text into passages of at most ``max_words`` words.
+
+    A line is a paragraph. A paragraph is split only if it has more than ``max_words`` words.
+    """
     words: list[str] = []
     for paragraph in text.split("\n"):
         added = paragraph.split()
@@ -140,5 +143,5 @@ def passages(text: str, max_words: int) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """Cut a text after full stops, question and exclamation marks before a capital."""
+    """Split a text into sentences, which end in one of ".?!" and begin with a capital or quote."""
     return [part for part in re.split(r"(?<=[.?!])\s+(?=[A-Z\"'(])", flat(text)) if part]
