@@ -1,9 +1,9 @@
-"""A checkpoint's chat template as a prompt of fixed pieces.
+"""Turn a checkpoint's chat template into a prompt of fixed pieces.
 
-sentence-transformers turns a pair into messages of the roles "query" and "document", renders them
-by the template and tokenises the whole text. The runtime has no templates: here one is rendered
-with texts of many kinds, checked to be nothing but text around them, and cut into pieces at places
-where the tokenizer always begins a new token.
+sentence-transformers makes messages with the roles "query" and "document" from a pair, renders them
+with the template and tokenises the whole text. The runtime does not run templates. So this module
+renders the template with many kinds of text, checks that it only puts fixed text around them, and
+cuts that text into pieces at positions where the tokenizer always begins a new token.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from quantize.checkpoint.files import Checkpoint
 from quantize.checkpoint.sidecars import ChatSettings
 from quantize.errors import QuantizeError
 
-QUERY, DOCUMENT, INSTRUCTION = "Marker1Q", "Marker2D", "Marker3I"  # stand for texts in a rendering
+QUERY, DOCUMENT, INSTRUCTION = "Marker1Q", "Marker2D", "Marker3I"  # rendered in place of texts
 PADDED = "\n {} \t"  # a text with white space around it
-TEXTS = (  # what a template might treat in a way of its own
+TEXTS = (  # texts that a template might change
     "",
     "x",
     "0",
@@ -37,7 +37,7 @@ TEXTS = (  # what a template might treat in a way of its own
     "UPPER lower 数は力 😀",
     "a long text " * 200,
 )
-SEAMS = (  # what texts begin and end with, as far as tokenizers tell them apart
+SEAMS = (  # texts whose beginnings and ends tokenizers treat differently
     *("", "a", "Ab", "'s", "1", "12 345", ".", "?!", "...", "-", "_", "(", ")", '"', ":", "/"),
     *("\n", "\n\na", "a\n", " a ", "\t", "a  ", "  a", "é", "数", "😀", "слово", "\u00a0", "a.\n"),
 )
@@ -45,7 +45,7 @@ Render = Callable[[str | None, str, str], str]  # of an instruction, a query and
 
 
 class _TemplateSettings(msgspec.Struct):
-    """tokenizer_config.json: a template, unless a file has it."""
+    """tokenizer_config.json, which has the template if there is no file for it."""
 
     chat_template: str | None = None
 
@@ -64,9 +64,9 @@ def chat_prompt(
 ) -> Prompt:
     """Turn the chat template into a prompt that gives the same tokens.
 
-    :param default: the instruction where a caller gives none; "" for none
-    :raises QuantizeError: the template cannot be rendered, does more than put text around query and
-        document, or there is no place to cut it between them
+    :param default: the instruction if a caller gives none; "" for no instruction
+    :raises QuantizeError: the template is missing, cannot be rendered, does more than put text
+        around query and document, or cannot be cut between them
     """
     render = _renderer(checkpoint, chat)
     rendered = _around(render(default or None, QUERY, DOCUMENT))
@@ -89,14 +89,17 @@ def chat_prompt(
 
 
 def _renderer(checkpoint: Checkpoint, chat: ChatSettings) -> Render:
-    """Compile the template, in jinja2's sandbox and with what transformers gives to one."""
+    """Compile the template in jinja2's sandbox, with the functions that transformers provides.
+
+    :raises QuantizeError: there is no template, or jinja2 cannot read it
+    """
     path = checkpoint.directory / "chat_template.jinja"
     if path.exists():
         source = path.read_text(encoding="utf-8")
     else:
         settings = checkpoint.json_as("tokenizer_config.json", _TemplateSettings)
         if settings is None or settings.chat_template is None:
-            raise QuantizeError(f"{path}: no chat template, but the model is asked by one")
+            raise QuantizeError(f"{path}: no chat template, but the model's prompt is one")
         source = settings.chat_template
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -121,7 +124,7 @@ def _renderer(checkpoint: Checkpoint, chat: ChatSettings) -> Render:
         ]
         try:
             return template.render(messages=messages, tools=None, documents=None, **variables)
-        except Exception as error:  # a template may do anything to a text
+        except Exception as error:  # code in a template may raise any error
             reason = f"it cannot be rendered for a query and a document: {error}"
             raise _unusable(reason) from error
 
@@ -137,7 +140,7 @@ def _refuse(message: str) -> None:
 
 
 def _special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return bos_token and the like, which a template may name."""
+    """Return the tokens that a template may name, such as bos_token."""
     settings = checkpoint.json_as("tokenizer_config.json", dict[str, Any]) or {}
     tokens = {name: value for name, value in settings.items() if name.endswith("_token")}
     contents = {
@@ -150,7 +153,8 @@ def _special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
 def _around(text: str) -> _Rendered:
     """Split a rendering at the markers.
 
-    :raises QuantizeError: there is not one of each in their order, or a placeholder of the runtime
+    :raises QuantizeError: the query and the document are not there once each and in this order, or
+        the text has a placeholder of the runtime
     """
     parts = re.split(f"{QUERY}|{DOCUMENT}", text)
     if len(parts) != 3 or text.index(QUERY) > text.index(DOCUMENT):
@@ -163,9 +167,11 @@ def _around(text: str) -> _Rendered:
 
 
 def _check_plain(render: Render, rendered: _Rendered, default: str) -> bool:
-    """Check that the template is text around the texts; say whether these lose their white space.
+    """Check that the template only puts text around query and document.
 
-    :raises QuantizeError: it is more than that
+    Returns whether it also strips white space from both.
+
+    :raises QuantizeError: it does more than that
     """
 
     def expected(query: str, document: str) -> str:
@@ -187,18 +193,21 @@ def _check_plain(render: Render, rendered: _Rendered, default: str) -> bool:
 
 @dataclass(frozen=True)
 class _Lead:
-    """What precedes the query."""
+    """The text before the query."""
 
-    fixed: str  # a piece of its own
+    fixed: str  # the first piece
     query: str  # the beginning of the query's piece
-    instruction: str | None  # put before that, with {instruction} in it
-    default: str | None
+    instruction: str | None  # text before the query's piece, with {instruction}; None if not taken
+    default: str | None  # the instruction that the template itself has
 
 
 def _lead(
     render: Render, rendered: _Rendered, default: str, tokenizer: Tokenizer, strip: bool
 ) -> _Lead:
-    """Find the place of an instruction, which is a message of the role "system", if it has one."""
+    """Split the text before the query, with a place for an instruction if the template has one.
+
+    An instruction is a message with the role "system".
+    """
     head = rendered.head
     start = _last_boundary(tokenizer, head, len(head))
     none = _Lead(head[:start], head[start:], None, None)
@@ -209,7 +218,7 @@ def _lead(
         is_plain = all(
             render(text, QUERY, DOCUMENT) == asked.replace(INSTRUCTION, text) for text in texts
         )
-    except QuantizeError:  # there is no role "system"
+    except QuantizeError:  # the template refuses the role "system"
         return none
     if not is_plain or with_instruction.head.count(INSTRUCTION) != 1:
         return none
@@ -217,7 +226,7 @@ def _lead(
     before, after = with_instruction.head[start:].split(INSTRUCTION)
     rest = head[start:]
     inner = rest[len(before) : len(rest) - len(after)]
-    if inner and rest == before + inner + after:  # an instruction stands there in any case
+    if inner and rest == before + inner + after:  # the template has its own instruction
         return _Lead(head[:start], "", f"{before}{{instruction}}{after}", inner)
     if after.endswith(rest):
         after = after[: len(after) - len(rest)]
@@ -226,24 +235,24 @@ def _lead(
 
 
 def _check_lead(tokenizer: Tokenizer, lead: _Lead, seams: Sequence[str]) -> None:
-    """Check that the first piece has the same tokens by itself, whatever follows.
+    """Check that the first piece always has the same tokens, whatever follows it.
 
-    :raises QuantizeError: it has not
+    :raises QuantizeError: some text after it changes its tokens
     """
     begins = [f"{lead.query}{text}" for text in seams]
     if lead.instruction is not None:
         begins = [lead.instruction.replace("{instruction}", text) for text in seams]
     if not _is_seam(tokenizer, [(lead.fixed, text) for text in begins]):
-        raise _unusable(f"no token always begins after {lead.fixed[-40:]!r}")
+        raise _unusable(f"a token does not always begin after {lead.fixed[-40:]!r}")
 
 
 def _last_boundary(tokenizer: Tokenizer, text: str, limit: int) -> int:
-    """Return the last place, up to ``limit``, where a special token begins or ends; 0 if none."""
+    """Return the last position up to ``limit`` where a special token begins or ends, or 0."""
     return max((place for place in _boundaries(tokenizer, text) if place <= limit), default=0)
 
 
 def _boundaries(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return where special tokens begin and end, at which a tokenizer cuts before all else."""
+    """Return where special tokens begin and end; a tokenizer splits a text there first."""
     tokens = tokenizer.get_added_tokens_decoder().values()
     contents = [re.escape(token.content) for token in tokens if not (token.lstrip or token.rstrip)]
     found = re.finditer("|".join(sorted(contents, key=len, reverse=True)), text) if contents else ()
@@ -251,9 +260,9 @@ def _boundaries(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _cut_between(tokenizer: Tokenizer, lead: str, middle: str, seams: Sequence[str]) -> int:
-    """Return where in the middle the document's piece begins.
+    """Return the position in ``middle`` where the document's piece begins.
 
-    :raises QuantizeError: there is no place that no token spans
+    :raises QuantizeError: there is no position where a token always begins
     """
     candidates: list[int] = [
         *reversed(_boundaries(tokenizer, middle)),
@@ -268,33 +277,35 @@ def _cut_between(tokenizer: Tokenizer, lead: str, middle: str, seams: Sequence[s
         if _is_seam(tokenizer, parts):
             return cut
     raise _unusable(
-        f"no place in {middle!r}, between query and document, where a token always begins"
+        f"{middle!r}, between query and document, has no position where a token always begins"
     )
 
 
 def _cut_after(
     tokenizer: Tokenizer, before: str, end: str, seams: Sequence[str], restores_end: bool
 ) -> int:
-    """Return how much of the end is in the document's piece, so that a token begins after it.
+    """Return how many characters of ``end`` belong to the document's piece.
 
-    :raises QuantizeError: there is no such place; or what sentence-transformers puts back where a
-        document is cut off are other tokens than those of the end
+    A token always begins after them. When sentence-transformers truncates a long document, it puts
+    the last tokens of the prompt back. These must be the tokens of ``end``.
+
+    :raises QuantizeError: there is no such position, or other tokens are put back
     """
     for kept in range(len(end) + 1):
         if _is_seam(tokenizer, [(f"{before}{text}{end[:kept]}", end[kept:]) for text in seams]):
             break
     if end and not restores_end:
-        raise _unusable("its end is cut off where a document is long (restore_suffix)")
+        raise _unusable("a long document would cut its end off (restore_suffix is false)")
     ids = [_ids(tokenizer, f"{before}{filler}{end}") for filler in ("0", "1 2 3 4")]
     common = _num_equal(*(each[::-1] for each in ids))
     own = len(_ids(tokenizer, end[:kept])) + len(_ids(tokenizer, end[kept:]))
     if common != own:
-        raise _unusable(f"its end {end[:40]!r} is not always the same tokens")
+        raise _unusable(f"its end {end[:40]!r} does not always have the same tokens")
     return kept
 
 
 def _is_seam(tokenizer: Tokenizer, parts: Sequence[tuple[str, str]]) -> bool:
-    """Say whether two texts always have the same tokens together as one by one."""
+    """Return whether two texts have the same tokens together as separately, for all ``parts``."""
     return all(
         _ids(tokenizer, one + other) == _ids(tokenizer, one) + _ids(tokenizer, other)
         for one, other in parts
@@ -302,7 +313,7 @@ def _is_seam(tokenizer: Tokenizer, parts: Sequence[tuple[str, str]]) -> bool:
 
 
 def _num_equal(one: Sequence[object], other: Sequence[object]) -> int:
-    """Count how many items two sequences have in common from their beginning."""
+    """Count the items that two sequences have in common at their beginning."""
     count = 0
     for a, b in zip(one, other, strict=False):
         if a != b:
