@@ -98,7 +98,7 @@ format: $(DEV)/.installed ## Format the code and fix what the linter can
 	$(DEV)/bin/ruff format
 	$(DEV)/bin/clang-format -i $(CPP)
 
-# The platforms are targets of edgerank/kernels/build.py; ziglang compiles for each of them.
+# The platforms are targets of edgerank/kernels/toolchain.py; ziglang compiles for each of them.
 wheels: $(WHEELS)/.installed ## Build the source distribution and a wheel for each platform, in dist/
 	rm -rf dist
 	$(WHEELS)/bin/python -m hatchling build -t sdist

@@ -79,14 +79,14 @@ def find_library() -> Library:
 
 def _why_absent_or_stale() -> str | None:
     """Return why there is no library of these sources, and what to do; None if there is one."""
-    from edgerank.kernels import build
+    from edgerank.kernels import build, toolchain
 
     if LIBRARY.exists():
         stamp = build.read_stamp(LIBRARY)  # where there are no sources, it came with the package
         if stamp is None or not SOURCES.is_dir() or stamp.sources == build.digest_of(SOURCES):
             return None
         return f"the library was built from other sources; build it again: {BUILD}"
-    if build.host_target() is None:
+    if toolchain.host_target() is None:
         return f"there are no kernels for this {platform.machine()} machine"
     try:
         reason = build.absence_of(LIBRARY).read_text()

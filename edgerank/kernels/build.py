@@ -1,10 +1,10 @@
-"""Compile the kernels: ``src/*.cpp`` become one shared library beside this file.
+"""Compile the kernels, ``src/*.cpp``, into one shared library beside this file, if they changed.
 
     python -m edgerank.kernels.build             # for this machine
     python edgerank/kernels/build.py --help      # the same, where edgerank is not installed
 
-It needs nothing but the standard library, because pip runs it before edgerank's dependencies are
-there. A machine without a C++ compiler is no error: edgerank then runs on ONNX Runtime's operators.
+This module needs only the standard library, because pip runs it before it installs edgerank's
+dependencies. If there is no C++ compiler, edgerank runs on ONNX Runtime's own operators.
 """
 
 from __future__ import annotations
@@ -12,109 +12,37 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import importlib.util
 import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:  # relative, because hatch_build.py imports it without edgerank
+    from .toolchain import TARGETS, BuildError, compile_library, find_compiler, host_target
+else:  # started by its path; Python may leave the directory out (PYTHONSAFEPATH)
+    sys.path.insert(0, str(Path(__file__).parent))
+    from toolchain import TARGETS, BuildError, compile_library, find_compiler, host_target
 
 HERE = Path(__file__).parent
-COMPILERS = ("c++", "g++", "clang++")
 WITHOUT = "edgerank uses ONNX Runtime's stock operators."
 REINSTALL = "pip install --force-reinstall --no-deps --no-binary edgerank edgerank"
-NO_SOURCES = f"""This installation has no sources of the kernels. Where there is a C++ compiler, run
+NO_SOURCES = f"""This installation has no sources of the kernels. If you have a C++ compiler, run
     {REINSTALL}
 or install a checkout."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """A platform that kernels can be compiled for."""
-
-    name: str  # ARCHITECTURE-SYSTEM
-    zig: str  # its name for zig, with the oldest version of the system
-    wheel: str  # its name in a wheel's file name
-
-    @property
-    def architecture(self) -> str:
-        return self.name.partition("-")[0]
-
-    @property
-    def system(self) -> str:
-        return self.name.partition("-")[2]
-
-    @property
-    def library(self) -> str:
-        return LIBRARIES[self.system]
-
-
-LIBRARIES = {
-    "linux": "libedgerank_kernels.so",
-    "macos": "libedgerank_kernels.dylib",
-    "windows": "edgerank_kernels.dll",
-}
-TARGETS = {
-    target.name: target
-    for target in (
-        Target("x86_64-linux", "x86_64-linux-gnu.2.17", "manylinux_2_17_x86_64"),
-        Target("aarch64-linux", "aarch64-linux-gnu.2.17", "manylinux_2_17_aarch64"),
-        Target("x86_64-macos", "x86_64-macos.11.0", "macosx_11_0_x86_64"),
-        Target("aarch64-macos", "aarch64-macos.11.0", "macosx_11_0_arm64"),
-        Target("x86_64-windows", "x86_64-windows-gnu", "win_amd64"),
-    )
-}
-
-FLAGS = [
-    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
-    *("-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic"),
-]
-# The warning is of gcc 12, about its own header; clang does not know it.
-AVX512 = (
-    "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma"
-    " -Wno-unknown-warning-option -Wno-maybe-uninitialized -Wno-uninitialized"
-)
-
-# The flags of instruction_set_NAME.cpp; where there are two, the first that the compiler knows.
-INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "x86_64": {
-        "avx2": ("-mavx2 -mfma",),
-        "avx_vnni": ("-mavx2 -mfma -mavxvnni",),
-        "avx512": (AVX512,),
-        "avx512_vnni": (f"{AVX512} -mavx512vnni",),
-        "avx512_bf16": (f"{AVX512} -mavx512vnni -mavx512bf16",),
-        "amx": (f"{AVX512} -mavx512vnni -mamx-tile -mamx-int8",),
-    },
-    "aarch64": {  # zig has a spelling of its own
-        "dotprod": ("-march=armv8.2-a+dotprod", "-mcpu=generic+v8_2a+dotprod"),
-        "i8mm": ("-march=armv8.2-a+dotprod+i8mm", "-mcpu=generic+v8_2a+dotprod+i8mm"),
-    },
-}
-EXPORTS = "{ global: RegisterCustomOps; edgerank_*; local: *; };\n"
-
-
-class BuildError(Exception):
-    """The kernels cannot be compiled; the message has what the compiler said."""
-
-    @property
-    def summary(self) -> str:
-        """The first line that speaks of an error, or else the first."""
-        lines = str(self).splitlines()
-        return next((line for line in lines if "error:" in line), lines[0])
-
-
-@dataclass(frozen=True)
 class Built:
-    """What a build came to."""
+    """The result of a build."""
 
-    library: Path | None  # None: there is no compiler, or nothing to compile
+    library: Path | None  # None: there is no compiler, or there are no kernels for this machine
     message: str  # one line
 
 
@@ -126,19 +54,19 @@ def build(
     sanitize: str = "",
     werror: bool = False,
 ) -> Built:
-    """Compile the kernels, unless the library in ``output`` is of these sources and options.
+    """Compile the kernels, unless ``output`` has a library of the same sources and options.
 
-    A library that is not is removed, also where no new one can be made.
+    A library of other sources or options is removed, even if no new one can be made.
 
     :param target: a key of TARGETS; None for this machine
-    :param compiler: the command of a compiler for ``target``; None for what `find_compiler` finds
-    :param sanitize: for the compiler's option -fsanitize, such as "address,undefined"
-    :param werror: let warnings be errors
+    :param compiler: the command of a compiler for ``target``; None to use `find_compiler`
+    :param sanitize: the value of the compiler's option -fsanitize, such as "address,undefined"
+    :param werror: treat warnings as errors
     :raises BuildError: the target is unknown, there are no sources, or the compiler fails
     :raises OSError: the library cannot be written or removed
     """
     if target is not None and target not in TARGETS:
-        raise BuildError(f"{target!r} is not a target; those are {', '.join(TARGETS)}")
+        raise BuildError(f"{target!r} is not a target; choose {', '.join(TARGETS)}")
     if not sources.is_dir():
         raise BuildError(NO_SOURCES)
     name = target or host_target()
@@ -160,7 +88,8 @@ def build(
             made, left_out = compile_library(
                 TARGETS[name], compiler, sources, Path(work), sanitize, werror
             )
-            partial = library.with_name(f".{library.name}.{os.getpid()}")  # on the same file system
+            # on the file system of the library, so that replacing it is atomic
+            partial = library.with_name(f".{library.name}.{os.getpid()}")
             shutil.copy(made, partial)
             os.replace(partial, library)
     except BuildError as error:
@@ -174,53 +103,26 @@ def build(
     return Built(library, f"Built {library.name} with {command} in {seconds:.1f} s{without}.")
 
 
-def host_target() -> str | None:
-    """The key of TARGETS for this machine and Python, or None."""
-    machine = platform.machine().lower()
-    architecture = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
-    name = f"{architecture}-{system}"
-    return name if name in TARGETS and sys.maxsize > 2**32 else None
-
-
-def find_compiler(target: str | None = None) -> list[str] | None:
-    """The command of a C++ compiler for a target; None if this machine has none for itself.
-
-    For this machine, $CXX or else the first of COMPILERS on the path; for a target that was asked
-    for, PyPI's ziglang.
-
-    :raises BuildError: ziglang is asked for and not installed
-    """
-    if target is None:
-        if chosen := shlex.split(os.environ.get("CXX", ""), posix=os.name != "nt"):
-            return chosen
-        return next(([name] for name in COMPILERS if shutil.which(name)), None)
-    if importlib.util.find_spec("ziglang") is None:
-        raise BuildError(
-            f"Compiling for {target} needs ziglang: `pip install ziglang`, or name a compiler"
-        )
-    return [sys.executable, "-m", "ziglang", "c++", "-target", TARGETS[target].zig]
-
-
 def digest_of(sources: Path) -> str:
-    """Of all that a library is made of: the sources, and this file with the flags."""
+    """Return the sha256 of what a library is made from: the sources and toolchain.py."""
     digest = hashlib.sha256()
-    for file in [Path(__file__), *sorted(sources.glob("*.*"))]:
+    for file in [HERE / "toolchain.py", *sorted(sources.glob("*.*"))]:
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a library was made of and how; kept in a file beside it."""
+    """What a library was built from, and how; it is kept in a file beside the library."""
 
-    sources: str  # their digest
+    sources: str  # see digest_of
     options: str
-    compiler: str  # "" for none
+    compiler: str  # its command; "" for none
     werror: bool
 
 
 def read_stamp(library: Path) -> Stamp | None:
+    """Return the stamp of a library, or None if it has none."""
     try:
         sources, options, compiler, werror = _stamp_of(library).read_text().split("\n")
     except (OSError, ValueError):
@@ -229,6 +131,10 @@ def read_stamp(library: Path) -> Stamp | None:
 
 
 def write_stamp(library: Path, stamp: Stamp) -> None:
+    """Write the stamp of a library.
+
+    :raises OSError: it cannot be written
+    """
     lines = [stamp.sources, stamp.options, stamp.compiler, "werror" if stamp.werror else ""]
     _stamp_of(library).write_text("\n".join(lines))
 
@@ -238,7 +144,10 @@ def _stamp_of(library: Path) -> Path:
 
 
 def does_for(kept: Stamp | None, wanted: Stamp) -> bool:
-    """Whether a library with a stamp need not be made anew; another compiler must be there to."""
+    """Return whether a library with the stamp ``kept`` can be used where ``wanted`` is asked for.
+
+    Without a compiler, a library of any compiler can be used.
+    """
     return (
         kept is not None
         and (kept.sources, kept.options) == (wanted.sources, wanted.options)
@@ -248,130 +157,45 @@ def does_for(kept: Stamp | None, wanted: Stamp) -> bool:
 
 
 def absence_of(library: Path) -> Path:
-    """The file that says why there is no library, for who looks for it later."""
+    """Return the path of the file that says why there is no library."""
     return library.with_name(f"{library.name}.absent")
 
 
 def note_absence(library: Path, reason: str) -> None:
-    with contextlib.suppress(OSError):  # a directory that cannot be written to is no new failure
+    """Write the reason why there is no library to a file, if the directory can be written."""
+    with contextlib.suppress(OSError):
         absence_of(library).write_text(reason)
 
 
-def compile_library(
-    target: Target,
-    compiler: Sequence[str],
-    sources: Path,
-    work: Path,
-    sanitize: str,
-    werror: bool,
-) -> tuple[Path, list[str]]:
-    """Compile and link in ``work``.
-
-    Returns the library, and the instruction sets that it lacks: they have no source, or the
-    compiler does not know them.
-    """
-    common = [*FLAGS, *(["-Werror"] if werror else [])]
-    if sanitize:
-        common += ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
-        common.append(f"-fsanitize={sanitize}")
-    flags_of = flags_of_instruction_sets(target.architecture, compiler, sources, work)
-    left_out = [name for name in INSTRUCTION_SETS[target.architecture] if name not in flags_of]
-    macros = [f"-DEDGERANK_WITHOUT_{name.upper()}" for name in left_out]
-    units = [(source_of(sources, name), flags) for name, flags in flags_of.items()]
-    units += [
-        (source, macros)
-        for source in sorted(sources.glob("*.cpp"))
-        if not source.name.startswith("instruction_set_")
-    ]
-    objects = [str(work / f"{source.stem}.o") for source, _ in units]
-    commands = [
-        [*compiler, *common, *flags, "-c", str(source), "-o", made]
-        for (source, flags), made in zip(units, objects, strict=True)
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(run, commands))
-    library = work / target.library
-    run([*compiler, *common, *link_flags(target, work, sanitize), *objects, "-o", str(library)])
-    return library, left_out
-
-
-def source_of(sources: Path, name: str) -> Path:
-    return sources / f"instruction_set_{name}.cpp"
-
-
-def flags_of_instruction_sets(
-    architecture: str, compiler: Sequence[str], sources: Path, work: Path
-) -> dict[str, list[str]]:
-    """The flags of each instruction set that has a source and that the compiler knows.
-
-    :raises BuildError: a source is of an instruction set that INSTRUCTION_SETS does not have
-    """
-    expected = {source_of(sources, name) for known in INSTRUCTION_SETS.values() for name in known}
-    if unknown := sorted(set(sources.glob("instruction_set_*.cpp")) - expected):
-        raise BuildError(f"{unknown[0].name}: build.py has no flags for it")
-    found = {}
-    for name, spellings in INSTRUCTION_SETS[architecture].items():
-        if source_of(sources, name).exists():
-            flags = first_understood(compiler, spellings, work / "probe.cpp")
-            if flags:
-                found[name] = flags
-    return found
-
-
-def first_understood(
-    compiler: Sequence[str], spellings: Iterable[str], probe: Path
-) -> list[str] | None:
-    """The first of some spellings of flags with which the compiler compiles an empty file."""
-    probe.write_text("")
-    for flags in map(str.split, spellings):
-        try:
-            run([*compiler, *flags, "-c", str(probe), "-o", f"{probe}.o"])
-        except BuildError:
-            continue
-        return flags
-    return None
-
-
-def link_flags(target: Target, work: Path, sanitize: str) -> list[str]:
-    if sanitize:  # the sanitizer's own library comes with the program that loads this one
-        return ["-shared"]
-    flags = ["-shared", "-s"]
-    if target.system == "macos":  # its C++ library is part of the system
-        flags.append(f"-Wl,-install_name,@rpath/{target.library}")
-    else:
-        flags += ["-static-libstdc++", "-static-libgcc"]
-    if target.system == "linux":  # nothing undefined, and of the C++ library nothing exported
-        (work / "exports").write_text(EXPORTS)
-        flags += ["-Wl,-z,defs", f"-Wl,--version-script={work / 'exports'}"]
-    return flags
-
-
-def run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    except OSError as error:
-        raise BuildError(f"{command[0]} cannot be run: {error.strerror}") from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise BuildError(f"{said or f'exit code {done.returncode}'}\n{shlex.join(command)}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit status: 0, or 1 if the build failed."""
     parser = argparse.ArgumentParser(
-        description="Compile edgerank's kernels, if there is a C++ compiler and they have changed."
+        description="Compile edgerank's kernels, if they changed and there is a C++ compiler."
     )
-    parser.add_argument("--target", choices=TARGETS, help="compile for it by ziglang of PyPI")
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        help="compile for this platform; the default compiler is then PyPI's ziglang",
+    )
     parser.add_argument(
         "--compiler",
         metavar="COMMAND",
-        help="the C++ compiler of the target; by default $CXX, c++, g++ or clang++ for this"
-        " machine",
+        help="use this C++ compiler; the default for this machine is $CXX, c++, g++ or clang++",
     )
     parser.add_argument(
-        "--output", type=Path, default=HERE, metavar="DIR", help="where the library goes"
+        "--output",
+        type=Path,
+        default=HERE,
+        metavar="DIR",
+        help="write the library to this directory; the default is the package's own",
     )
-    parser.add_argument("--sanitize", default="", metavar="NAMES", help="such as address,undefined")
-    parser.add_argument("--werror", action="store_true", help="let warnings be errors")
+    parser.add_argument(
+        "--sanitize",
+        default="",
+        metavar="NAMES",
+        help="compile with these sanitizers, such as address,undefined",
+    )
+    parser.add_argument("--werror", action="store_true", help="treat warnings as errors")
     options = parser.parse_args(arguments)
     compiler = shlex.split(options.compiler or "", posix=os.name != "nt")
     try:

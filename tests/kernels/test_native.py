@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from edgerank.kernels.build import (
+from edgerank.kernels.toolchain import (
     FLAGS,
     INSTRUCTION_SETS,
     TARGETS,

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -16,12 +17,13 @@ import pytest
 
 import edgerank.kernels
 from edgerank.kernels import build as kernels
+from edgerank.kernels import toolchain
 from tests.support import ROOT
 
-HOST = kernels.host_target()
+HOST = toolchain.host_target()
 pytestmark = pytest.mark.skipif(HOST is None, reason="there are no kernels for this machine")
-LIBRARY = kernels.TARGETS[HOST].library if HOST else ""
-BUILD = "edgerank/kernels/build.py"
+LIBRARY = toolchain.TARGETS[HOST].library if HOST else ""
+MODULES = {"edgerank/kernels/build.py", "edgerank/kernels/toolchain.py"}
 ABSENT = f"edgerank/kernels/{LIBRARY}.absent"  # says why there is no library
 WITHOUT = "edgerank uses ONNX Runtime's stock operators."
 
@@ -124,7 +126,7 @@ def compile_stub(sources, fake, tmp_path):
 
 
 def test_a_real_compiler_makes_a_library_that_exports_no_more_than_it_should(sources, tmp_path):
-    if kernels.find_compiler() is None:
+    if toolchain.find_compiler() is None:
         pytest.skip("there is no C++ compiler")
     built = kernels.build(output=tmp_path, sources=sources, werror=True)
     assert built.library == tmp_path / LIBRARY
@@ -170,14 +172,16 @@ def test_flags_that_zig_spells_in_another_way_are_found(compile_stub, fake):
 
 def test_a_source_of_an_unknown_instruction_set_is_an_error(compile_stub, sources):
     (sources / "instruction_set_mmx.cpp").write_text("")
-    with pytest.raises(kernels.BuildError, match=r"instruction_set_mmx.cpp: build.py has no flags"):
+    with pytest.raises(
+        toolchain.BuildError, match=r"instruction_set_mmx.cpp: toolchain.py has no flags"
+    ):
         compile_stub()
 
 
 def test_every_source_of_an_instruction_set_has_flags():
     names = [path.stem for path in (ROOT / "edgerank/kernels/src").glob("instruction_set_*.cpp")]
     known = {
-        f"instruction_set_{name}" for sets in kernels.INSTRUCTION_SETS.values() for name in sets
+        f"instruction_set_{name}" for sets in toolchain.INSTRUCTION_SETS.values() for name in sets
     }
     assert names
     assert set(names) <= known
@@ -244,7 +248,7 @@ def test_a_library_that_compiled_without_warnings_does_for_those_who_allow_them(
 def test_a_failed_compilation_leaves_no_library_of_older_sources(compile_stub, sources, tmp_path):
     library = compile_stub().library
     (sources / "stub.cpp").write_text("#error broken")
-    with pytest.raises(kernels.BuildError, match="#error broken"):
+    with pytest.raises(toolchain.BuildError, match="#error broken"):
         compile_stub()
     assert not library.exists()
 
@@ -294,17 +298,25 @@ def test_the_command_without_a_compiler_is_no_failure(tmp_path, capsys, no_compi
     assert capsys.readouterr().out == f"No C++ compiler found: {WITHOUT}\n"
 
 
+@pytest.mark.parametrize("options", [["-S"], ["-S", "-I"]])
+def test_the_command_runs_by_its_path_where_no_package_is_installed(options, tmp_path):
+    command = [sys.executable, *options, ROOT / "edgerank/kernels/build.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: build.py")
+
+
 def test_the_compiler_is_cxx_or_else_the_first_on_the_path(tmp_path, monkeypatch, no_compiler):
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("clang++", "g++"):
         (tmp_path / name).touch(mode=0o755)
-    assert kernels.find_compiler() == ["g++"]
+    assert toolchain.find_compiler() == ["g++"]
     monkeypatch.setenv("CXX", "ccache clang++")
-    assert kernels.find_compiler() == ["ccache", "clang++"]
+    assert toolchain.find_compiler() == ["ccache", "clang++"]
 
 
 def test_an_installation_without_sources_says_how_to_get_them(tmp_path):
-    with pytest.raises(kernels.BuildError, match="no sources of the kernels"):
+    with pytest.raises(toolchain.BuildError, match="no sources of the kernels"):
         kernels.build(sources=tmp_path / "src")
 
 
@@ -313,10 +325,10 @@ def test_the_library_is_where_sessions_look_for_it():
 
 
 def test_another_platform_needs_ziglang(monkeypatch):
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(kernels.BuildError, match="needs ziglang"):
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(toolchain.BuildError, match="needs ziglang"):
         kernels.build("aarch64-linux")
-    with pytest.raises(kernels.BuildError, match="'vax' is not a target; those are x86_64-linux"):
+    with pytest.raises(toolchain.BuildError, match="'vax' is not a target; choose x86_64-linux"):
         kernels.build("vax")
 
 
@@ -331,12 +343,14 @@ def project(sources, tmp_path, monkeypatch):
     package.mkdir(parents=True)
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore"):
         shutil.copy(ROOT / name, directory)
-    for name in ("build.py", "hatch_build.py"):
+    for name in ("build.py", "toolchain.py", "hatch_build.py"):
         shutil.copy(ROOT / "edgerank/kernels" / name, package)
     shutil.copytree(sources, package / "src")
     (directory / "edgerank/__init__.py").touch()
     (directory / "quantize").mkdir()
     (directory / "quantize/__init__.py").touch()
+    for name in [name for name in sys.modules if name.startswith("edgerank_kernels")]:
+        monkeypatch.delitem(sys.modules, name)  # those of another project
     monkeypatch.chdir(directory)
     monkeypatch.delenv("EDGERANK_KERNELS_TARGET", raising=False)
     return directory
@@ -369,7 +383,7 @@ def test_a_wheel_has_the_library_without_its_sources_and_is_for_one_platform(
     make, use_fake, project
 ):
     name, files = make("wheel")
-    assert files == {f"edgerank/kernels/{LIBRARY}", BUILD}
+    assert files == {f"edgerank/kernels/{LIBRARY}", *MODULES}
     python, abi, platform = name.removesuffix(".whl").split("-")[2:]
     assert (python, abi) == ("py3", "none")
     assert platform.endswith(os.uname().machine)
@@ -394,7 +408,7 @@ def test_an_editable_installation_has_the_library_among_the_sources(use_fake, pr
 
 def test_without_a_compiler_a_wheel_is_for_any_platform(make, capfd, project, no_compiler):
     name, files = make("wheel")
-    assert (name, files) == ("edgerank-0.1.0-py3-none-any.whl", {BUILD, ABSENT})
+    assert (name, files) == ("edgerank-0.1.0-py3-none-any.whl", {*MODULES, ABSENT})
     assert capfd.readouterr().err.splitlines() == [f"No C++ compiler found: {WITHOUT}"]
     with zipfile.ZipFile(project / "dist" / name) as archive:
         assert archive.read(ABSENT) == b"there was no C++ compiler"
@@ -406,7 +420,7 @@ def test_a_compiler_that_fails_fails_no_installation(make, capfd, use_fake, proj
     broken = project / "edgerank/kernels/src/stub.cpp"
     broken.write_text("#error broken")
     name, files = make("wheel")
-    assert (name, files) == ("edgerank-0.1.0-py3-none-any.whl", {BUILD, ABSENT})
+    assert (name, files) == ("edgerank-0.1.0-py3-none-any.whl", {*MODULES, ABSENT})
     with zipfile.ZipFile(project / "dist" / name) as archive:
         reason = archive.read(ABSENT).decode()
     assert reason == f"the compiler failed: {broken}:1:2: error: #error broken"
@@ -419,7 +433,7 @@ def test_a_compiler_that_fails_fails_no_installation(make, capfd, use_fake, proj
 def test_a_library_that_cannot_be_written_fails_no_installation(make, capfd, use_fake, project):
     in_its_place = project / "edgerank/kernels" / LIBRARY
     in_its_place.mkdir()
-    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", {BUILD})
+    assert make("wheel") == ("edgerank-0.1.0-py3-none-any.whl", MODULES)
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("The kernels were not compiled ([Errno ")
     assert said.endswith(f"'{in_its_place}'): {WITHOUT}")
@@ -446,7 +460,7 @@ def test_a_wheel_for_another_platform(make, monkeypatch, project, fake, target, 
     monkeypatch.setenv("EDGERANK_KERNELS_TARGET", target)
     name, files = make("wheel")
     assert name == f"edgerank-0.1.0-py3-none-{platform}.whl"
-    assert files == {f"edgerank/kernels/{library}", BUILD}
+    assert files == {f"edgerank/kernels/{library}", *MODULES}
     assert not list((project / "edgerank/kernels").glob("*edgerank_kernels*"))
     calls = [json.loads(line) for line in (zig / "calls").read_text().splitlines()]
     assert all(call[:2] == ["c++", "-target"] for call in calls)
@@ -463,4 +477,4 @@ def test_a_source_distribution_has_the_sources_and_no_library(make, use_fake, pr
     assert (project / "edgerank/kernels" / LIBRARY).exists()
     _, files = make("sdist")
     expected = {f"edgerank/kernels/src/{path.name}" for path in sources.iterdir()}
-    assert files == expected | {BUILD, "edgerank/kernels/hatch_build.py"}
+    assert files == expected | MODULES | {"edgerank/kernels/hatch_build.py"}

@@ -12,7 +12,15 @@ import onnxruntime as ort
 import pytest
 
 from edgerank import InputError, ProviderError, Reranker, kernels
-from edgerank.kernels import Kernels, available, build, choose_kernels, find_library, register
+from edgerank.kernels import (
+    Kernels,
+    available,
+    build,
+    choose_kernels,
+    find_library,
+    register,
+    toolchain,
+)
 from edgerank.manifest import CPU_PROVIDER
 from edgerank.session import open_session
 from edgerank.variants import machine_capabilities
@@ -73,7 +81,7 @@ def test_without_a_library_stock_is_taken_and_says_how_to_build_one(absent):
     assert chosen.reason.endswith("run python -m edgerank.kernels.build")
 
 
-@pytest.mark.skipif(build.host_target() is None, reason="there are no kernels for this machine")
+@pytest.mark.skipif(toolchain.host_target() is None, reason="there are no kernels for this machine")
 @pytest.mark.parametrize("reason", ["there was no C++ compiler", "the compiler failed: no disk"])
 def test_why_there_was_no_library_when_edgerank_was_built_is_told(absent, reason):
     build.note_absence(absent, reason)
@@ -91,7 +99,7 @@ def test_where_there_are_no_sources_pip_is_to_compile_them(absent, monkeypatch, 
 
 
 def test_on_a_machine_without_kernels_none_are_to_be_built(absent, monkeypatch):
-    monkeypatch.setattr(build, "host_target", lambda: None)
+    monkeypatch.setattr(toolchain, "host_target", lambda: None)
     assert choose_kernels().reason.startswith("there are no kernels for this ")
 
 
