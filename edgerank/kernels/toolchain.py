@@ -106,11 +106,10 @@ def host_target() -> str | None:
 
 
 def find_compiler(target: str | None = None) -> list[str] | None:
-    """Return the command of a C++ compiler: PyPI's ziglang for a target.
+    """Return the command of a C++ compiler, or None if this machine has none for itself.
 
-    For this machine (``target`` is None) it is $CXX or the first of COMPILERS on the path. It is
-    None if there is no such compiler.
-
+    :param target: a key of TARGETS, for PyPI's ziglang; None for this machine, for $CXX or else the
+        first of COMPILERS on the path
     :raises BuildError: a target is given, and ziglang is not installed
     """
     if target is None:
