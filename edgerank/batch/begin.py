@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -186,26 +186,24 @@ def _indexed(source: Source, directory: Path, asked: Job, show_progress: bool) -
 def _planned(
     source: Source, asked: Job, indexes: Indexes | None, show_progress: bool
 ) -> Iterator[Shard]:
+    with ExitStack() as stack:
+        queries = None
+        if indexes is not None and source.queries is not None:
+            queries = stack.enter_context(Texts(source.queries, indexes.queries))
+        shards = plan_shards(source, asked.format, asked.shard_pairs, queries)
+        yield from _shown(shards, source, asked) if show_progress else shards
+
+
+def _shown(shards: Iterable[Shard], source: Source, asked: Job) -> Iterator[Shard]:
+    """Pass shards on, and show on a progress bar how much of the input they cover."""
     unit, sizes = "B", [file.size for file in asked.inputs]
     if source.format == "parquet":
         from edgerank.batch.parquet import num_rows
 
         unit, sizes = " rows", [num_rows(path, source.kind) for path in source.files]
     begins = [0, *accumulate(sizes)]  # of each file, and the end of the last one
-    with ExitStack() as stack:
-        queries = None
-        if indexes is not None and source.queries is not None:
-            queries = stack.enter_context(Texts(source.queries, indexes.queries))
-        bar = stack.enter_context(
-            tqdm(
-                total=begins[-1],
-                unit=unit,
-                unit_scale=unit == "B",
-                desc="plan shards",
-                disable=not show_progress,
-            )
-        )
-        for shard in plan_shards(source, asked.format, asked.shard_pairs, queries):
+    with tqdm(total=begins[-1], unit=unit, unit_scale=unit == "B", desc="plan shards") as bar:
+        for shard in shards:
             bar.update(begins[shard.file] + shard.end - bar.n)
             yield shard
         bar.update(begins[-1] - bar.n)  # files may end in blank lines

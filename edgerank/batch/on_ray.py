@@ -41,7 +41,7 @@ def score_on_ray(
 
     Closing the iterator ends the actors. They end by themselves if this process is killed.
 
-    :param tell: told of pairs, a shard's at a time
+    :param tell: called with the number of pairs of each shard
     :raises BatchError: the cluster is not reached or fails, or an actor cannot score
     """
     with _connected(cluster.address):

@@ -64,7 +64,7 @@ def score_rows(
     bits each time.
 
     :param file: what bad rows call the rows' file
-    :param tell: told of pairs as they are scored
+    :param tell: called with the number of pairs that were scored since the last call
     :raises InputError: an option is unusable
     :raises EdgerankError: a score is not finite, or the reranker is closed
     """

@@ -34,7 +34,8 @@ def score_shards(
     A shard's result depends on the job and the content of its input, and on nothing else.
 
     :param numbers: of the shards; it is asked for the next before the result of one is there
-    :param tell: told of pairs as they are scored, or set aside with their rows
+    :param tell: called with the number of pairs that were scored, or set aside with their rows,
+        since the last call
     :raises InputError: a file cannot be read, or an option is unusable
     :raises EdgerankError: a score is not finite
     """

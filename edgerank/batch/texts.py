@@ -28,7 +28,7 @@ def index_texts(path: Path, *, tell: Callable[[int], object] = lambda size: None
 
     It takes some 60 bytes a text while it is made, and 16 afterwards.
 
-    :param tell: told of bytes as they are read
+    :param tell: called with the number of bytes of each line
     :raises InputError: the file cannot be read, a line is malformed, or an id is there twice
     """
     hashes, offsets = array("Q"), array("Q")

@@ -39,7 +39,7 @@ def score_in_processes(
 
     Closing the iterator ends them. They end by themselves if this process is killed.
 
-    :param tell: told of pairs as they are scored
+    :param tell: called with the number of pairs that were scored since the last call
     :raises BatchError: a process was killed, or failed at something that has no name
     :raises EdgerankError: as raised in a process
     """

@@ -22,7 +22,8 @@ PATH = click.Path(path_type=Path)
 THREADS = click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Compute with this many threads. The default is the number of physical cores.",
+    help="Compute with this many threads. The default is the number of physical cores that this"
+    " process may use, or OMP_NUM_THREADS if that is fewer.",
 )
 
 
