@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -242,19 +243,28 @@ DocumentStore.build(sys.argv[1], documents, HashedReranker(), backend="numpy")
 
 
 def test_a_process_that_is_killed_at_random_moments_ends_its_build_at_last(tmp_path):
+    def num_stored() -> int:
+        if not (tmp_path / "store" / "store.json").exists():
+            return 0
+        return format.read_store_manifest(tmp_path / "store").num_documents
+
     rng = np.random.default_rng(int(time.time()))
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "store")]
     counts = [0]
     for _ in range(4):
+        aim = counts[-1] + 50 * rng.integers(1, 8)  # most documents are left to do
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, cwd=ROOT, env=environment()
         ) as process:
             assert process.stdout.readline() == b"begun\n"
-            time.sleep(rng.uniform(0.05, 0.4))
+            while num_stored() < aim:
+                assert process.poll() is None
+            time.sleep(rng.uniform(0, 0.02))
             process.kill()
-        if (tmp_path / "store" / "store.json").exists():
-            counts.append(format.read_store_manifest(tmp_path / "store").num_documents)
+        assert process.returncode == -signal.SIGKILL
+        counts.append(num_stored())
     assert counts == sorted(counts)
-    subprocess.run(command, check=True, cwd=ROOT, env=environment(), capture_output=True)
+    assert 0 < counts[-1] < 4000
+    subprocess.run(command, check=True, cwd=ROOT, env=environment())
     store = DocumentStore.open(tmp_path / "store", HashedReranker(), backend="numpy", verify=True)
     assert store.ids == [f"d{number}" for number in range(4000)]
