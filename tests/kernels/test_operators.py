@@ -396,6 +396,9 @@ RESIDUALS = {
 @example(5, 40, 32, 512, "rms", "silu", True, False, "the row", "some", FineInt8)
 @example(7, 13, 65, 130, "layer", "gelu", False, True, "the row", "all", FineInt8)
 @example(6, 60, 32, 768, "rms", "silu", True, False, "the row", "none", Int8)
+@example(  # the numbers of a row lie close
+    362977, 7, 3, 200, "layer with a bias", "gelu", True, False, "the row", "none", Int8
+)
 def test_a_feed_forward_part_computes_its_function(
     kernels, seed, rows, width, inner, norm, activation, is_gated, bias, adds, refined, precision
 ):
@@ -460,7 +463,9 @@ def test_a_feed_forward_part_computes_its_function(
     errors = np.abs(y - expected) / np.maximum(largest, max(0.01 * size, 1e-12))
     assert is_sure.any() or min(rows, width) < 20
     is_refined = np.isin(np.arange(rows), chosen)
-    assert (errors[is_sure & ~is_refined] <= 1e-5).all()
+    # the matrices and the products of a gated part multiply what a norm's mean was rounded by
+    tolerance = 1e-5 + 10 * rounding_of_means(x, part.norm)
+    assert (errors <= tolerance)[is_sure & ~is_refined].all()
     assert (errors[is_refined] <= 1e-3).all()
     assert (errors <= 0.1).all()
 
