@@ -55,8 +55,8 @@ class Library:
     """The library of compiled kernels, as this process finds it."""
 
     path: Path
-    # those with kernels that this CPU can run, the fastest first, and last those that "auto" never
-    # takes, because they round more or were not measured enough
+    # those with kernels that this CPU can run, the fastest first, and last one that "auto" never
+    # takes, because it rounds more
     instruction_sets: tuple[str, ...]
     problem: str | None  # why there are none
 
@@ -137,16 +137,12 @@ def register(options: ort.SessionOptions, kernels: Kernels, threads: int) -> Non
     """Make a session that is opened with ``options`` use ``kernels``; stock needs nothing.
 
     :param threads: number of threads of the session
-    :raises ProviderError: the library does not fit the installed ONNX Runtime, or the system does
-        not let this process use the instruction set
+    :raises ProviderError: the library does not fit the installed ONNX Runtime
     """
     if kernels.library is None:
         return
     with _registering:
-        if not _load(kernels.library).edgerank_choose(kernels.name.encode(), threads):
-            raise ProviderError(
-                f"the system does not let this process use {kernels.name}; choose other kernels"
-            )
+        _load(kernels.library).edgerank_choose(kernels.name.encode(), threads)
         try:
             options.register_custom_ops_library(str(kernels.library))
         except Exception as error:  # onnxruntime's own errors share no base class

@@ -232,15 +232,6 @@ def test_a_library_that_onnx_runtime_does_not_take_is_named_with_a_way_out(monke
         assert reranker.score("a query", ["a document"]).shape == (1,)
 
 
-def test_an_instruction_set_that_the_system_refuses_is_an_error(monkeypatch, tmp_path):
-    source = 'const char* edgerank_instruction_sets(void) { return "@NAMES@"; }\n'
-    source += "int edgerank_choose(const char* name, int threads) { return 0; }\n"
-    path = compile_library(tmp_path / "refused.so", "amx", source=source)
-    monkeypatch.setattr(kernels, "LIBRARY", path)
-    with pytest.raises(ProviderError, match="does not let this process use amx; choose other"):
-        Reranker(kernels="amx")
-
-
 def test_a_session_of_another_provider_than_the_cpu_s_has_stock_operators(library):
     others = [name for name in ort.get_available_providers() if name != CPU_PROVIDER]
     if not others:

@@ -9,6 +9,14 @@
 #include <unistd.h>
 #endif
 
+#if defined(__linux__)
+// Whether the system lets this process use tiles, for which a process has to ask.
+static bool may_use_tiles() {
+  constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of asm/prctl.h, and XCR0's bit
+  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
+
 // __builtin_cpu_supports answers no to everything when zig compiles it, so cpuid is read here.
 CpuFeatures detect_cpu() {
   CpuFeatures found;
@@ -30,7 +38,7 @@ CpuFeatures detect_cpu() {
   found.avx512_vnni = found.avx512 && (ecx >> 11 & 1);
 #if defined(__linux__)
   const bool saves_tiles = (low & 0x60000) == 0x60000;  // and the tiles with their configuration
-  found.amx = found.avx512_vnni && has_tiles && saves_tiles;
+  found.amx = found.avx512_vnni && has_tiles && saves_tiles && may_use_tiles();
 #else
   (void)has_tiles;  // other systems are not known to let a process use them
 #endif
@@ -39,15 +47,6 @@ CpuFeatures detect_cpu() {
     found.avx512_bf16 = found.avx512_vnni && (eax >> 5 & 1);
   }
   return found;
-}
-
-bool request_amx() {
-#if defined(__linux__)
-  constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of asm/prctl.h, and XCR0's bit
-  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-#else
-  return false;
-#endif
 }
 
 #elif defined(__aarch64__) && defined(__linux__)
@@ -81,11 +80,5 @@ CpuFeatures detect_cpu() {
 #else
 
 CpuFeatures detect_cpu() { return {}; }
-
-#endif
-
-#if !defined(__x86_64__) && !defined(_M_X64)
-
-bool request_amx() { return false; }
 
 #endif

@@ -4,4 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels amx_kernels;
-const Kernels amx_kernels = {"amx", TASK_ROWS, project, linear, feed_forward, attend};
+const Kernels amx_kernels = {"amx", TASK_SIZE, project, linear, feed_forward, attend};

@@ -4,4 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels avx2_kernels;
-const Kernels avx2_kernels = {"avx2", TASK_ROWS, project, linear, feed_forward, attend};
+const Kernels avx2_kernels = {"avx2", TASK_SIZE, project, linear, feed_forward, attend};

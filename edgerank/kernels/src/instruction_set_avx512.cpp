@@ -4,4 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels avx512_kernels;
-const Kernels avx512_kernels = {"avx512", TASK_ROWS, project, linear, feed_forward, attend};
+const Kernels avx512_kernels = {"avx512", TASK_SIZE, project, linear, feed_forward, attend};

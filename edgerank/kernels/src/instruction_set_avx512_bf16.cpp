@@ -4,5 +4,5 @@
 #include "tasks.h"
 
 extern const Kernels avx512_bf16_kernels;
-const Kernels avx512_bf16_kernels = {"avx512_bf16", TASK_ROWS,    project,
+const Kernels avx512_bf16_kernels = {"avx512_bf16", TASK_SIZE,    project,
                                      linear,        feed_forward, attend};

@@ -4,5 +4,5 @@
 #include "tasks.h"
 
 extern const Kernels avx512_vnni_kernels;
-const Kernels avx512_vnni_kernels = {"avx512_vnni", TASK_ROWS,    project,
+const Kernels avx512_vnni_kernels = {"avx512_vnni", TASK_SIZE,    project,
                                      linear,        feed_forward, attend};

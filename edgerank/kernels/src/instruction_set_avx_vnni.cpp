@@ -4,4 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels avx_vnni_kernels;
-const Kernels avx_vnni_kernels = {"avx_vnni", TASK_ROWS, project, linear, feed_forward, attend};
+const Kernels avx_vnni_kernels = {"avx_vnni", TASK_SIZE, project, linear, feed_forward, attend};

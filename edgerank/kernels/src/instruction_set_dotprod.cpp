@@ -4,4 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels dotprod_kernels;
-const Kernels dotprod_kernels = {"dotprod", TASK_ROWS, project, linear, feed_forward, attend};
+const Kernels dotprod_kernels = {"dotprod", TASK_SIZE, project, linear, feed_forward, attend};

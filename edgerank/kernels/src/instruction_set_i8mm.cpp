@@ -4,4 +4,4 @@
 #include "tasks.h"
 
 extern const Kernels i8mm_kernels;
-const Kernels i8mm_kernels = {"i8mm", TASK_ROWS, project, linear, feed_forward, attend};
+const Kernels i8mm_kernels = {"i8mm", TASK_SIZE, project, linear, feed_forward, attend};

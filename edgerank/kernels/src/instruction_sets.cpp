@@ -29,6 +29,9 @@ struct Available {
       if (is_there) kernels[count++] = &kernels_of_set;
     };
 #if defined(__x86_64__)
+#if !defined(EDGERANK_WITHOUT_AMX)
+    add(cpu.amx, amx_kernels);
+#endif
 #if !defined(EDGERANK_WITHOUT_AVX512_VNNI)
     add(cpu.avx512_vnni, avx512_vnni_kernels);
 #endif
@@ -40,9 +43,6 @@ struct Available {
 #endif
 #if !defined(EDGERANK_WITHOUT_AVX2)
     add(cpu.avx2, avx2_kernels);
-#endif
-#if !defined(EDGERANK_WITHOUT_AMX)
-    add(cpu.amx, amx_kernels);
 #endif
 #if !defined(EDGERANK_WITHOUT_AVX512_BF16)
     add(cpu.avx512_bf16, avx512_bf16_kernels);
@@ -83,7 +83,6 @@ const char* edgerank_instruction_sets() { return available().names; }
 int edgerank_choose(const char* instruction_set, int threads) {
   for (const Kernels* const* it = available().kernels; *it; ++it) {
     if (std::strcmp((*it)->name, instruction_set) == 0) {
-      if (std::strcmp(instruction_set, "amx") == 0 && !request_amx()) return 0;
       available().chosen = *it;
       available().threads = threads < 1 ? 1 : threads;
       return 1;

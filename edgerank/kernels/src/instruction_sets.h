@@ -17,11 +17,11 @@ int place_of(const Kernels& kernels);
 extern "C" {
 
 // Names of the instruction sets that this CPU can run, with commas between: the fastest first, and
-// last those that are only for who asks for them.
+// last one that is only for who asks for it.
 __attribute__((visibility("default"))) const char* edgerank_instruction_sets();
 
 // Lets sessions that are opened from now on use the named one, and cut their work for so many
-// threads; 0 if this CPU cannot run it, or the system does not let it.
+// threads; 0 if this CPU cannot run it.
 __attribute__((visibility("default"))) int edgerank_choose(const char* instruction_set,
                                                            int threads);
 }

@@ -187,9 +187,16 @@ struct AttentionTask {
   int64_t first_position = 0;     // of the queries; keys are counted from 0
 };
 
+// How many rows a task has.
+struct TaskSize {
+  int step;       // a multiple of this
+  int limit;      // at most so many
+  int64_t cache;  // and no more than fill so many bytes of a core's second-level cache
+};
+
 struct Kernels {
   const char* name;  // as Linux names the instruction set
-  int task_rows;     // tasks have multiples of so many rows
+  TaskSize task_size;
 
   // Each returns false if there is no memory left for what it keeps on the way.
   //

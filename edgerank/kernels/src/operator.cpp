@@ -182,10 +182,9 @@ RowRange row_range(const Node& node, size_t zero_point, const char* floor, const
 
 int64_t rows_of_a_task(const Kernels& kernels, int64_t num_rows, int threads,
                        int64_t bytes_per_row) {
-  constexpr int64_t CACHE = 512 << 10;  // what rows may take of a core's second-level cache
-  const int64_t step = kernels.task_rows;
-  const int64_t least = rounded_up(18, step), limit = rounded_up(48, step);
-  int64_t most = CACHE / bytes_per_row / step * step;
+  const int64_t step = kernels.task_size.step, limit = kernels.task_size.limit;
+  const int64_t least = rounded_up(18, step);
+  int64_t most = kernels.task_size.cache / bytes_per_row / step * step;
   if (most > limit) most = limit;
   // two tasks for each thread, so that one which is late is helped, but none of a few rows alone
   const int64_t half_share = rounded_up((num_rows + 2 * threads - 1) / (2 * threads), step);

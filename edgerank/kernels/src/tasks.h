@@ -20,8 +20,11 @@ struct IntegerBuffer {
   uint8_t *integers, *firsts, *rests;
   float *steps, *mixed;
 
+  // An odd number of cache lines, so that rows below each other lie in different sets of a cache.
+  static int64_t stride_of(int64_t width) { return (rounded_up(width, 64) / 64 | 1) * 64; }
+
   static int64_t integers_size(int64_t rows, int64_t width) {
-    return Workspace::size<uint8_t>(rounded_up(rows, BLOCK_STEP) * rounded_up(width, 64));
+    return Workspace::size<uint8_t>(rounded_up(rows, BLOCK_STEP) * stride_of(width));
   }
   // a tile's refined rows begin anywhere, and are read in multiples of BLOCK_STEP too
   static int64_t refined_size(const RefinedRows& refined, int64_t width) {
@@ -40,7 +43,7 @@ struct IntegerBuffer {
                 const RefinedRows& refined_rows, int64_t row_width)
       : range(row_range),
         width(row_width),
-        stride(rounded_up(width, 64)),
+        stride(stride_of(width)),
         refined(refined_rows),
         integers(space.take<uint8_t>(integers_size(rows, width))),
         firsts(space.take<uint8_t>(refined_size(refined, width))),
