@@ -191,7 +191,7 @@ struct AttentionTask {
 struct TaskSize {
   int step;       // a multiple of this
   int limit;      // at most so many
-  int64_t cache;  // and no more than fill so many bytes of a core's second-level cache
+  int64_t cache;  // and no more than fill so many bytes
 };
 
 struct Kernels {

@@ -34,9 +34,9 @@ inline void block(const uint8_t*, int64_t, const int8_t*, int64_t, int64_t, int3
 
 constexpr int64_t MOST_ROWS = BLOCK_ROWS ? BLOCK_ROWS : TILE_ROWS;  // of a product with a strip
 // Blocks are multiplied faster than weights come from the third-level cache, so many rows share
-// them. The CPUs that have AMX have two MB of the second level.
+// them, although these then leave the second level.
 constexpr TaskSize TASK_SIZE =
-    BLOCK_ROWS ? TaskSize{BLOCK_ROWS, 4 * BLOCK_ROWS, 2 << 20} : TaskSize{6, 48, 512 << 10};
+    BLOCK_ROWS ? TaskSize{BLOCK_ROWS, 4 * BLOCK_ROWS, 8 << 20} : TaskSize{6, 48, 512 << 10};
 
 inline int64_t padded_depth(int64_t depth) { return rounded_up(depth, MATRIX_STEP); }
 
