@@ -53,18 +53,17 @@ def main(records: tuple[Path, ...], output: Path) -> None:
 
 def draw(records: Sequence[Record], directory: Path) -> None:
     """Draw a chart for each workload of the comparison with other engines."""
+    machines = _machines(records)
     for record in records:
         if record.benchmark == COMPARISON:
             for workload, panels in charts.workloads(record.rows).items():
-                charts.draw(panels, directory / charts.file_name(workload))
+                name = _chart_name(workload, machines.index(record.machine))
+                charts.draw(panels, directory / name)
 
 
 def render(records: Sequence[Record]) -> str:
     """Write the page: all benchmarks by group, with the figures of their records."""
-    machines: list[Machine] = []
-    for record in records:
-        if record.machine not in machines:
-            machines.append(record.machine)
+    machines = _machines(records)
     parts = [INTRODUCTION.rstrip(), *_machine_table(machines)]
     for group, members in catalogue.GROUPS.items():
         title = catalogue.TITLES[group]
@@ -77,6 +76,14 @@ def render(records: Sequence[Record]) -> str:
             if not found:
                 parts.append("Not recorded yet.")
     return "\n\n".join(parts) + "\n"
+
+
+def _machines(records: Sequence[Record]) -> list[Machine]:
+    machines: list[Machine] = []
+    for record in records:
+        if record.machine not in machines:
+            machines.append(record.machine)
+    return machines
 
 
 def _machine_table(machines: Sequence[Machine]) -> list[str]:
@@ -96,12 +103,17 @@ def _machine_name(place: int) -> str:
 def _figures(record: Record, machine: int) -> list[str]:
     commit = f", commit {record.commit}" if record.commit else ""
     source = f"`{record.command}`\n\n{_machine_name(machine)}, {record.date}{commit}"
-    drawn = [] if record.benchmark != COMPARISON else map(_chart, charts.workloads(record.rows))
+    workloads = charts.workloads(record.rows) if record.benchmark == COMPARISON else ()
+    drawn = (
+        f"![{workload}: documents/s]({CHARTS.name}/{_chart_name(workload, machine)})"
+        for workload in workloads
+    )
     return [source, *drawn, *(markdown(table) for table in tables(record.rows))]
 
 
-def _chart(workload: str) -> str:
-    return f"![{workload}: documents/s]({CHARTS.name}/{charts.file_name(workload)})"
+def _chart_name(workload: str, machine: int) -> str:
+    name = charts.file_name(workload)
+    return f"machine-{machine + 1}-{name}" if machine else name
 
 
 if __name__ == "__main__":

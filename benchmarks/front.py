@@ -55,9 +55,10 @@ def main() -> None:
 
 
 def measured() -> list[Row]:
-    """Return the rows of all committed records of the comparison with other engines."""
-    records = map(read_record, sorted(RECORDS.glob("*.json")))
-    return [row for record in records if record.benchmark == BENCHMARK for row in record.rows]
+    """Return the rows of one machine's committed records of the comparison with other engines."""
+    records = [read_record(path) for path in sorted(RECORDS.glob("*.json"))]
+    compared = [record for record in records if record.benchmark == BENCHMARK]
+    return [row for one in compared if one.machine == compared[0].machine for row in one.rows]
 
 
 def fill(page: str, rendered: str, begin: str = BEGIN) -> str:
