@@ -197,10 +197,10 @@ def test_the_page_has_a_chart_of_the_speeds_of_every_workload(tmp_path):
     assert drawn == {path.name: texts_of(path) for path in figures.CHARTS.iterdir()}, "make figures"
     page = figures.PAGE.read_text()
     compared = [record for record in records if record.benchmark == "peers"]
-    for record, row in ((record, row) for record in compared for row in record.rows):
+    for machine, row in ((one.machine, row) for one in compared for row in one.rows):
         if "documents/s" in row.figures:
             name = charts.file_name(row.labels["workload"])
-            if record.machine != compared[0].machine:
+            if machine != compared[0].machine:
                 (name,) = (each for each in drawn if each.endswith(f"-{name}"))
             assert f"(charts/{name})" in page
             assert row.labels["system"] in drawn[name]
