@@ -102,6 +102,18 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_has_accepted(bundles):
     assert "close" in outcomes  # told to connect anew, while the server drains
 
 
+def test_a_server_whose_model_is_broken_says_that_and_nothing_else(bundles, tmp_path):
+    bundle = copied(bundles / "cross-encoder.int8", tmp_path / "model")
+    os.truncate(bundle / "model.int8.onnx.data", 10)
+    options = ("--model", bundle, "--http", "127.0.0.1:0", "--no-grpc")
+    with ServerProcess(*options, wait=False) as server:
+        assert server.process.wait(PATIENCE_S) == 2
+        server._reader.join()
+    listening, error = server.lines
+    assert "listening" in listening
+    assert error.startswith(f"edgerank: error: {bundle}/model.int8.onnx.data: 10 bytes instead of")
+
+
 def test_a_bundle_is_replaced_under_load_without_a_failed_request(bundles, tmp_path):
     bundle = copied(bundles / "cross-encoder.int8", tmp_path / "model")
     with ServerProcess("--model", bundle, "--http", "127.0.0.1:0", "--no-grpc") as server:

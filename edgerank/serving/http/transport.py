@@ -24,6 +24,7 @@ from edgerank.serving.http.tls import server_context
 from edgerank.serving.inference import Inference
 
 LAME_DUCK_S = 0.2  # for those who ask /ready to hear that the server drains before it does
+LEAST_S = 0.1  # in less, uvicorn does not see that there are no calls
 BACKLOG = 2048
 
 
@@ -88,7 +89,7 @@ class HttpTransport:
 
     async def _stop(self, seconds: float) -> None:
         for server in self._tasks:
-            server.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
+            server.config.timeout_graceful_shutdown = max(seconds, LEAST_S)  # type: ignore[assignment]
             server.should_exit = True
         await asyncio.gather(*self._tasks.values())
         for address in filter(is_socket, self._addresses):
