@@ -200,10 +200,9 @@ def embed(records: Path, embedder: Path, vectors: Path, threads: int | None) -> 
 )
 @click.option(
     "--cosine",
-    type=(PATH, float),
-    metavar="VECTORS WEIGHT",
-    help="Add the cosine of the vectors in this file, times this weight, to the teacher's scores."
-    " The command embed writes such files.",
+    type=PATH,
+    help="In the teacher's scores, replace the cosine by that of the vectors in this file, which"
+    " the command embed wrote.",
 )
 @click.option(
     "--known",
@@ -237,7 +236,7 @@ def train(
     lists: Path,
     target: Path,
     teacher: Path | None,
-    cosine: tuple[Path, float] | None,
+    cosine: Path | None,
     known: float,
     bfloat16: bool,
     steps: int,
@@ -258,9 +257,8 @@ def train(
     from quantize.training.teacher_vectors import read_vectors
 
     torch.set_num_threads(threads or default_threads())
-    weight = cosine[1] if cosine else 0.0
     settings = training.TrainingSettings(
-        steps, size, lists_a_step, rate, vectors, known, weight, bfloat16
+        steps, size, lists_a_step, rate, vectors, known, cosine is not None, bfloat16
     )
     texts = mining.read_records(records)
     training.train(
@@ -271,7 +269,7 @@ def train(
         mining.read_candidates(held_out) if held_out else [],
         target,
         settings,
-        read_vectors(cosine[0], len(texts)) if cosine else None,
+        read_vectors(cosine, len(texts)) if cosine else None,
         show_progress=sys.stderr.isatty(),
     )
     _carry_card(checkpoint, target)

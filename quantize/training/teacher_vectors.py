@@ -1,4 +1,4 @@
-"""Vectors of a larger embedding model, whose cosine a teacher's scores may contain."""
+"""Vectors of a larger embedding model, whose cosine may replace that of a teacher."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A step compares some queries with the passages of their lists; a late-interaction model, which
 encodes each text once, with those of all other lists of the step too. The target is a mixture of
 what is known, the right passage, and of the scores of a teacher: a frozen late-interaction model,
-whose scores may have the cosine of a larger embedding model added.
+whose cosine may be that of a larger embedding model.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.nn.functional import cosine_similarity, pad
 from tqdm import tqdm
 
 from edgerank.files import write_atomically
+from quantize.architectures.late_interaction import FEATURES
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training.corpus import CorpusRecord
@@ -44,8 +45,9 @@ WARM_UP = 0.1  # of the steps
 UNCOMPARED = -1e4  # a logit whose share of a list is nothing
 CLIP = 1.0  # norm of the gradient
 DECAY = 0.01
-MAX_QUERY, MAX_PASSAGE = 64, 192  # tokens
+MAX_QUERY, MAX_PASSAGE, MAX_PAIR = 64, 192, 256  # tokens
 ENCODED_AT_ONCE = 16  # texts of about one length
+COSINE = FEATURES.index("cosine")
 STATE = "training.safetensors"
 LOG = "training.jsonl"
 
@@ -60,7 +62,7 @@ class TrainingSettings:
     rate: float = 2e-5
     vectors: float = 0.0  # weight of a token's distance from the teacher's
     known: float = 0.5  # share of the target that is the right passage; the rest is the teacher's
-    cosine: float = 0.0  # what the embedding model's cosine is multiplied by in the teacher's score
+    other_cosine: bool = False  # whether the teacher's cosine is that of an embedding model
     bfloat16: bool = False  # encode in bfloat16
     seed: int = 0
 
@@ -108,7 +110,7 @@ def train(
 
     :param checkpoint: a late-interaction model or a cross-encoder, as ``begin`` makes them
     :param teacher: a late-interaction model
-    :param vectors: of an embedding model that teaches too
+    :param vectors: of an embedding model, whose cosine the teacher takes in place of its own
     :raises QuantizeError: a checkpoint is unusable, or ``target`` was trained with other settings
     """
     if not lists:
@@ -121,6 +123,7 @@ def train(
     optimizer = torch.optim.AdamW(trained.values(), lr=settings.rate, weight_decay=DECAY)
     done = _resume(target, trained, optimizer, settings)
     target.mkdir(parents=True, exist_ok=True)
+    _cut_log(target / LOG, done)
     measured = held_out[:MEASURED_LISTS]
     steps = tqdm(
         range(done, settings.steps),
@@ -141,7 +144,8 @@ def train(
             optimizer.step()
             line: dict[str, float] = {"step": step + 1, "loss": round(loss.item(), 4)}
             if (step + 1) % MEASURE_EVERY == 0 and measured:
-                line["mrr"] = round(reciprocal_rank(model, tokenize, records, measured), 4)
+                mrr = reciprocal_rank(model, tokenize, records, measured, settings)
+                line["mrr"] = round(mrr, 4)
             log.write(json.dumps(line) + "\n")
             log.flush()
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
@@ -191,14 +195,14 @@ def loss_of(
     texts = tokenize(batch.queries, MAX_QUERY), tokenize(batch.passages, MAX_PASSAGE)
     with torch.no_grad():
         theirs = _encode(teacher, texts, settings)
-        wanted = teacher.logits(texts[0], theirs[0], texts[1], theirs[1])
+        features = teacher.features(texts[0], theirs[0], texts[1], theirs[1])
         if vectors is not None:
-            wanted = wanted + settings.cosine * vectors.cosines(
-                batch.numbers[:: batch.size], batch.numbers
-            )
+            own = batch.numbers[:: batch.size]
+            features[:, :, COSINE] = vectors.cosines(own, batch.numbers)
+        wanted = teacher.head(features).squeeze(2)
     if not isinstance(model, BertForLateInteraction):
         is_compared = batch.is_right | (batch.is_wrong & batch.is_own)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+        with _precision(settings):
             given = _score_pairs(model, tokenize, batch, is_compared)
         return ranking_loss(given, wanted, batch, is_compared, settings.known)
     ours = _encode(model, texts, settings)
@@ -241,6 +245,7 @@ def reciprocal_rank(
     tokenize: TextTokenizer,
     records: Sequence[CorpusRecord],
     lists: Sequence[Candidates],
+    settings: TrainingSettings,
 ) -> float:
     """Return the mean reciprocal rank of the right passages."""
     total = 0.0
@@ -248,14 +253,20 @@ def reciprocal_rank(
         passages = [records[place].passage for place in item.passages]
         with torch.inference_mode():
             if isinstance(model, BertForLateInteraction):
-                (logits,) = model(
-                    tokenize([item.query], MAX_QUERY), tokenize(passages, MAX_PASSAGE)
-                )
+                texts = tokenize([item.query], MAX_QUERY), tokenize(passages, MAX_PASSAGE)
+                encoded = _encode(model, texts, settings)
+                (logits,) = model.logits(texts[0], encoded[0], texts[1], encoded[1])
             else:
-                pairs = [(item.query, passage) for passage in passages]
-                logits = model(**tokenize.pairs(pairs, MAX_QUERY + MAX_PASSAGE)).logits[:, 0]
+                pairs = tokenize.pairs([(item.query, passage) for passage in passages], MAX_PAIR)
+                with _precision(settings):
+                    logits = model(**pairs).logits[:, 0]
         total += 1 / (1 + int((logits[1:] >= logits[0]).sum()))
     return total / len(lists)
+
+
+def _precision(settings: TrainingSettings) -> torch.autocast:
+    """Return a context in which texts are encoded in the precision of the settings."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16)
 
 
 def _encode(
@@ -263,7 +274,7 @@ def _encode(
     texts: tuple[PaddedTexts, PaddedTexts],
     settings: TrainingSettings,
 ) -> tuple[Tensor, Tensor]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+    with _precision(settings):
         return encode_by_length(model, texts[0], 0), encode_by_length(model, texts[1], 1)
 
 
@@ -276,7 +287,7 @@ def _score_pairs(
         (batch.queries[row], batch.passages[column])
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
     ]
-    logits = model(**tokenize.pairs(pairs, MAX_QUERY + MAX_PASSAGE)).logits[:, 0].float()
+    logits = model(**tokenize.pairs(pairs, MAX_PAIR)).logits[:, 0].float()
     return torch.full(is_compared.shape, UNCOMPARED).index_put((rows, columns), logits)
 
 
@@ -291,6 +302,13 @@ def _unfrozen(model: Trained) -> dict[str, torch.nn.Parameter]:
 def _schedule(step: int, steps: int) -> float:
     warm = max(1, int(WARM_UP * steps))
     return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
+
+
+def _cut_log(path: Path, done: int) -> None:
+    """Remove the lines of steps that are not in the saved state, and will be done again."""
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        write_atomically(path, b"".join(lines[:done]))
 
 
 def _moments(

@@ -302,6 +302,9 @@ def test_training_goes_on_where_it_was_interrupted(
         for directory in (tmp_path / "whole", tmp_path / "parts", student)
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    logs = [(tmp_path / name / "training.jsonl").read_text() for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    assert len(logs[0].splitlines()) == SETTINGS.steps
     (changed,) = (name for name in whole if name.endswith("layer.0.output.dense.weight"))
     (words,) = (name for name in whole if name.endswith("word_embeddings.weight"))
     assert not torch.equal(whole[changed], before[changed])
@@ -382,7 +385,7 @@ def test_a_student_learns_the_cosine_of_an_embedding_model(checkpoint, embedding
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
 
     settings = training.TrainingSettings(
-        steps=40, size=4, lists_a_step=5, rate=3e-3, known=0.0, cosine=20.0, bfloat16=True
+        steps=40, size=4, lists_a_step=5, rate=3e-3, known=0.0, other_cosine=True, bfloat16=True
     )
     training.train(
         checkpoint, checkpoint, RECORDS, LISTS, [], tmp_path / "target", settings, vectors
