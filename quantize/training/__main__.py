@@ -41,8 +41,8 @@ class TextSource(msgspec.Struct, frozen=True):
 def cli() -> None:
     """Make the default model.
 
-    Run extract, mine, initialize, train (optional) and calibrate, in this order, and then edgerank
-    quantize.
+    Run extract, mine, initialize, embed and train (both optional) and calibrate, in this order, and
+    then edgerank quantize.
     """
 
 
@@ -171,6 +171,24 @@ def initialize(
 
 
 @cli.command()
+@click.argument("records", type=PATH)
+@click.argument("embedder", type=PATH)
+@click.argument("vectors", type=PATH)
+@THREADS
+def embed(records: Path, embedder: Path, vectors: Path, threads: int | None) -> None:
+    """Embed the queries and passages of RECORDS for `train --cosine`, and write them to VECTORS.
+
+    EMBEDDER is the bundle of an embedding model.
+    """
+    from edgerank.reranker import Reranker
+    from quantize.training import mining
+    from quantize.training.teacher_vectors import embed_records, write_vectors
+
+    opened = Reranker(embedder, threads=threads)
+    write_vectors(vectors, embed_records(mining.read_records(records), opened))
+
+
+@cli.command()
 @click.argument("checkpoint", type=PATH)
 @click.argument("records", type=PATH)
 @click.argument("lists", type=PATH)
@@ -179,6 +197,24 @@ def initialize(
     "--teacher",
     type=PATH,
     help="Learn the scores of this checkpoint. The default is CHECKPOINT itself.",
+)
+@click.option(
+    "--cosine",
+    type=PATH,
+    help="In the teacher's scores, replace the cosine by that of the vectors in this file, which"
+    " the command embed wrote.",
+)
+@click.option(
+    "--known",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Set the share of the target that is the right passage; the rest is the teacher's.",
+)
+@click.option(
+    "--bfloat16",
+    is_flag=True,
+    help="Encode texts in bfloat16, which is several times as fast on a CPU with AMX.",
 )
 @click.option("--steps", default=280, show_default=True, help="Train for this many steps.")
 @click.option("--size", default=2, show_default=True, help="Use this many passages of each list.")
@@ -200,6 +236,9 @@ def train(
     lists: Path,
     target: Path,
     teacher: Path | None,
+    cosine: Path | None,
+    known: float,
+    bfloat16: bool,
     steps: int,
     size: int,
     lists_a_step: int,
@@ -215,9 +254,12 @@ def train(
     import torch
 
     from quantize.training import mining, training
+    from quantize.training.teacher_vectors import read_vectors
 
     torch.set_num_threads(threads or default_threads())
-    settings = training.TrainingSettings(steps, size, lists_a_step, rate, vectors)
+    settings = training.TrainingSettings(
+        steps, size, lists_a_step, rate, vectors, known, cosine is not None, bfloat16
+    )
     texts = mining.read_records(records)
     training.train(
         checkpoint,
@@ -227,6 +269,7 @@ def train(
         mining.read_candidates(held_out) if held_out else [],
         target,
         settings,
+        read_vectors(cosine, len(texts)) if cosine else None,
         show_progress=sys.stderr.isatty(),
     )
     _carry_card(checkpoint, target)

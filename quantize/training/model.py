@@ -125,9 +125,10 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
-def load_model(directory: Path) -> Trained:
+def load_model(directory: Path, attention: str = "sdpa") -> Trained:
     """Load what ``save_model`` saved.
 
+    :param attention: how transformers computes attention: "sdpa" or "eager"
     :raises QuantizeError: it is something else
     """
     try:
@@ -136,7 +137,7 @@ def load_model(directory: Path) -> Trained:
     except (OSError, ValueError) as error:
         raise QuantizeError(f"{directory}: not a checkpoint: {error}") from error
     architectures = raw.get("architectures")
-    config = BertConfig(**raw, attn_implementation="sdpa")
+    config = BertConfig(**raw, attn_implementation=attention)
     model: Trained
     if architectures == [ARCHITECTURE]:
         model = BertForLateInteraction(config, LexicalConfig(**raw["lexical"]))

@@ -2,8 +2,8 @@
 
 A step compares some queries with the passages of their lists; a late-interaction model, which
 encodes each text once, with those of all other lists of the step too. The target is a mixture of
-what is known, the right passage, and of the scores of a frozen late-interaction model. So a student
-moves only where the text tells it more than its teacher knew.
+what is known, the right passage, and of the scores of a teacher: a frozen late-interaction model,
+whose cosine may be that of a larger embedding model.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, pad
 from tqdm import tqdm
 
 from edgerank.files import write_atomically
+from quantize.architectures.late_interaction import FEATURES
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training.corpus import CorpusRecord
@@ -35,16 +36,18 @@ from quantize.training.model import (
     load_model,
     save_model,
 )
+from quantize.training.teacher_vectors import TeacherVectors
 
 SAVE_EVERY = 20  # steps
 MEASURE_EVERY = 100
 MEASURED_LISTS = 200  # of those held out
 WARM_UP = 0.1  # of the steps
-KNOWN = 0.5  # of the target is the right passage, the rest is the teacher's
 UNCOMPARED = -1e4  # a logit whose share of a list is nothing
 CLIP = 1.0  # norm of the gradient
 DECAY = 0.01
-MAX_QUERY, MAX_PASSAGE = 64, 192  # tokens
+MAX_QUERY, MAX_PASSAGE, MAX_PAIR = 64, 192, 256  # tokens
+ENCODED_AT_ONCE = 16  # texts of about one length
+COSINE = FEATURES.index("cosine")
 STATE = "training.safetensors"
 LOG = "training.jsonl"
 
@@ -58,6 +61,9 @@ class TrainingSettings:
     lists_a_step: int = 32
     rate: float = 2e-5
     vectors: float = 0.0  # weight of a token's distance from the teacher's
+    known: float = 0.5  # share of the target that is the right passage; the rest is the teacher's
+    other_cosine: bool = False  # whether the teacher's cosine is that of an embedding model
+    bfloat16: bool = False  # encode in bfloat16
     seed: int = 0
 
 
@@ -68,6 +74,7 @@ class TrainingBatch:
     queries: list[str]  # Q
     passages: list[str]  # D = Q * size, each query's own in a row, the right one first
     is_wrong: Tensor  # bool [Q, D]: known not to be the query's right passage, nor of its page
+    numbers: list[int]  # D, of the passages' records
 
     @property
     def size(self) -> int:
@@ -95,6 +102,7 @@ def train(
     held_out: Sequence[Candidates],
     target: Path,
     settings: TrainingSettings,
+    vectors: TeacherVectors | None = None,
     *,
     show_progress: bool = False,
 ) -> None:
@@ -102,17 +110,20 @@ def train(
 
     :param checkpoint: a late-interaction model or a cross-encoder, as ``begin`` makes them
     :param teacher: a late-interaction model
+    :param vectors: of an embedding model, whose cosine the teacher takes in place of its own
     :raises QuantizeError: a checkpoint is unusable, or ``target`` was trained with other settings
     """
     if not lists:
         raise QuantizeError("there are no lists to train with")
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    model = load_model(checkpoint, attention="eager")  # its gradient is the faster one
+    tokenizer = load_tokenizer(checkpoint)
     taught = load_late_interaction(teacher)
     tokenize = TextTokenizer(load_tokenizer(checkpoint))
     trained = _unfrozen(model)
     optimizer = torch.optim.AdamW(trained.values(), lr=settings.rate, weight_decay=DECAY)
     done = _resume(target, trained, optimizer, settings)
     target.mkdir(parents=True, exist_ok=True)
+    _cut_log(target / LOG, done)
     measured = held_out[:MEASURED_LISTS]
     steps = tqdm(
         range(done, settings.steps),
@@ -125,16 +136,16 @@ def train(
         for step in steps:
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate * _schedule(step, settings.steps)
-            loss = loss_of(
-                model, taught, tokenize, batch_of(records, lists, settings, step), settings
-            )
+            batch = batch_of(records, lists, settings, step)
+            loss = loss_of(model, taught, tokenize, batch, settings, vectors)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
             optimizer.step()
             line: dict[str, float] = {"step": step + 1, "loss": round(loss.item(), 4)}
             if (step + 1) % MEASURE_EVERY == 0 and measured:
-                line["mrr"] = round(reciprocal_rank(model, tokenize, records, measured), 4)
+                mrr = reciprocal_rank(model, tokenize, records, measured, settings)
+                line["mrr"] = round(mrr, 4)
             log.write(json.dumps(line) + "\n")
             log.flush()
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
@@ -154,7 +165,8 @@ def batch_of(
     places = [
         [item.passages[0], *random.sample(item.passages[1:], settings.size - 1)] for item in chosen
     ]
-    found = [records[place] for row in places for place in row]
+    numbers = [place for row in places for place in row]
+    found = [records[place] for place in numbers]
     right = [records[row[0]] for row in places]
     is_wrong = [
         [
@@ -167,6 +179,7 @@ def batch_of(
         [item.query for item in chosen],
         [record.passage for record in found],
         torch.tensor(is_wrong),
+        numbers,
     )
 
 
@@ -176,20 +189,26 @@ def loss_of(
     tokenize: TextTokenizer,
     batch: TrainingBatch,
     settings: TrainingSettings,
+    vectors: TeacherVectors | None = None,
 ) -> Tensor:
     """Return the loss of one step."""
     texts = tokenize(batch.queries, MAX_QUERY), tokenize(batch.passages, MAX_PASSAGE)
     with torch.no_grad():
-        theirs = _encode(teacher, texts)
-        wanted = teacher.logits(texts[0], theirs[0], texts[1], theirs[1])
+        theirs = _encode(teacher, texts, settings)
+        features = teacher.features(texts[0], theirs[0], texts[1], theirs[1])
+        if vectors is not None:
+            own = batch.numbers[:: batch.size]
+            features[:, :, COSINE] = vectors.cosines(own, batch.numbers)
+        wanted = teacher.head(features).squeeze(2)
     if not isinstance(model, BertForLateInteraction):
         is_compared = batch.is_right | (batch.is_wrong & batch.is_own)
-        return ranking_loss(
-            _score_pairs(model, tokenize, batch, is_compared), wanted, batch, is_compared
-        )
-    ours = _encode(model, texts)
+        with _precision(settings):
+            given = _score_pairs(model, tokenize, batch, is_compared)
+        return ranking_loss(given, wanted, batch, is_compared, settings.known)
+    ours = _encode(model, texts, settings)
     given = model.logits(texts[0], ours[0], texts[1], ours[1])
-    loss = ranking_loss(given, wanted, batch, batch.is_right | batch.is_wrong)
+    is_compared = batch.is_right | batch.is_wrong
+    loss = ranking_loss(given, wanted, batch, is_compared, settings.known)
     if settings.vectors:
         for own, other, part in zip(ours, theirs, texts, strict=True):
             distances = 1 - cosine_similarity(own, other, dim=-1)
@@ -198,14 +217,27 @@ def loss_of(
 
 
 def ranking_loss(
-    given: Tensor, teacher: Tensor, batch: TrainingBatch, is_compared: Tensor
+    given: Tensor, teacher: Tensor, batch: TrainingBatch, is_compared: Tensor, known: float
 ) -> Tensor:
     """Compare logits [Q, D] with what is known and with the teacher's: a cross-entropy."""
     shares = teacher.masked_fill(~is_compared, UNCOMPARED).softmax(-1)
-    wanted = KNOWN * batch.is_right + (1 - KNOWN) * shares
+    wanted = known * batch.is_right + (1 - known) * shares
     logarithms = given.masked_fill(~is_compared, UNCOMPARED).log_softmax(-1)
     loss: Tensor = -(wanted * logarithms).sum(-1).mean()
     return loss
+
+
+def encode_by_length(model: BertForLateInteraction, texts: PaddedTexts, token_type: int) -> Tensor:
+    """Encode texts with others of about their length, so that little is padding: [B, L, H]."""
+    lengths = texts.is_token.sum(1)
+    order = lengths.argsort()
+    parts = []
+    for some in order.split(ENCODED_AT_ONCE):
+        longest = int(lengths[some].max())
+        part = PaddedTexts(texts.ids[some, :longest], texts.is_token[some, :longest])
+        encoded = model.encode(part, token_type).float()
+        parts.append(pad(encoded, (0, 0, 0, texts.ids.shape[1] - longest)))
+    return torch.cat(parts)[order.argsort()]
 
 
 def reciprocal_rank(
@@ -213,6 +245,7 @@ def reciprocal_rank(
     tokenize: TextTokenizer,
     records: Sequence[CorpusRecord],
     lists: Sequence[Candidates],
+    settings: TrainingSettings,
 ) -> float:
     """Return the mean reciprocal rank of the right passages."""
     total = 0.0
@@ -220,20 +253,29 @@ def reciprocal_rank(
         passages = [records[place].passage for place in item.passages]
         with torch.inference_mode():
             if isinstance(model, BertForLateInteraction):
-                (logits,) = model(
-                    tokenize([item.query], MAX_QUERY), tokenize(passages, MAX_PASSAGE)
-                )
+                texts = tokenize([item.query], MAX_QUERY), tokenize(passages, MAX_PASSAGE)
+                encoded = _encode(model, texts, settings)
+                (logits,) = model.logits(texts[0], encoded[0], texts[1], encoded[1])
             else:
-                pairs = [(item.query, passage) for passage in passages]
-                logits = model(**tokenize.pairs(pairs, MAX_QUERY + MAX_PASSAGE)).logits[:, 0]
+                pairs = tokenize.pairs([(item.query, passage) for passage in passages], MAX_PAIR)
+                with _precision(settings):
+                    logits = model(**pairs).logits[:, 0]
         total += 1 / (1 + int((logits[1:] >= logits[0]).sum()))
     return total / len(lists)
 
 
+def _precision(settings: TrainingSettings) -> torch.autocast:
+    """Return a context in which texts are encoded in the precision of the settings."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16)
+
+
 def _encode(
-    model: BertForLateInteraction, texts: tuple[PaddedTexts, PaddedTexts]
+    model: BertForLateInteraction,
+    texts: tuple[PaddedTexts, PaddedTexts],
+    settings: TrainingSettings,
 ) -> tuple[Tensor, Tensor]:
-    return model.encode(texts[0], 0), model.encode(texts[1], 1)
+    with _precision(settings):
+        return encode_by_length(model, texts[0], 0), encode_by_length(model, texts[1], 1)
 
 
 def _score_pairs(
@@ -245,7 +287,7 @@ def _score_pairs(
         (batch.queries[row], batch.passages[column])
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
     ]
-    logits = model(**tokenize.pairs(pairs, MAX_QUERY + MAX_PASSAGE)).logits[:, 0]
+    logits = model(**tokenize.pairs(pairs, MAX_PAIR)).logits[:, 0].float()
     return torch.full(is_compared.shape, UNCOMPARED).index_put((rows, columns), logits)
 
 
@@ -260,6 +302,13 @@ def _unfrozen(model: Trained) -> dict[str, torch.nn.Parameter]:
 def _schedule(step: int, steps: int) -> float:
     warm = max(1, int(WARM_UP * steps))
     return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
+
+
+def _cut_log(path: Path, done: int) -> None:
+    """Remove the lines of steps that are not in the saved state, and will be done again."""
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        write_atomically(path, b"".join(lines[:done]))
 
 
 def _moments(

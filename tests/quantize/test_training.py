@@ -28,6 +28,12 @@ from quantize.training.initialize import (
     prune,
 )
 from quantize.training.model import TextTokenizer, load_model, save_model
+from quantize.training.teacher_vectors import (
+    TeacherVectors,
+    embed_records,
+    read_vectors,
+    write_vectors,
+)
 from quantize.training.text import manual_sections, sections
 
 QUERY = "what is the capital of France?"
@@ -296,6 +302,9 @@ def test_training_goes_on_where_it_was_interrupted(
         for directory in (tmp_path / "whole", tmp_path / "parts", student)
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    logs = [(tmp_path / name / "training.jsonl").read_text() for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    assert len(logs[0].splitlines()) == SETTINGS.steps
     (changed,) = (name for name in whole if name.endswith("layer.0.output.dense.weight"))
     (words,) = (name for name in whole if name.endswith("word_embeddings.weight"))
     assert not torch.equal(whole[changed], before[changed])
@@ -336,9 +345,10 @@ def test_what_may_be_right_too_is_not_compared():
         assert wrong == {r.passage for r in records if r.page != own.page} - {own.passage}
 
 
-def test_the_loss_is_a_cross_entropy_with_half_of_what_is_known():
+@pytest.mark.parametrize("known", [0.5, 0.0, 1.0])
+def test_the_loss_is_a_cross_entropy_with_a_share_of_what_is_known(known):
     batch = training.TrainingBatch(
-        ["a", "b"], ["1", "2", "3", "4"], torch.ones(2, 4, dtype=torch.bool)
+        ["a", "b"], ["1", "2", "3", "4"], torch.ones(2, 4, dtype=torch.bool), [0, 1, 2, 3]
     )
     random = np.random.default_rng(0)
     given, teacher = random.normal(size=(2, 2, 4)).astype(np.float32)
@@ -347,12 +357,55 @@ def test_the_loss_is_a_cross_entropy_with_half_of_what_is_known():
     for row, right in enumerate((0, 2)):
         columns = np.flatnonzero(compared[row])
         shares = np.exp(teacher[row, columns]) / np.exp(teacher[row, columns]).sum()
-        wanted = 0.5 * shares + 0.5 * (columns == right)
+        wanted = (1 - known) * shares + known * (columns == right)
         total -= wanted @ np.log(np.exp(given[row, columns]) / np.exp(given[row, columns]).sum())
     loss = training.ranking_loss(
-        torch.tensor(given), torch.tensor(teacher), batch, torch.tensor(compared)
+        torch.tensor(given), torch.tensor(teacher), batch, torch.tensor(compared), known
     )
     assert float(loss) == pytest.approx(total / 2, rel=1e-5)
+
+
+def test_texts_are_encoded_the_same_in_any_company(checkpoint, monkeypatch):
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    texts = TextTokenizer(tokenizer)([*TEXTS, *reversed(TEXTS)], 64)
+    with torch.no_grad():
+        expected = model.encode(texts, 1)[texts.is_token]
+        monkeypatch.setattr(training, "ENCODED_AT_ONCE", 3)
+        found = training.encode_by_length(model, texts, 1)[texts.is_token]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_student_learns_the_cosine_of_an_embedding_model(checkpoint, embedding, tmp_path):
+    quantize(embedding, tmp_path / "embedding", precision="fp32")
+    vectors = embed_records(RECORDS, Reranker(tmp_path / "embedding"))
+    write_vectors(tmp_path / "vectors", vectors)
+    vectors = read_vectors(tmp_path / "vectors", len(RECORDS))
+    cosines = vectors.cosines([1, 0], [4, 0, 2])
+    expected = vectors.queries[[1, 0]].astype(float) @ vectors.passages[[4, 0, 2]].astype(float).T
+    np.testing.assert_allclose(cosines, expected, atol=1e-6)
+
+    settings = training.TrainingSettings(
+        steps=40, size=4, lists_a_step=5, rate=3e-3, known=0.0, other_cosine=True, bfloat16=True
+    )
+    training.train(
+        checkpoint, checkpoint, RECORDS, LISTS, [], tmp_path / "target", settings, vectors
+    )
+    lines = (tmp_path / "target/training.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("content", [None, b"no vectors", b""])
+def test_vectors_that_are_missing_or_of_other_records_are_refused(tmp_path, content):
+    path = tmp_path / "vectors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(QuantizeError, match="not a file that the command embed wrote"):
+        read_vectors(path, 2)
+    some = np.ones((3, 2), np.float16)
+    write_vectors(path, TeacherVectors(some, 2 * some))
+    with pytest.raises(QuantizeError, match="vectors of 3 records, and there are 2"):
+        read_vectors(path, 2)
 
 
 def test_negatives_come_from_other_pages(embedding, tmp_path):
