@@ -228,6 +228,12 @@ def embed(records: Path, embedder: Path, vectors: Path, threads: int | None) -> 
     show_default=True,
     help="Set the weight of the distance between token vectors and the teacher's in the loss.",
 )
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Choose the lists of each step by this number: give another to go on with a trained model.",
+)
 @click.option("--held-out", type=PATH, help="Measure the model on these lists during training.")
 @THREADS
 def train(
@@ -244,6 +250,7 @@ def train(
     lists_a_step: int,
     rate: float,
     vectors: float,
+    seed: int,
     held_out: Path | None,
     threads: int | None,
 ) -> None:
@@ -258,7 +265,7 @@ def train(
 
     torch.set_num_threads(threads or default_threads())
     settings = training.TrainingSettings(
-        steps, size, lists_a_step, rate, vectors, known, cosine is not None, bfloat16
+        steps, size, lists_a_step, rate, vectors, known, cosine is not None, bfloat16, seed
     )
     texts = mining.read_records(records)
     training.train(
