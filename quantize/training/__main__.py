@@ -232,7 +232,7 @@ def embed(records: Path, embedder: Path, vectors: Path, threads: int | None) -> 
     "--seed",
     default=0,
     show_default=True,
-    help="Choose the lists of each step by this number: give another to go on with a trained model.",
+    help="Draw the lists of each step by this number: give another to train a trained model on.",
 )
 @click.option("--held-out", type=PATH, help="Measure the model on these lists during training.")
 @THREADS
