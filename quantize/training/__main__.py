@@ -283,6 +283,19 @@ def train(
 
 
 @cli.command()
+@click.argument("logs", nargs=-1, required=True, type=PATH)
+@click.argument("plot", type=PATH)
+def curve(logs: tuple[Path, ...], plot: Path) -> None:
+    """Draw the training curve of LOGS, of runs that went on from each other, to PLOT.
+
+    The command train writes its log to training.jsonl in TARGET.
+    """
+    from quantize.training.curve import draw_curve, read_logs
+
+    draw_curve(read_logs(logs), plot)
+
+
+@cli.command()
 @click.argument("checkpoint", type=PATH)
 @click.argument("records", type=PATH)
 @click.argument("lists", type=PATH)

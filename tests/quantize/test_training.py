@@ -22,6 +22,7 @@ from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training import mining, score_calibration, training
 from quantize.training.corpus import CorpusRecord, extract, is_held_out
+from quantize.training.curve import draw_curve, read_logs
 from quantize.training.initialize import (
     initialize_cross_encoder,
     initialize_late_interaction,
@@ -393,6 +394,21 @@ def test_a_student_learns_the_cosine_of_an_embedding_model(checkpoint, embedding
     lines = (tmp_path / "target/training.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_a_curve_counts_the_steps_of_its_logs_through(tmp_path):
+    def log(name: str, steps: int) -> Path:
+        lines = [{"step": n + 1, "loss": 1 / (n + 1), "mrr": 0.5} for n in range(steps)]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    steps = read_logs([log("first", 30), log("second", 20)])
+    assert [step.step for step in steps] == list(range(1, 51))
+    draw_curve(steps, tmp_path / "plots/curve.svg")
+    assert "<svg" in (tmp_path / "plots/curve.svg").read_text()
+    with pytest.raises(InputError, match="there are 20 steps"):
+        read_logs([tmp_path / "second"])
 
 
 @pytest.mark.parametrize("content", [None, b"no vectors", b""])
