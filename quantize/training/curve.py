@@ -54,9 +54,8 @@ def draw_curve(steps: Sequence[LoggedStep], path: Path) -> None:
     axes.plot(ends, losses, color="C0", marker=".", label=f"loss, mean of {AVERAGED} steps")
     axes.set(xlabel="step", ylabel="loss")
     ranks = axes.twinx()
-    measured = [step for step in steps if step.mrr is not None]
-    places, values = [step.step for step in measured], [step.mrr for step in measured]
-    ranks.plot(places, values, color="C1", marker="o", label="held-out lists")
+    measured = {step.step: step.mrr for step in steps if step.mrr is not None}
+    ranks.plot([*measured], [*measured.values()], color="C1", marker="o", label="held-out lists")
     ranks.set(ylabel="mean reciprocal rank")
     figure.legend(loc="outside upper center", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
