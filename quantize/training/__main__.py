@@ -146,12 +146,6 @@ def mine(
     type=click.IntRange(2),
     help="Keep this many layers, evenly spaced. The default is all.",
 )
-@click.option(
-    "--encoder",
-    type=PATH,
-    help="Replace the layers by those in this file, which the command keep wrote. For"
-    " late-interaction models.",
-)
 def initialize(
     checkpoint: Path,
     records: Path,
@@ -159,14 +153,11 @@ def initialize(
     kind: str,
     words: int | None,
     layers: int | None,
-    encoder: Path | None,
 ) -> None:
     """Make TARGET, a checkpoint to train, from CHECKPOINT, an embedding model.
 
     The passages of RECORDS decide which tokens of the vocabulary are kept.
     """
-    if encoder is not None and kind == "cross-encoder":
-        raise click.UsageError("--encoder is for late-interaction models")
     from quantize.training import mining
     from quantize.training.initialize import initialize_cross_encoder, initialize_late_interaction
     from quantize.training.model import save_model
@@ -175,8 +166,7 @@ def initialize(
     if kind == "cross-encoder":
         save_model(*initialize_cross_encoder(checkpoint, texts, words, layers), target)
     else:
-        made = initialize_late_interaction(checkpoint, texts, words, layers, encoder)
-        save_model(*made, target)
+        save_model(*initialize_late_interaction(checkpoint, texts, words, layers), target)
     _carry_card(checkpoint, target)
 
 
@@ -290,21 +280,6 @@ def train(
         show_progress=sys.stderr.isatty(),
     )
     _carry_card(checkpoint, target)
-
-
-@cli.command()
-@click.argument("checkpoint", type=PATH)
-@click.argument("encoder", type=PATH)
-def keep(checkpoint: Path, encoder: Path) -> None:
-    """Write what training has changed in CHECKPOINT, its layers, to ENCODER, in float16.
-
-    CHECKPOINT is a late-interaction model. initialize --encoder makes a checkpoint of it again, to
-    train further.
-    """
-    from quantize.training.initialize import write_encoder
-    from quantize.training.model import load_late_interaction
-
-    write_encoder(load_late_interaction(checkpoint), encoder)
 
 
 @cli.command()

@@ -14,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from edgerank.files import write_atomically
 from quantize.architectures.late_interaction import LexicalConfig
 from quantize.checkpoint.files import open_checkpoint
 from quantize.checkpoint.tokenization import load_tokenizer
@@ -33,24 +31,16 @@ HEAD = ((8.0, 8.0, 2.0), -8.0)  # until calibrate says better: a scale that loss
 
 
 def initialize_late_interaction(
-    checkpoint: Path,
-    texts: Sequence[str],
-    num_words: int | None,
-    num_layers: int | None,
-    encoder: Path | None = None,
+    checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
 ) -> tuple[BertForLateInteraction, Tokenizer]:
     """Make a late-interaction model of an embedding checkpoint's weights.
 
     :param texts: to weigh tokens by how many of them have one, and to see which are in use
     :param num_words: of the vocabulary; all by default
     :param num_layers: so many, at even distances; all by default
-    :param encoder: a file of ``write_encoder``, whose layers replace those of the checkpoint
-    :raises QuantizeError: the checkpoint is not of BERT with a WordPiece vocabulary, or the file is
-        not of such layers
+    :raises QuantizeError: the checkpoint is not of BERT with a WordPiece vocabulary
     """
     config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
-    if encoder is not None:
-        tensors |= _read_encoder(encoder, tensors)
     frequencies, average = document_frequencies(tokenizer, texts)
     model = BertForLateInteraction(config, LexicalConfig(average_length=round(average, 1)))
     # the checkpoint has seen the first type only; the second now marks documents
@@ -67,30 +57,6 @@ def initialize_late_interaction(
         model.head.weight[0] = torch.tensor(HEAD[0])
         model.head.bias[0] = HEAD[1]
     return model.eval(), tokenizer
-
-
-def write_encoder(model: BertForLateInteraction, path: Path) -> None:
-    """Write the layers of a model to a safetensors file, in float16: what training changes.
-
-    :raises OSError: the file cannot be written
-    """
-    layers = model.bert.encoder.state_dict(prefix="encoder.")
-    write_atomically(path, save({name: value.half() for name, value in layers.items()}))
-
-
-def _read_encoder(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Read the layers that ``write_encoder`` wrote.
-
-    :raises QuantizeError: they are not of the names and shapes of the checkpoint's
-    """
-    try:
-        layers = {name: value.float() for name, value in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise QuantizeError(f"{path}: not layers of an encoder: {error}") from error
-    own = {name: value.shape for name, value in tensors.items() if name.startswith("encoder.")}
-    if {name: value.shape for name, value in layers.items()} != own:
-        raise QuantizeError(f"{path}: its layers are not of the shape of the checkpoint's")
-    return layers
 
 
 def initialize_cross_encoder(

@@ -27,7 +27,6 @@ from quantize.training.initialize import (
     initialize_cross_encoder,
     initialize_late_interaction,
     prune,
-    write_encoder,
 )
 from quantize.training.model import TextTokenizer, load_model, save_model
 from quantize.training.teacher_vectors import (
@@ -395,24 +394,6 @@ def test_a_student_learns_the_cosine_of_an_embedding_model(checkpoint, embedding
     lines = (tmp_path / "target/training.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
-
-
-def test_kept_layers_make_the_trained_model_again(checkpoint, embedding, tmp_path):
-    trained = load_model(checkpoint)
-    with torch.no_grad():
-        for parameter in trained.bert.encoder.parameters():
-            parameter.mul_(1.25).add_(0.125)
-    write_encoder(trained, tmp_path / "encoder")
-    again, _ = initialize_late_interaction(embedding, TEXTS, None, None, tmp_path / "encoder")
-    expected, found = trained.state_dict(), again.state_dict()
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
-    with pytest.raises(QuantizeError, match="not of the shape"):
-        initialize_late_interaction(embedding, TEXTS, None, 2, tmp_path / "encoder")
-    (tmp_path / "encoder").write_bytes(b"")
-    with pytest.raises(QuantizeError, match="not layers of an encoder"):
-        initialize_late_interaction(embedding, TEXTS, None, None, tmp_path / "encoder")
 
 
 def test_a_curve_counts_the_steps_of_its_logs_through(tmp_path):
