@@ -376,7 +376,7 @@ def test_texts_are_encoded_the_same_in_any_company(checkpoint, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_student_learns_the_cosine_of_an_embedding_model(checkpoint, embedding, tmp_path):
+def test_vectors_have_the_cosines_of_the_embedding_model(embedding, tmp_path):
     quantize(embedding, tmp_path / "embedding", precision="fp32")
     vectors = embed_records(RECORDS, Reranker(tmp_path / "embedding"))
     write_vectors(tmp_path / "vectors", vectors)
@@ -385,6 +385,11 @@ def test_a_student_learns_the_cosine_of_an_embedding_model(checkpoint, embedding
     expected = vectors.queries[[1, 0]].astype(float) @ vectors.passages[[4, 0, 2]].astype(float).T
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
 
+
+def test_a_student_learns_the_cosine_of_other_vectors(checkpoint, tmp_path):
+    each = np.eye(len(RECORDS), dtype=np.float16)
+    after = np.roll(each, 1, axis=0)  # a query is near to the passage after the right one
+    vectors = TeacherVectors(each, after)
     settings = training.TrainingSettings(
         steps=40, size=4, lists_a_step=5, rate=3e-3, known=0.0, other_cosine=True, bfloat16=True
     )
@@ -393,7 +398,7 @@ def test_a_student_learns_the_cosine_of_an_embedding_model(checkpoint, embedding
     )
     lines = (tmp_path / "target/training.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
 def test_a_curve_counts_the_steps_of_its_logs_through(tmp_path):
