@@ -108,7 +108,7 @@ def train(
 ) -> None:
     """Train ``checkpoint`` into ``target``, going on with what is there of the same settings.
 
-    :param checkpoint: a late-interaction model or a cross-encoder, as ``begin`` makes them
+    :param checkpoint: a late-interaction model or a cross-encoder, as ``initialize`` makes them
     :param teacher: a late-interaction model
     :param vectors: of an embedding model, whose cosine the teacher takes in place of its own
     :raises QuantizeError: a checkpoint is unusable, or ``target`` was trained with other settings

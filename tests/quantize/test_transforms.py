@@ -174,6 +174,7 @@ def test_int8_fine_leaves_less_of_the_error_beside_outliers_too(planted):
     full, fine = (only_variant(planted / name).fidelity for name in ("full", "fine"))
     assert fine.mean_error < 0.9 * full.mean_error
     assert sum(fine.layers) < 0.6 * sum(full.layers)
+    assert max(fine.layers) < max(full.layers)
 
 
 def test_steps_are_exact_beside_outliers_too(planted, tmp_path):
