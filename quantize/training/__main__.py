@@ -234,6 +234,14 @@ def embed(records: Path, embedder: Path, vectors: Path, threads: int | None) -> 
     show_default=True,
     help="Draw the lists of each step by this number: give another to train a trained model on.",
 )
+@click.option(
+    "--passages-as-queries",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="In this share of the lists, replace the query by a passage of the list, so that the model"
+    " learns long queries. It needs --known 0, because no passage is known to be the right one.",
+)
 @click.option("--held-out", type=PATH, help="Measure the model on these lists during training.")
 @THREADS
 def train(
@@ -251,6 +259,7 @@ def train(
     rate: float,
     vectors: float,
     seed: int,
+    passages_as_queries: float,
     held_out: Path | None,
     threads: int | None,
 ) -> None:
@@ -260,15 +269,28 @@ def train(
     """
     import torch
 
-    from quantize.training import mining, training
+    from quantize.training import mining
+    from quantize.training.batches import TrainingSettings
     from quantize.training.teacher_vectors import read_vectors
+    from quantize.training.training import train as train_model
 
+    if passages_as_queries and known:
+        raise click.UsageError("--passages-as-queries needs --known 0")
     torch.set_num_threads(threads or default_threads())
-    settings = training.TrainingSettings(
-        steps, size, lists_a_step, rate, vectors, known, cosine is not None, bfloat16, seed
+    settings = TrainingSettings(
+        steps=steps,
+        size=size,
+        lists_a_step=lists_a_step,
+        rate=rate,
+        vectors=vectors,
+        known=known,
+        other_cosine=cosine is not None,
+        bfloat16=bfloat16,
+        seed=seed,
+        passages_as_queries=passages_as_queries,
     )
     texts = mining.read_records(records)
-    training.train(
+    train_model(
         checkpoint,
         teacher or checkpoint,
         texts,

@@ -27,14 +27,19 @@ class TeacherVectors:
     queries: NDArray[np.float16]
     passages: NDArray[np.float16]
 
-    def cosines(self, queries: Sequence[int], passages: Sequence[int]) -> Tensor:
+    def cosines(
+        self, queries: Sequence[int], passages: Sequence[int], as_queries: int = 0
+    ) -> Tensor:
         """Return the cosine of each query with each passage, by the numbers of their records.
 
+        :param as_queries: for this many of the first queries, take the record's passage
         :return: float32 [queries, passages]
         """
-        left = torch.from_numpy(self.queries[list(queries)]).float()
-        right = torch.from_numpy(self.passages[list(passages)]).float()
-        return left @ right.T
+        left = np.concatenate(
+            [self.passages[list(queries[:as_queries])], self.queries[list(queries[as_queries:])]]
+        )
+        right = self.passages[list(passages)]
+        return torch.from_numpy(left).float() @ torch.from_numpy(right).float().T
 
 
 def embed_records(records: Sequence[CorpusRecord], embedder: Reranker) -> TeacherVectors:

@@ -6,6 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,9 @@ from edgerank.rules import TOKEN_VECTORS
 from quantize import quantize
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
-from quantize.training import mining, score_calibration, training
+from quantize.training import losses, mining, score_calibration, training
+from quantize.training.__main__ import train
+from quantize.training.batches import TrainingBatch, TrainingSettings, batch_of
 from quantize.training.corpus import CorpusRecord, extract, is_held_out
 from quantize.training.curve import draw_curve, read_logs
 from quantize.training.initialize import (
@@ -269,7 +272,7 @@ LISTS = [
     mining.Candidates("here", record.query, [i, *(j for j in range(5) if j != i)])
     for i, record in enumerate(RECORDS)
 ]
-SETTINGS = training.TrainingSettings(steps=4, size=3, lists_a_step=2, rate=1e-3, vectors=1.0)
+SETTINGS = TrainingSettings(steps=4, size=3, lists_a_step=2, rate=1e-3, vectors=1.0)
 
 
 @pytest.mark.parametrize("kind", ["late-interaction", "cross-encoder"])
@@ -281,7 +284,7 @@ def test_training_goes_on_where_it_was_interrupted(
         student = tmp_path / "student"
         save_model(*initialize_cross_encoder(embedding, TEXTS, None, None), student)
 
-    def run(target: Path, settings: training.TrainingSettings = SETTINGS) -> None:
+    def run(target: Path, settings: TrainingSettings = SETTINGS) -> None:
         training.train(student, checkpoint, RECORDS, LISTS, LISTS, target, settings)
 
     run(tmp_path / "whole")
@@ -311,12 +314,12 @@ def test_training_goes_on_where_it_was_interrupted(
     assert not torch.equal(whole[changed], before[changed])
     assert torch.equal(whole[words], before[words])
     with pytest.raises(QuantizeError, match="other settings"):
-        run(tmp_path / "parts", training.TrainingSettings(steps=5))
+        run(tmp_path / "parts", TrainingSettings(steps=5))
 
 
 def test_a_cross_encoder_learns_what_it_is_shown(checkpoint, embedding, tmp_path):
     save_model(*initialize_cross_encoder(embedding, TEXTS, None, None), tmp_path / "student")
-    settings = training.TrainingSettings(steps=30, size=4, lists_a_step=5, rate=3e-3)
+    settings = TrainingSettings(steps=30, size=4, lists_a_step=5, rate=3e-3)
     training.train(
         tmp_path / "student", checkpoint, RECORDS, LISTS, LISTS, tmp_path / "target", settings
     )
@@ -335,8 +338,8 @@ def test_what_may_be_right_too_is_not_compared():
         for i, (page, text) in enumerate([("1", "x"), ("1", "y"), ("2", "x"), ("2", "z")])
     ]
     lists = [mining.Candidates("a", f"q{i}", [i, (i + 2) % 4]) for i in range(4)]
-    settings = training.TrainingSettings(steps=1, size=2, lists_a_step=4)
-    batch = training.batch_of(records, lists, settings, 0)
+    settings = TrainingSettings(steps=1, size=2, lists_a_step=4)
+    batch = batch_of(records, lists, settings, 0)
     for row, query in enumerate(batch.queries):
         own = records[int(query[1])]
         right = batch.is_right[row].nonzero().flatten().tolist()
@@ -348,8 +351,8 @@ def test_what_may_be_right_too_is_not_compared():
 
 @pytest.mark.parametrize("known", [0.5, 0.0, 1.0])
 def test_the_loss_is_a_cross_entropy_with_a_share_of_what_is_known(known):
-    batch = training.TrainingBatch(
-        ["a", "b"], ["1", "2", "3", "4"], torch.ones(2, 4, dtype=torch.bool), [0, 1, 2, 3]
+    batch = TrainingBatch(
+        ["a", "b"], list("1234"), torch.ones(2, 4, dtype=torch.bool), [0, 1, 2, 3], [0, 2], 0
     )
     random = np.random.default_rng(0)
     given, teacher = random.normal(size=(2, 2, 4)).astype(np.float32)
@@ -360,7 +363,7 @@ def test_the_loss_is_a_cross_entropy_with_a_share_of_what_is_known(known):
         shares = np.exp(teacher[row, columns]) / np.exp(teacher[row, columns]).sum()
         wanted = (1 - known) * shares + known * (columns == right)
         total -= wanted @ np.log(np.exp(given[row, columns]) / np.exp(given[row, columns]).sum())
-    loss = training.ranking_loss(
+    loss = losses.ranking_loss(
         torch.tensor(given), torch.tensor(teacher), batch, torch.tensor(compared), known
     )
     assert float(loss) == pytest.approx(total / 2, rel=1e-5)
@@ -371,9 +374,49 @@ def test_texts_are_encoded_the_same_in_any_company(checkpoint, monkeypatch):
     texts = TextTokenizer(tokenizer)([*TEXTS, *reversed(TEXTS)], 64)
     with torch.no_grad():
         expected = model.encode(texts, 1)[texts.is_token]
-        monkeypatch.setattr(training, "ENCODED_AT_ONCE", 3)
-        found = training.encode_by_length(model, texts, 1)[texts.is_token]
+        monkeypatch.setattr(losses, "ENCODED_AT_ONCE", 3)
+        found = losses.encode_by_length(model, texts, 1)[texts.is_token]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_pairs_are_scored_the_same_in_any_company(checkpoint, embedding, tmp_path):
+    save_model(*initialize_cross_encoder(embedding, TEXTS, None, None), tmp_path / "student")
+    model, tokenizer = load_model(tmp_path / "student"), load_tokenizer(checkpoint)
+    pairs = [(query, text) for query in (QUERY, "dune", TEXTS[2]) for text in [*TEXTS, ""] * 2]
+    assert len(pairs) > losses.ENCODED_AT_ONCE
+    tokenize = TextTokenizer(tokenizer)
+    with torch.no_grad():
+        alone = [model(**tokenize.pairs([pair], 64)).logits[0, 0] for pair in pairs]
+        found = losses.score_by_length(model, tokenize.pairs(pairs, 64))
+    torch.testing.assert_close(found, torch.stack(alone), rtol=0, atol=1e-5)
+
+
+def test_a_share_of_the_lists_is_compared_with_a_passage_that_is_not_in_the_list():
+    settings = TrainingSettings(steps=1, size=3, lists_a_step=4, known=0, passages_as_queries=0.5)
+    batch = batch_of(RECORDS, LISTS, settings, 0)
+    assert batch.as_queries == 2
+    rows = [batch.passages[row * 3 : row * 3 + 3] for row in range(4)]
+    for place, number in enumerate(batch.query_numbers):
+        own = RECORDS[number]
+        if place < batch.as_queries:
+            assert batch.queries[place] == own.passage
+            assert own.passage not in rows[place]
+        else:
+            assert batch.queries[place] == own.query
+            assert rows[place][0] == own.passage
+
+
+def test_lists_that_are_too_short_are_refused(checkpoint, tmp_path):
+    settings = TrainingSettings(steps=1, size=5, known=0, passages_as_queries=0.5)
+    with pytest.raises(QuantizeError, match="shortest list has 5 passages; use 4 or fewer"):
+        training.train(checkpoint, checkpoint, RECORDS, LISTS, [], tmp_path / "t", settings)
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_passage_as_query_and_a_share_that_is_known_exclude_each_other(tmp_path):
+    options = ["--passages-as-queries", "0.2", "--known", "0.5"]
+    with pytest.raises(click.UsageError, match="--known 0"):
+        train.main([*("a", "b", "c", str(tmp_path / "d")), *options], standalone_mode=False)
 
 
 def test_vectors_have_the_cosines_of_the_embedding_model(embedding, tmp_path):
@@ -384,13 +427,16 @@ def test_vectors_have_the_cosines_of_the_embedding_model(embedding, tmp_path):
     cosines = vectors.cosines([1, 0], [4, 0, 2])
     expected = vectors.queries[[1, 0]].astype(float) @ vectors.passages[[4, 0, 2]].astype(float).T
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
+    mixed = vectors.cosines([1, 0], [4, 0, 2], as_queries=1)
+    alike = vectors.passages[1].astype(float) @ vectors.passages[[4, 0, 2]].astype(float).T
+    np.testing.assert_allclose(mixed, [alike, expected[1]], atol=1e-6)
 
 
 def test_a_student_learns_the_cosine_of_other_vectors(checkpoint, tmp_path):
     each = np.eye(len(RECORDS), dtype=np.float16)
     after = np.roll(each, 1, axis=0)  # a query is near to the passage after the right one
     vectors = TeacherVectors(each, after)
-    settings = training.TrainingSettings(
+    settings = TrainingSettings(
         steps=40, size=4, lists_a_step=5, rate=3e-3, known=0.0, other_cosine=True, bfloat16=True
     )
     training.train(
