@@ -1,7 +1,8 @@
 """Late interaction: a BERT encodes query and document apart, and their tokens are compared.
 
 Each pair is one sequence, [CLS] query [SEP] [CLS] document [SEP], in which neither part sees the
-other. Three features come of it, and a linear layer makes a logit of them:
+other. The last layer's vectors are projected to fewer dimensions, which a store keeps. Three
+features come of them, and a linear layer makes a logit of these:
 
 * cosine: of the parts' mean vectors, as an embedding model's
 * nearest: a query token's cosine with the nearest word of the document (Khattab and Zaharia,
@@ -55,6 +56,7 @@ class LateInteractionConfig(msgspec.Struct, frozen=True):
     """The part of config.json that is not BERT's."""
 
     lexical: LexicalConfig
+    dimension: int  # of a token's vector
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class LateInteraction(Bert):
         :raises QuantizeError: it lacks a field or asks for what the graph does not do
         """
         super().__init__(checkpoint, "mean", BERT, rotation)
-        self._lexical = checkpoint.config_as(LateInteractionConfig).lexical
+        own = checkpoint.config_as(LateInteractionConfig)
+        self._lexical, self._dimension = own.lexical, own.dimension
 
     def rotated(self, outliers: Sequence[int]) -> LateInteraction:
         return LateInteraction(self._checkpoint, Rotation.random(self.config.head_size, seed=1))
@@ -117,9 +120,11 @@ class LateInteraction(Bert):
         assert isinstance(inputs, PairInputs)
         g.scope = "head"
         rows = inputs.shared.grid.query_rows
-        vectors = self._weights.norm(self.num_layers).write(g, x)
-        g.output(VECTORS_OUTPUT, vectors, ["tokens", self.stream_width])
         load, vocabulary = self._checkpoint.tensor, self.config.vocab_size
+        projection = load("projection.weight", self._dimension, self.stream_width)
+        normed = self._weights.norm(self.num_layers).write(g, x)
+        vectors = g.op("MatMul", normed, g.weight("projection.weight", projection.T))
+        g.output(VECTORS_OUTPUT, vectors, ["tokens", self._dimension])
         table = g.weight("token_weights", load("token_weights", vocabulary))
         ids = g.op("Gather", inputs.shared.token_ids, rows)  # [B, L]
         weights = g.op("Gather", table, ids)
@@ -143,7 +148,7 @@ class LateInteraction(Bert):
         g.output(FEATURES_OUTPUT, together, ["scored", len(FEATURES)])
 
     def _cosine(self, g: Graph, inputs: PairInputs, grid: str) -> str:
-        """Compare the parts' mean vectors: float32 [B, 1] from the grid's vectors [B, L, H]."""
+        """Compare the parts' mean vectors: float32 [B, 1] from the grid's vectors [B, L, D]."""
         means = []
         for part in (inputs.is_query, inputs.is_document):
             row = g.op("Unsqueeze", part, g.constant([1]))

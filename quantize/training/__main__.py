@@ -146,6 +146,14 @@ def mine(
     type=click.IntRange(2),
     help="Keep this many layers, evenly spaced. The default is all.",
 )
+@click.option(
+    "--dimension",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Project the token vectors of a late-interaction model to this many dimensions, by their"
+    " principal components.",
+)
 def initialize(
     checkpoint: Path,
     records: Path,
@@ -153,6 +161,7 @@ def initialize(
     kind: str,
     words: int | None,
     layers: int | None,
+    dimension: int,
 ) -> None:
     """Make TARGET, a checkpoint to train, from CHECKPOINT, an embedding model.
 
@@ -166,7 +175,8 @@ def initialize(
     if kind == "cross-encoder":
         save_model(*initialize_cross_encoder(checkpoint, texts, words, layers), target)
     else:
-        save_model(*initialize_late_interaction(checkpoint, texts, words, layers), target)
+        made = initialize_late_interaction(checkpoint, texts, words, layers, dimension)
+        save_model(*made, target)
     _carry_card(checkpoint, target)
 
 
@@ -223,12 +233,6 @@ def embed(records: Path, embedder: Path, vectors: Path, threads: int | None) -> 
 )
 @click.option("--rate", default=2e-5, show_default=True, help="Set the peak learning rate.")
 @click.option(
-    "--vectors",
-    default=0.0,
-    show_default=True,
-    help="Set the weight of the distance between token vectors and the teacher's in the loss.",
-)
-@click.option(
     "--seed",
     default=0,
     show_default=True,
@@ -257,7 +261,6 @@ def train(
     size: int,
     lists_a_step: int,
     rate: float,
-    vectors: float,
     seed: int,
     passages_as_queries: float,
     held_out: Path | None,
@@ -282,7 +285,6 @@ def train(
         size=size,
         lists_a_step=lists_a_step,
         rate=rate,
-        vectors=vectors,
         known=known,
         other_cosine=cosine is not None,
         bfloat16=bfloat16,

@@ -21,7 +21,6 @@ class TrainingSettings:
     size: int = 2  # passages of a list, the right one first
     lists_a_step: int = 32
     rate: float = 2e-5
-    vectors: float = 0.0  # weight of a token's distance from the teacher's
     known: float = 0.5  # share of the target that is the right passage; the rest is the teacher's
     other_cosine: bool = False  # whether the teacher's cosine is that of an embedding model
     bfloat16: bool = False  # encode in bfloat16

@@ -18,31 +18,45 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import BertConfig, BertForSequenceClassification
 
 from quantize.architectures.late_interaction import LexicalConfig
 from quantize.checkpoint.files import open_checkpoint
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
-from quantize.training.model import BertForLateInteraction
+from quantize.training.model import MAX_PASSAGE, BertForLateInteraction, TextTokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PROJECTED_TEXTS = 2000  # from which the projection is found
+TEXTS_AT_ONCE = 16
 HEAD = ((8.0, 8.0, 2.0), -8.0)  # until calibrate says better: a scale that losses can work with
 
 
 def initialize_late_interaction(
-    checkpoint: Path, texts: Sequence[str], num_words: int | None, num_layers: int | None
+    checkpoint: Path,
+    texts: Sequence[str],
+    num_words: int | None,
+    num_layers: int | None,
+    dimension: int,
 ) -> tuple[BertForLateInteraction, Tokenizer]:
     """Make a late-interaction model of an embedding checkpoint's weights.
 
-    :param texts: to weigh tokens by how many of them have one, and to see which are in use
+    :param texts: to weigh tokens by how many of them have one, to see which are in use, and to
+        find the projection
     :param num_words: of the vocabulary; all by default
     :param num_layers: so many, at even distances; all by default
+    :param dimension: of a token's vector, at most the hidden size
     :raises QuantizeError: the checkpoint is not of BERT with a WordPiece vocabulary
     """
     config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
     frequencies, average = document_frequencies(tokenizer, texts)
-    model = BertForLateInteraction(config, LexicalConfig(average_length=round(average, 1)))
+    if dimension > config.hidden_size:
+        raise QuantizeError(
+            f"a dimension of {dimension} is wanted, and the hidden size is {config.hidden_size}"
+        )
+    lexical = LexicalConfig(average_length=round(average, 1))
+    model = BertForLateInteraction(config, lexical, dimension)
     # the checkpoint has seen the first type only; the second now marks documents
     types = tensors["embeddings.token_type_embeddings.weight"]
     types[1] = types[0]
@@ -56,7 +70,29 @@ def initialize_late_interaction(
     with torch.no_grad():
         model.head.weight[0] = torch.tensor(HEAD[0])
         model.head.bias[0] = HEAD[1]
-    return model.eval(), tokenizer
+    model.eval()
+    stride = max(1, len(texts) // PROJECTED_TEXTS)
+    with torch.inference_mode():
+        components = principal_components(model, TextTokenizer(tokenizer), texts[::stride])
+        model.projection.weight.copy_(components[:dimension])
+    return model, tokenizer
+
+
+def principal_components(
+    model: BertForLateInteraction, tokenize: TextTokenizer, texts: Sequence[str]
+) -> Tensor:
+    """Return the directions in which tokens' unit vectors are longest, in order: float32 [H, H].
+
+    The mean is not subtracted, because the projection is to preserve cosines.
+    """
+    width = model.config.hidden_size
+    moments = torch.zeros(width, width, dtype=torch.float64)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        some = tokenize(texts[start : start + TEXTS_AT_ONCE], MAX_PASSAGE)
+        units = normalize(model.hidden(some, 1)[some.is_token], dim=-1).double()
+        moments += units.T @ units
+    _, directions = torch.linalg.eigh(moments)  # the longest one last
+    return directions.T.flip(0).float()
 
 
 def initialize_cross_encoder(

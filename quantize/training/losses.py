@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, pad
+from torch.nn.functional import pad
 from transformers import BertForSequenceClassification
 
 from quantize.architectures.late_interaction import FEATURES
@@ -19,6 +19,9 @@ from quantize.training.batches import TrainingBatch, TrainingSettings
 from quantize.training.corpus import CorpusRecord
 from quantize.training.mining import Candidates
 from quantize.training.model import (
+    MAX_PAIR,
+    MAX_PASSAGE,
+    MAX_QUERY,
     BertForLateInteraction,
     PaddedTexts,
     TextTokenizer,
@@ -27,7 +30,6 @@ from quantize.training.model import (
 from quantize.training.teacher_vectors import TeacherVectors
 
 UNCOMPARED = -1e4  # a logit whose share of a list is nothing
-MAX_QUERY, MAX_PASSAGE, MAX_PAIR = 64, 192, 256  # tokens
 ENCODED_AT_ONCE = 16  # texts of about one length
 COSINE = FEATURES.index("cosine")
 
@@ -58,12 +60,7 @@ def loss_of(
     ours = _encode(model, texts, settings)
     given = model.logits(texts[0], ours[0], texts[1], ours[1])
     is_compared = batch.is_right | batch.is_wrong
-    loss = ranking_loss(given, wanted, batch, is_compared, settings.known)
-    if settings.vectors:
-        for own, other, part in zip(ours, theirs, texts, strict=True):
-            distances = 1 - cosine_similarity(own, other, dim=-1)
-            loss = loss + settings.vectors * distances[part.is_token].mean()
-    return loss
+    return ranking_loss(given, wanted, batch, is_compared, settings.known)
 
 
 def ranking_loss(

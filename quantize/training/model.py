@@ -33,10 +33,11 @@ class PaddedTexts:
 class BertForLateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any here
     """A BERT that encodes query and document apart, and three ways to compare them."""
 
-    def __init__(self, config: BertConfig, lexical: LexicalConfig) -> None:
+    def __init__(self, config: BertConfig, lexical: LexicalConfig, dimension: int) -> None:
         super().__init__()
         self.config, self.lexical = config, lexical
         self.bert = BertModel(config, add_pooling_layer=False)
+        self.projection = nn.Linear(config.hidden_size, dimension, bias=False)
         self.register_buffer("token_weights", torch.zeros(config.vocab_size))
         self.head = nn.Linear(len(FEATURES), 1)
 
@@ -45,12 +46,17 @@ class BertForLateInteraction(nn.Module):  # type: ignore[misc]  # torch is Any h
         return self.logits(queries, self.encode(queries, 0), documents, self.encode(documents, 1))
 
     def encode(self, texts: PaddedTexts, token_type: int) -> Tensor:
-        """Encode queries, of type 0, or documents, of type 1: float32 [B, L, H]."""
+        """Encode queries, of type 0, or documents, of type 1: float32 [B, L, D]."""
+        vectors: Tensor = self.projection(self.hidden(texts, token_type))
+        return vectors
+
+    def hidden(self, texts: PaddedTexts, token_type: int) -> Tensor:
+        """Return the last layer's vectors: float32 [B, L, H]."""
         types = torch.full_like(texts.ids, token_type)
-        encoded: Tensor = self.bert(
+        hidden: Tensor = self.bert(
             input_ids=texts.ids, token_type_ids=types, attention_mask=texts.is_token.long()
         ).last_hidden_state
-        return encoded
+        return hidden
 
     def logits(
         self,
@@ -140,7 +146,7 @@ def load_model(directory: Path, attention: str = "sdpa") -> Trained:
     config = BertConfig(**raw, attn_implementation=attention)
     model: Trained
     if architectures == [ARCHITECTURE]:
-        model = BertForLateInteraction(config, LexicalConfig(**raw["lexical"]))
+        model = BertForLateInteraction(config, LexicalConfig(**raw["lexical"]), raw["dimension"])
         model.load_state_dict(_renamed(tensors, "bert.", add=True))
     elif architectures == [CROSS_ENCODER]:
         model = BertForSequenceClassification(config)
@@ -166,7 +172,11 @@ def save_model(model: Trained, tokenizer: Tokenizer, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     tensors = model.state_dict()
     if isinstance(model, BertForLateInteraction):
-        own = {"architectures": [ARCHITECTURE], "lexical": msgspec.structs.asdict(model.lexical)}
+        own = {
+            "architectures": [ARCHITECTURE],
+            "lexical": msgspec.structs.asdict(model.lexical),
+            "dimension": model.projection.out_features,
+        }
         tensors = _renamed(tensors, "bert.", add=False)
     else:
         own = {"architectures": [CROSS_ENCODER], "id2label": {"0": "relevant"}}
@@ -176,12 +186,14 @@ def save_model(model: Trained, tokenizer: Tokenizer, directory: Path) -> None:
     content = json.dumps(config, indent=2) + "\n"
     write_atomically(directory / "config.json", content.encode())
     write_atomically(directory / "tokenizer.json", tokenizer.to_str().encode())
-    settings = {"model_max_length": min(MAX_LENGTH, model.config.max_position_embeddings)}
+    settings = {"model_max_length": min(MAX_PAIR, model.config.max_position_embeddings)}
     write_atomically(directory / "tokenizer_config.json", json.dumps(settings).encode())
     stored = {name: value.contiguous() for name, value in tensors.items()}
     write_atomically(directory / "model.safetensors", save(stored))
 
 
+# tokens; of a pair as in the bundle, which splits longer documents
+MAX_QUERY, MAX_PASSAGE, MAX_PAIR = 64, 192, 256
 CROSS_ENCODER = "BertForSequenceClassification"
 CONFIG_NAMES = (
     "model_type",
@@ -196,12 +208,11 @@ CONFIG_NAMES = (
     "type_vocab_size",
     "vocab_size",
 )
-MAX_LENGTH = 256  # tokens of a pair; longer documents are split
 
 
 def _renamed(tensors: Mapping[str, Tensor], prefix: str, *, add: bool) -> dict[str, Tensor]:
     """Put the encoder's names behind a prefix, or take it away."""
-    own = ("head.", "token_weights")
+    own = ("head.", "projection.", "token_weights")
     if add:
         return {n if n.startswith(own) else prefix + n: t for n, t in tensors.items()}
     return {n.removeprefix(prefix): t for n, t in tensors.items()}

@@ -151,10 +151,13 @@ def test_a_pruned_vocabulary_reads_kept_words_as_before_and_others_as_pieces(emb
         prune(full, [], 20)
 
 
+DIMENSION = 24  # of 64
+
+
 @pytest.fixture(scope="module")
 def checkpoint(embedding, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("late") / "interaction"
-    save_model(*initialize_late_interaction(embedding, TEXTS, None, None), directory)
+    save_model(*initialize_late_interaction(embedding, TEXTS, None, None, DIMENSION), directory)
     return directory
 
 
@@ -173,6 +176,24 @@ def test_the_graph_computes_what_the_torch_model_does(checkpoint, late):
     expected = torch.sigmoid(logits[0]).numpy()
     assert np.ptp(expected) > 0.05
     np.testing.assert_allclose(late.score(QUERY, documents), expected, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_projection_keeps_more_of_the_vectors_than_another_of_its_size(embedding):
+    model, tokenizer = initialize_late_interaction(embedding, TEXTS, None, None, DIMENSION)
+    texts = TextTokenizer(tokenizer)(TEXTS, 96)
+    units = torch.nn.functional.normalize(model.hidden(texts, 1)[texts.is_token], dim=-1)
+    basis = model.projection.weight
+    torch.testing.assert_close(basis @ basis.T, torch.eye(DIMENSION), rtol=0, atol=1e-5)
+    _, values, _ = torch.linalg.svd(units.double())
+    assert float((units @ basis.T).square().sum()) == pytest.approx(
+        float(values[:DIMENSION].square().sum()), rel=1e-4
+    )
+
+
+def test_a_projection_to_more_dimensions_is_refused(embedding):
+    with pytest.raises(QuantizeError, match="dimension of 65 is wanted, and the hidden size is 64"):
+        initialize_late_interaction(embedding, TEXTS, None, None, 65)
 
 
 def test_a_cross_encoder_begins_with_the_embedding_models_layers(embedding, tmp_path):
@@ -218,10 +239,13 @@ def test_the_graph_puts_out_a_vector_for_each_token(checkpoint, late):
 
 
 @torch.inference_mode()
-def test_neither_part_of_a_pair_sees_the_other(checkpoint, embedding, tmp_path):
+def test_neither_part_of_a_pair_sees_the_other(embedding, tmp_path):
+    """With all dimensions the projection is a rotation, which changes no cosine."""
     quantize(embedding, tmp_path / "embedding", precision="fp32")
     cosines = Reranker(tmp_path / "embedding").score(QUERY, TEXTS)
-    features = features_of(checkpoint, QUERY, TEXTS)
+    whole = initialize_late_interaction(embedding, TEXTS, None, None, 64)
+    save_model(*whole, tmp_path / "whole")
+    features = features_of(tmp_path / "whole", QUERY, TEXTS)
     np.testing.assert_allclose(features[:, 0].numpy(), cosines, atol=1e-5)
 
 
@@ -272,7 +296,7 @@ LISTS = [
     mining.Candidates("here", record.query, [i, *(j for j in range(5) if j != i)])
     for i, record in enumerate(RECORDS)
 ]
-SETTINGS = TrainingSettings(steps=4, size=3, lists_a_step=2, rate=1e-3, vectors=1.0)
+SETTINGS = TrainingSettings(steps=4, size=3, lists_a_step=2, rate=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["late-interaction", "cross-encoder"])
