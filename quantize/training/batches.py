@@ -32,12 +32,12 @@ class TrainingSettings:
 class TrainingBatch:
     """The lists of one step."""
 
-    queries: list[str]  # Q, the first of them passages
-    passages: list[str]  # D = Q * size, each query's own in a row, the right one first
+    queries: list[str]  # Q; the first ``as_queries`` are passages of their lists
+    passages: list[str]  # D = Q * size, a list's in a row, the right one of its own query first
     is_wrong: Tensor  # bool [Q, D]: known not to be the query's right passage, nor of its page
     numbers: list[int]  # D, of the passages' records
     query_numbers: list[int]  # Q, of the queries' records
-    as_queries: int  # number of passages among the queries
+    as_queries: int  # number of queries that are passages
 
     @property
     def size(self) -> int:

@@ -28,7 +28,7 @@ from quantize.errors import QuantizeError
 from quantize.training.model import MAX_PASSAGE, BertForLateInteraction, TextTokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-PROJECTED_TEXTS = 2000  # from which the projection is found
+PROJECTED_TEXTS = 2000  # about so many give the projection
 TEXTS_AT_ONCE = 16
 HEAD = ((8.0, 8.0, 2.0), -8.0)  # until calibrate says better: a scale that losses can work with
 
@@ -47,14 +47,15 @@ def initialize_late_interaction(
     :param num_words: of the vocabulary; all by default
     :param num_layers: so many, at even distances; all by default
     :param dimension: of a token's vector, at most the hidden size
-    :raises QuantizeError: the checkpoint is not of BERT with a WordPiece vocabulary
+    :raises QuantizeError: the checkpoint is not of BERT with a WordPiece vocabulary, or is narrower
+        than the dimension
     """
     config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
-    frequencies, average = document_frequencies(tokenizer, texts)
     if dimension > config.hidden_size:
         raise QuantizeError(
             f"a dimension of {dimension} is wanted, and the hidden size is {config.hidden_size}"
         )
+    frequencies, average = document_frequencies(tokenizer, texts)
     lexical = LexicalConfig(average_length=round(average, 1))
     model = BertForLateInteraction(config, lexical, dimension)
     # the checkpoint has seen the first type only; the second now marks documents
@@ -87,8 +88,9 @@ def principal_components(
     """
     width = model.config.hidden_size
     moments = torch.zeros(width, width, dtype=torch.float64)
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        some = tokenize(texts[start : start + TEXTS_AT_ONCE], MAX_PASSAGE)
+    by_length = sorted(texts, key=len)  # little is padding then
+    for start in range(0, len(by_length), TEXTS_AT_ONCE):
+        some = tokenize(by_length[start : start + TEXTS_AT_ONCE], MAX_PASSAGE)
         units = normalize(model.hidden(some, 1)[some.is_token], dim=-1).double()
         moments += units.T @ units
     _, directions = torch.linalg.eigh(moments)  # the longest one last
@@ -100,7 +102,7 @@ def initialize_cross_encoder(
 ) -> tuple[BertForSequenceClassification, Tokenizer]:
     """Make a cross-encoder of an embedding checkpoint's weights and a new head.
 
-    Parameters and errors are those of ``initialize_late_interaction``.
+    Parameters and errors are those of ``initialize_late_interaction``, but for the dimension.
     """
     config, tensors, tokenizer = _reduced(checkpoint, texts, num_words, num_layers)
     config.num_labels = 1

@@ -52,14 +52,14 @@ def loss_of(
                 batch.query_numbers, batch.numbers, batch.as_queries
             )
         wanted = teacher.head(features).squeeze(2)
-    if not isinstance(model, BertForLateInteraction):
+    if isinstance(model, BertForLateInteraction):
+        is_compared = batch.is_right | batch.is_wrong
+        ours = _encode(model, texts, settings)
+        given = model.logits(texts[0], ours[0], texts[1], ours[1])
+    else:
         is_compared = batch.is_right | (batch.is_wrong & batch.is_own)
         with _precision(settings):
             given = _score_pairs(model, tokenize, batch, is_compared)
-        return ranking_loss(given, wanted, batch, is_compared, settings.known)
-    ours = _encode(model, texts, settings)
-    given = model.logits(texts[0], ours[0], texts[1], ours[1])
-    is_compared = batch.is_right | batch.is_wrong
     return ranking_loss(given, wanted, batch, is_compared, settings.known)
 
 
@@ -75,7 +75,7 @@ def ranking_loss(
 
 
 def encode_by_length(model: BertForLateInteraction, texts: PaddedTexts, token_type: int) -> Tensor:
-    """Encode texts with others of about their length: float32 [B, L, H]."""
+    """Encode texts with others of about their length: float32 [B, L, D]."""
     longest = texts.ids.shape[1]
 
     def encode(some: Tensor, length: int) -> Tensor:

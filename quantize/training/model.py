@@ -17,14 +17,20 @@ from torch.nn.functional import normalize
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from edgerank.files import write_atomically
-from quantize.architectures.late_interaction import ARCHITECTURE, FARTHEST, FEATURES, LexicalConfig
+from quantize.architectures.late_interaction import (
+    ARCHITECTURE,
+    FARTHEST,
+    FEATURES,
+    LateInteractionConfig,
+    LexicalConfig,
+)
 from quantize.errors import QuantizeError
 from quantize.graph.vectors import TINY
 
 
 @dataclass(frozen=True)
 class PaddedTexts:
-    """PaddedTexts as [CLS] text [SEP], padded."""
+    """Texts as [CLS] text [SEP], padded."""
 
     ids: Tensor  # int64 [B, L]
     is_token: Tensor  # bool [B, L]
@@ -146,7 +152,11 @@ def load_model(directory: Path, attention: str = "sdpa") -> Trained:
     config = BertConfig(**raw, attn_implementation=attention)
     model: Trained
     if architectures == [ARCHITECTURE]:
-        model = BertForLateInteraction(config, LexicalConfig(**raw["lexical"]), raw["dimension"])
+        try:
+            own = msgspec.convert(raw, LateInteractionConfig)
+        except msgspec.ValidationError as error:
+            raise QuantizeError(f"{directory / 'config.json'}: {error}") from error
+        model = BertForLateInteraction(config, own.lexical, own.dimension)
         model.load_state_dict(_renamed(tensors, "bert.", add=True))
     elif architectures == [CROSS_ENCODER]:
         model = BertForSequenceClassification(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -189,6 +190,15 @@ def test_the_projection_keeps_more_of_the_vectors_than_another_of_its_size(embed
     assert float((units @ basis.T).square().sum()) == pytest.approx(
         float(values[:DIMENSION].square().sum()), rel=1e-4
     )
+
+
+def test_a_checkpoint_without_a_dimension_is_refused(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "old")
+    config = json.loads((checkpoint / "config.json").read_bytes())
+    del config["dimension"]
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    with pytest.raises(QuantizeError, match=r"config\.json: .*`dimension`"):
+        load_model(tmp_path / "old")
 
 
 def test_a_projection_to_more_dimensions_is_refused(embedding):
