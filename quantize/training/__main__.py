@@ -149,10 +149,8 @@ def mine(
 @click.option(
     "--dimension",
     type=click.IntRange(1),
-    default=128,
-    show_default=True,
     help="Project the token vectors of a late-interaction model to this many dimensions, by their"
-    " principal components.",
+    " principal components. The default is 128.",
 )
 def initialize(
     checkpoint: Path,
@@ -161,7 +159,7 @@ def initialize(
     kind: str,
     words: int | None,
     layers: int | None,
-    dimension: int,
+    dimension: int | None,
 ) -> None:
     """Make TARGET, a checkpoint to train, from CHECKPOINT, an embedding model.
 
@@ -171,11 +169,13 @@ def initialize(
     from quantize.training.initialize import initialize_cross_encoder, initialize_late_interaction
     from quantize.training.model import save_model
 
+    if kind == "cross-encoder" and dimension is not None:
+        raise click.UsageError("--dimension is for --kind late-interaction: leave it out")
     texts = [record.passage for record in mining.read_records(records)]
     if kind == "cross-encoder":
         save_model(*initialize_cross_encoder(checkpoint, texts, words, layers), target)
     else:
-        made = initialize_late_interaction(checkpoint, texts, words, layers, dimension)
+        made = initialize_late_interaction(checkpoint, texts, words, layers, dimension or 128)
         save_model(*made, target)
     _carry_card(checkpoint, target)
 

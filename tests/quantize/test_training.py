@@ -23,7 +23,7 @@ from quantize import quantize
 from quantize.checkpoint.tokenization import load_tokenizer
 from quantize.errors import QuantizeError
 from quantize.training import losses, mining, score_calibration, training
-from quantize.training.__main__ import train
+from quantize.training.__main__ import initialize, train
 from quantize.training.batches import TrainingBatch, TrainingSettings, batch_of
 from quantize.training.corpus import CorpusRecord, extract, is_held_out
 from quantize.training.curve import draw_curve, read_logs
@@ -445,6 +445,12 @@ def test_lists_that_are_too_short_are_refused(checkpoint, tmp_path):
     with pytest.raises(QuantizeError, match="shortest list has 5 passages; use 4 or fewer"):
         training.train(checkpoint, checkpoint, RECORDS, LISTS, [], tmp_path / "t", settings)
     assert not (tmp_path / "t").exists()
+
+
+def test_a_dimension_for_a_cross_encoder_is_refused(tmp_path):
+    options = ["--kind", "cross-encoder", "--dimension", "128"]
+    with pytest.raises(click.UsageError, match="late-interaction"):
+        initialize.main(["a", "b", str(tmp_path / "c"), *options], standalone_mode=False)
 
 
 def test_a_passage_as_query_and_a_share_that_is_known_exclude_each_other(tmp_path):
