@@ -18,6 +18,7 @@ from edgerank.errors import EdgerankError
 from edgerank.files import read_jsonl
 
 SOURCES = Path(__file__).with_name("sources.jsonl")
+DIMENSION = 128  # of a token's vector
 PATH = click.Path(path_type=Path)
 THREADS = click.option(
     "--threads",
@@ -150,7 +151,7 @@ def mine(
     "--dimension",
     type=click.IntRange(1),
     help="Project the token vectors of a late-interaction model to this many dimensions, by their"
-    " principal components. The default is 128.",
+    f" principal components. The default is {DIMENSION}.",
 )
 def initialize(
     checkpoint: Path,
@@ -175,7 +176,7 @@ def initialize(
     if kind == "cross-encoder":
         save_model(*initialize_cross_encoder(checkpoint, texts, words, layers), target)
     else:
-        made = initialize_late_interaction(checkpoint, texts, words, layers, dimension or 128)
+        made = initialize_late_interaction(checkpoint, texts, words, layers, dimension or DIMENSION)
         save_model(*made, target)
     _carry_card(checkpoint, target)
 
