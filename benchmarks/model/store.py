@@ -1,9 +1,9 @@
 """How fast are stored documents ranked and searched, and are their scores the same?
 
 Passages are cut from a collection's text. One query at a time, with all that a call does: the query
-is encoded, the passages are compared, the best are sorted. NumPy and numba take turns. The large
-store repeats the passages under other ids, so its search finds as many candidates as any; its
-vectors are read from the disk's cache.
+is encoded, the passages are compared, the best are sorted. The compiled kernels, numba and NumPy
+take turns. The large store repeats the passages under other ids, so its search finds as many
+candidates as any; its vectors are read from the disk's cache.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _ranked(
 
 def _stores(directory: Path, reranker: Reranker) -> dict[str, DocumentStore]:
     return {
-        name: DocumentStore.open(directory, reranker, backend=name) for name in ("numpy", "numba")
+        name: DocumentStore.open(directory, reranker, backend=name)
+        for name in ("kernels", "numba", "numpy")
     }
 
 

@@ -31,7 +31,7 @@ from benchmarks.peers.processes import PeerError, Worker, make_environment
 from edgerank import DocumentStore, Reranker
 from edgerank.evaluation import read_collection
 from edgerank.scoring import unit_rows
-from edgerank.store.comparing import Comparer
+from edgerank.store.comparing import Comparer, choose_backend
 from edgerank.store.features import Query, store_rule
 from edgerank.store.segments import Segment
 from edgerank.store.writing import open_segments
@@ -40,7 +40,7 @@ ENVIRONMENT = Environment(
     "late-interaction", ("--no-deps", "-r benchmarks/peers/requirements/late-interaction.txt")
 )
 PEERS = "pylate", "fast-plaid", "maxsim-cpu", "qdrant-client"
-OURS = "edgerank, numba"
+OURS = "edgerank, kernels"
 
 Scores = NDArray[np.float32]
 
@@ -71,8 +71,8 @@ def measure(
             queries = [unweighted(reranker.compute(store.prepare_query(text))) for text in texts]
         parts = np.arange(segment.info.parts)
         candidates: dict[str, Callable[[Query], Scores]] = {}
-        for name in ("numba", "numpy"):
-            compare = Comparer(rule, threads, name).features
+        for name in ("kernels", "numba", "numpy"):
+            compare = Comparer(rule, threads, choose_backend(name)).features
             candidates[f"edgerank, {name}"] = lambda query, compare=compare: (
                 compare(segment, parts, query).nearest
             )
@@ -157,7 +157,7 @@ def rows(
             {"compared by": name},
             {
                 "a query": median(seconds * 1e3, "ms"),
-                "time against numba": median(ratio(seconds, times[OURS]), "×"),
+                "time against the kernels": median(ratio(seconds, times[OURS]), "×"),
                 "largest difference": Figure(float(max(errors))),
                 "vectors": Figure(size / segment.info.parts, "bytes/passage"),
             },

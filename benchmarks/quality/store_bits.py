@@ -36,7 +36,7 @@ from edgerank.evaluation import (
 )
 from edgerank.scoring import unit_rows
 from edgerank.store.arrays import ranges
-from edgerank.store.comparing import Comparer
+from edgerank.store.comparing import Comparer, choose_backend
 from edgerank.store.features import Features, Query, StoreRule, store_rule
 from edgerank.store.segments import Segment
 from edgerank.store.writing import open_segments
@@ -101,8 +101,9 @@ class Stored:
         """Score all candidates by such vectors."""
         scales = np.ones(len(vectors), np.float32)
         others = replace(self.segment, vectors=vectors, scales=scales, part_tokens=ends)
-        compare = Comparer(self.rule, 1, "numpy").features
-        nearest = Comparer(replace(self.rule, has_token_ids=False), 1, "numpy").features
+        backend = choose_backend("numpy")
+        compare = Comparer(self.rule, 1, backend).features
+        nearest = Comparer(replace(self.rule, has_token_ids=False), 1, backend).features
         places = {name: place for place, name in enumerate(self.segment.names)}
         run = {}
         for name, found in self.candidates.items():

@@ -66,7 +66,7 @@ def find_library() -> Library:
     if problem := _why_absent_or_stale():
         return Library(LIBRARY, (), problem)
     try:
-        loaded = _load(LIBRARY)
+        loaded = load_library(LIBRARY)
         names = loaded.edgerank_instruction_sets().decode()
     except (OSError, AttributeError) as error:  # of another system, or another library altogether
         problem = f"the library cannot be loaded: {error}; {_how_to_build()} builds it anew"
@@ -142,7 +142,7 @@ def register(options: ort.SessionOptions, kernels: Kernels, threads: int) -> Non
     if kernels.library is None:
         return
     with _registering:
-        _load(kernels.library).edgerank_choose(kernels.name.encode(), threads)
+        load_library(kernels.library).edgerank_choose(kernels.name.encode(), threads)
         try:
             options.register_custom_ops_library(str(kernels.library))
         except Exception as error:  # onnxruntime's own errors share no base class
@@ -153,7 +153,7 @@ def register(options: ort.SessionOptions, kernels: Kernels, threads: int) -> Non
 
 
 @cache
-def _load(path: Path) -> ctypes.CDLL:
+def load_library(path: Path) -> ctypes.CDLL:
     """Load the library, which stays loaded.
 
     :raises OSError: it is missing, or not made for this system

@@ -79,7 +79,7 @@ def _open_store(name: str, path: Path, models: Models) -> LoadedStore:
         )
     store = DocumentStore.open(path, model.reranker)
     if len(store):
-        store.score("who wrote dune?", store.ids[:1])  # compiles numba's functions
+        store.score("who wrote dune?", store.ids[:1])  # numba compiles, if it compares
     log.info(
         "loaded",
         extra={

@@ -254,10 +254,17 @@ def quantize_part(part: Part) -> QuantizedPart:
 
 
 def _rounded(rows: Array, most: int) -> tuple[Array, Array]:
-    """Scale each row of [n, D] to integers up to ``most``: the integers, and float32 [n]."""
-    scales = np.abs(rows).max(axis=1, initial=0) / np.float32(most)
-    divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
-    return np.rint(rows / divisors), scales.astype(np.float32)
+    """Round each row of [n, D] to integers up to ``most``, and float32 [n] times these.
+
+    The scales are those of least squares: the error has no part along the row, where it would count
+    most, because a query's nearest tokens point the same way.
+    """
+    steps = np.abs(rows).max(axis=1, initial=0) / np.float32(most)
+    integers = np.rint(rows / np.where(steps > 0, steps, np.float32(1))[:, None])
+    squares = np.einsum("nd,nd->n", integers, integers)
+    products = np.einsum("nd,nd->n", integers, rows)
+    scales = products / np.where(squares > 0, squares, np.float32(1))
+    return integers, scales.astype(np.float32)
 
 
 def _ends(lengths: Sequence[int]) -> Offsets:

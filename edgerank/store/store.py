@@ -95,8 +95,9 @@ class DocumentStore(Closing):
         :param model: the bundle that made the store, or an open reranker of it
         :param threads: number of threads to compute with, if ``model`` is a bundle. The default is
             that of ``Reranker``
-        :param backend: the library that compares vectors: "numba", "numpy", or "auto" for numba if
-            it is installed. The default is the value of EDGERANK_STORE, or "auto"
+        :param backend: what compares vectors: "kernels" (the compiled ones), "numba", "numpy", or
+            "auto" for the first of them that there is. The default is the value of EDGERANK_STORE,
+            or "auto"
         :param verify: whether to compare every file with its sha256 first
         :raises StoreError: the store is missing, altered or unfinished, or another model made it
         :raises BundleError: the bundle is unusable
@@ -187,8 +188,8 @@ class DocumentStore(Closing):
 
     @property
     def backend(self) -> str:
-        """The library that compares vectors: "numpy" or "numba"."""
-        return self._comparer.backend
+        """The name of what compares vectors: "kernels", "numba" or "numpy"."""
+        return self._comparer.backend.name
 
     def rank(
         self,

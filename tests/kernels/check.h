@@ -132,4 +132,5 @@ void test_projection(const Kernels& kernels);
 void test_feed_forward(const Kernels& kernels);
 void test_attention(const Kernels& kernels);
 void test_positions(const Kernels& kernels);
+void test_nearest(const Kernels& kernels);
 void test_memory(const Kernels& kernels);

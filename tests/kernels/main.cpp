@@ -40,11 +40,16 @@ void test_all(const Kernels& kernels, const char* how) {
   const uint64_t of_attention = take_digest();
   std::printf(", positions");
   test_positions(kernels);
+  take_digest();
+  std::printf(", nearest");
+  test_nearest(kernels);
+  const uint64_t of_nearest = take_digest();
   std::printf(", memory");
   test_memory(kernels);
   take_digest();  // of rows that are multiplied while memory is short
-  std::printf(", %ld checks, digests %016" PRIx64 " of rows, %016" PRIx64 " of attention\n",
-              num_checks - before, of_rows, of_attention);
+  std::printf(", %ld checks, digests %016" PRIx64 " of rows, %016" PRIx64
+              " of attention, %016" PRIx64 " of nearest\n",
+              num_checks - before, of_rows, of_attention, of_nearest);
 }
 
 }  // namespace

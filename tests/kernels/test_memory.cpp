@@ -73,4 +73,19 @@ void test_memory(const Kernels& kernels) {
   Guarded attended(ROWS * WIDTH, -1);
   task.output = attended.data();
   test_one("attention", attended, [&] { return kernels.attend(task); });
+
+  const int8_t vectors[WIDTH] = {1, 2, 3};
+  const int64_t start = 0, end = 1;
+  const float one = 1;
+  Guarded found(1, -1);
+  NearestTask nearest;
+  nearest.vectors = vectors;
+  nearest.scales = nearest.shares = &one;
+  nearest.starts = &start;
+  nearest.ends = &end;
+  nearest.query = x.data();
+  nearest.width = WIDTH;
+  nearest.num_query = 1;
+  nearest.nearest = found.data();
+  test_one("nearest", found, [&] { return kernels.nearest(nearest, 0, 1); });
 }

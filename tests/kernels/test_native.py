@@ -39,11 +39,12 @@ FLAGS_OF_SOURCES = {"memory.cpp": ["-Dallocate_aligned=allocate_from_system"]}
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 HOST = TARGETS[name] if (name := host_target()) else None
 RAN = re.compile(
-    r"(\w+)( on the model)?: linear, projection, feed-forward, attention, positions, memory,"
-    r" (\d+) checks, digests (\w+) of rows, (\w+) of attention"
+    r"(\w+)( on the model)?: linear, projection, feed-forward, attention, positions, nearest,"
+    r" memory, (\d+) checks, digests (\w+) of rows, (\w+) of attention, (\w+) of nearest"
 )
 
 BFLOAT16 = "avx512_bf16"  # rounds what attention reads
+AMX = "amx"  # compares a query as integers
 
 
 class Digests(NamedTuple):
@@ -51,6 +52,7 @@ class Digests(NamedTuple):
 
     rows: str
     attention: str
+    nearest: str
 
 
 Ran = dict[tuple[str, bool], Digests]  # by instruction set, and whether on the model of tiles
@@ -82,6 +84,8 @@ def test_all_instruction_sets_give_the_same_bits(on_this_cpu):
     assert len({digests.rows for digests in on_this_cpu.values()}) == 1, on_this_cpu
     exact = {digests.attention for name, digests in on_this_cpu.items() if name[0] != BFLOAT16}
     assert len(exact) == 1, on_this_cpu
+    floats = {digests.nearest for name, digests in on_this_cpu.items() if name[0] != AMX}
+    assert len(floats) == 1, on_this_cpu
 
 
 @pytest.mark.skipif(
@@ -148,4 +152,6 @@ def instruction_sets_that_ran(command: Sequence[str | Path]) -> Ran:
     assert done.returncode == 0, done.stdout + done.stderr
     ran = [RAN.fullmatch(line) for line in done.stdout.splitlines()]
     assert all(found and int(found[3]) > 100_000 for found in ran), done.stdout
-    return {(found[1], bool(found[2])): Digests(found[4], found[5]) for found in ran if found}
+    return {
+        (found[1], bool(found[2])): Digests(found[4], found[5], found[6]) for found in ran if found
+    }

@@ -127,7 +127,7 @@ def test_a_library_of_other_sources_is_not_used_and_is_to_be_built_again(
 def test_a_file_that_is_no_library_gives_stock_and_the_system_s_words(absent):
     absent.write_bytes(b"not a library")
     with pytest.raises(OSError) as raised:
-        kernels._load(absent)
+        kernels.load_library(absent)
     chosen = choose_kernels()
     assert chosen.name == "stock"
     assert chosen.reason.startswith(f"the library cannot be loaded: {raised.value}")

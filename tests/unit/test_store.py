@@ -18,7 +18,9 @@ from edgerank import DocumentStore, InputError, StoreError
 from edgerank.documents import document_text
 from edgerank.store import writing
 from edgerank.store.encoding import words_of
+from edgerank.store.features import Part
 from edgerank.store.search import bm25
+from edgerank.store.segments import quantize_part
 from tests.support.stores import HashedReranker, damage
 
 QUERY = "who wrote the book"
@@ -61,6 +63,27 @@ def store(tmp_path, model) -> DocumentStore:
 
 def expected(model: HashedReranker, documents: dict, query: str = QUERY) -> list[float]:
     return [model.expected(query, document_text(text)) for text in documents.values()]
+
+
+@given(
+    rows=st.integers(0, 4),
+    width=st.integers(1, 40),
+    factor=st.sampled_from([0.5, 0.9, 0.999, 1.001, 1.1, 2]),
+    seed=st.integers(0, 1000),
+)
+def test_no_other_scale_makes_rounded_vectors_nearer(rows, width, factor, seed):
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((rows, width)).astype(np.float32) * rng.integers(0, 2, (rows, 1))
+    part = Part(vectors.astype(np.float32), np.zeros(rows, np.int64), np.ones(width, np.float32))
+    found = quantize_part(part)
+    kept = found.vectors.astype(np.float64)
+    assert np.array_equal(np.abs(kept).max(axis=1, initial=0) == 127, vectors.any(axis=1))
+
+    def errors(factor: float):
+        return np.linalg.norm(vectors - factor * found.scales[:, None] * kept, axis=1)
+
+    assert (errors(1) <= errors(factor)).all()
+    assert (errors(1) <= np.abs(vectors).max(axis=1, initial=0) / 254 * np.sqrt(width)).all()
 
 
 @pytest.mark.parametrize("rule", ["maxsim", "cosine"])

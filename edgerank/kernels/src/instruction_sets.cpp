@@ -68,6 +68,14 @@ Available& available() {
   return found;
 }
 
+// Null if this CPU cannot run it.
+const Kernels* kernels_of(const char* instruction_set) {
+  for (const Kernels* const* it = available().kernels; *it; ++it) {
+    if (std::strcmp((*it)->name, instruction_set) == 0) return *it;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 Choice chosen() { return {available().chosen, available().threads}; }
@@ -81,12 +89,21 @@ int place_of(const Kernels& kernels) {
 const char* edgerank_instruction_sets() { return available().names; }
 
 int edgerank_choose(const char* instruction_set, int threads) {
-  for (const Kernels* const* it = available().kernels; *it; ++it) {
-    if (std::strcmp((*it)->name, instruction_set) == 0) {
-      available().chosen = *it;
-      available().threads = threads < 1 ? 1 : threads;
-      return 1;
-    }
-  }
-  return 0;
+  const Kernels* kernels = kernels_of(instruction_set);
+  if (!kernels) return 0;
+  available().chosen = kernels;
+  available().threads = threads < 1 ? 1 : threads;
+  return 1;
+}
+
+int edgerank_nearest(const char* instruction_set, const NearestTask* task, int64_t first,
+                     int64_t last) {
+  const Kernels* kernels = kernels_of(instruction_set);
+  return kernels && kernels->nearest(*task, first, last);
+}
+
+int edgerank_pooled(const char* instruction_set, const PooledTask* task, int64_t first,
+                    int64_t last) {
+  const Kernels* kernels = kernels_of(instruction_set);
+  return kernels && kernels->pooled(*task, first, last);
 }

@@ -1,7 +1,11 @@
 // The instruction sets that kernels were compiled for, and the one in use.
 #pragma once
 
+#include <cstdint>
+
 struct Kernels;  // kernels.h
+struct NearestTask;
+struct PooledTask;
 
 // What the next session is given.
 struct Choice {
@@ -24,4 +28,13 @@ __attribute__((visibility("default"))) const char* edgerank_instruction_sets();
 // threads; 0 if this CPU cannot run it.
 __attribute__((visibility("default"))) int edgerank_choose(const char* instruction_set,
                                                            int threads);
+
+// Compare parts of stored documents from `first` to before `last` with a query, by the named
+// instruction set; 0 if this CPU cannot run it, or no memory is left.
+__attribute__((visibility("default"))) int edgerank_nearest(const char* instruction_set,
+                                                            const NearestTask* task, int64_t first,
+                                                            int64_t last);
+__attribute__((visibility("default"))) int edgerank_pooled(const char* instruction_set,
+                                                           const PooledTask* task, int64_t first,
+                                                           int64_t last);
 }

@@ -187,6 +187,37 @@ struct AttentionTask {
   int64_t first_position = 0;     // of the queries; keys are counted from 0
 };
 
+// Parts of stored documents, each of consecutive tokens, and a query that is compared with them.
+// edgerank/store/by_kernels.py has the same layout.
+struct NearestTask {
+  const int8_t* vectors = nullptr;  // of the documents' tokens: [tokens][width]
+  const float* scales = nullptr;    // of the vectors
+  const int32_t* token_ids = nullptr;
+  const int64_t* starts = nullptr;  // of the parts, the first token
+  const int64_t* ends = nullptr;    // and the first after the part
+  const float* query = nullptr;     // of the query's tokens: [num_query][width]
+  const float* shares = nullptr;
+  const int32_t* query_ids = nullptr;  // null: ids are not compared
+  int64_t width = 0;
+  int64_t num_query = 0;
+  float nearest_of_none = 0;  // a part without tokens
+  float saturation_base = 0, saturation_slope = 0;
+  // of the parts: sum of share * largest dot product with a token of the part, and
+  // sum of share * n / (n + base + slope * tokens), with n tokens that have the same id
+  float* nearest = nullptr;
+  float* exact = nullptr;
+};
+
+// Pooled vectors of stored documents, and a query's: also in edgerank/store/by_kernels.py.
+struct PooledTask {
+  const int16_t* vectors = nullptr;  // [parts][width]
+  const float* scales = nullptr;     // of the vectors
+  const int64_t* places = nullptr;   // the parts that are compared
+  const float* query = nullptr;      // [width]
+  int64_t width = 0;
+  float* products = nullptr;  // dot products with the places' vectors
+};
+
 // How many rows a task has.
 struct TaskSize {
   int step;       // a multiple of this
@@ -208,4 +239,7 @@ struct Kernels {
   bool (*feed_forward)(const FeedForward&, const float* x, int64_t rows, const RefinedRows&,
                        const float* residual, float* y);
   bool (*attend)(const AttentionTask&);
+  // parts from `first` to before `last`
+  bool (*nearest)(const NearestTask&, int64_t first, int64_t last);
+  bool (*pooled)(const PooledTask&, int64_t first, int64_t last);
 };

@@ -17,17 +17,17 @@ inline void for_each_vector(int64_t width, Whole whole, Part part) {
   if (k < width) part(k, width - k);
 }
 
-// Adds up term(vector) of a row in sixteen lanes, and the lanes in one order: vectors of all widths
-// give the same bits. What is left of the row is for the caller.
+// Adds up a row in sixteen lanes, and the lanes in one order: vectors of all widths give the same
+// bits. add(k, sum) adds the vector at k. What is left of the row is for the caller.
 constexpr int LANES = 16;
-template <typename Term>
-inline float sum_in_lanes(const float* x, int64_t width, const Term& term) {
+template <typename Add>
+inline float sum_in_lanes(int64_t width, const Add& add) {
   constexpr int VECTORS = LANES / WIDTH;
   Floats sums[VECTORS];
   for (Floats& sum : sums) sum = splat(0);
   for (int64_t k = 0; k + LANES <= width; k += LANES) {
 #pragma GCC unroll 4
-    for (int i = 0; i < VECTORS; ++i) sums[i] = term(load(x + k + i * WIDTH), sums[i]);
+    for (int i = 0; i < VECTORS; ++i) sums[i] = add(k + i * WIDTH, sums[i]);
   }
 #pragma GCC unroll 4
   for (int half = VECTORS / 2; half > 0; half /= 2) {
@@ -43,8 +43,8 @@ inline float sum_of_squares(const float* x, int64_t width, float offset) {
   const Floats minus = splat(offset);
   float rest = 0;
   for (int64_t k = whole_lanes(width); k < width; ++k) rest += (x[k] - offset) * (x[k] - offset);
-  return rest + sum_in_lanes(x, width, [&](Floats each, Floats sum) {
-           const Floats centred = each - minus;
+  return rest + sum_in_lanes(width, [&](int64_t k, Floats sum) {
+           const Floats centred = load(x + k) - minus;
            return multiply_add(centred, centred, sum);
          });
 }
@@ -52,7 +52,8 @@ inline float sum_of_squares(const float* x, int64_t width, float offset) {
 inline float mean_of(const float* x, int64_t width) {
   float rest = 0;
   for (int64_t k = whole_lanes(width); k < width; ++k) rest += x[k];
-  const float sum = sum_in_lanes(x, width, [](Floats each, Floats total) { return total + each; });
+  const float sum =
+      sum_in_lanes(width, [&](int64_t k, Floats total) { return total + load(x + k); });
   return (rest + sum) / static_cast<float>(width);
 }
 

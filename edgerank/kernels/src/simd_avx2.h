@@ -27,6 +27,14 @@ inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
 inline Floats load_first(const float* from, int64_t count) {
   return _mm256_maskload_ps(from, first(count));
 }
+inline Floats load(const int8_t* from) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+inline Floats load(const int16_t* from) {
+  const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(words));
+}
 // from[places[0]], from[places[1]], ...
 inline Floats gather(const float* from, const int32_t* places) {
   const __m256i indexes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(places));

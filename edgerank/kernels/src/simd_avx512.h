@@ -24,6 +24,14 @@ inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
 inline Floats load_first(const float* from, int64_t count) {
   return _mm512_maskz_loadu_ps(first(count), from);
 }
+inline Floats load(const int8_t* from) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+inline Floats load(const int16_t* from) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(words));
+}
 // from[places[0]], from[places[1]], ...
 inline Floats gather(const float* from, const int32_t* places) {
   return _mm512_i32gather_ps(_mm512_loadu_si512(places), from, sizeof(float));

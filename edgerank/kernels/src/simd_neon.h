@@ -4,6 +4,7 @@
 #include <arm_neon.h>
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(__GNUC__) && !defined(__clang__)
 // These passes let gcc keep some sums of an innermost loop in memory.
@@ -26,6 +27,13 @@ inline Floats load_first(const float* from, int64_t count) {
   if (count == 1) x = vld1q_lane_f32(from, x, 0);
   if (count == 3) x = vld1q_lane_f32(from + 2, x, 2);
   return x;
+}
+inline Floats load(const int16_t* from) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(from))); }
+inline Floats load(const int8_t* from) {
+  int32_t four;
+  std::memcpy(&four, from, sizeof(four));
+  const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(four));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
 }
 // from[places[0]], from[places[1]], ...
 inline Floats gather(const float* from, const int32_t* places) {

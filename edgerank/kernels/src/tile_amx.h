@@ -29,14 +29,20 @@ struct BlockSetup {
   BlockSetup& operator=(const BlockSetup&) = delete;
 };
 
-// 16 rows by 64 columns: sums in tiles 0 to 3.
-inline void upper_block(const uint8_t* rows, int64_t stride, const int8_t* panels, int64_t depth,
-                        int32_t* sums) {
-  const int64_t panel_bytes = depth * PANEL_COLUMNS;
+inline void zero_sums() {
+  // gcc does not know that loading a tile reads memory
+  __asm__ volatile("" ::: "memory");
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
+}
+
+// 16 rows by 64 columns: sums in tiles 0 to 3.
+inline void upper_block(const uint8_t* rows, int64_t stride, const int8_t* panels, int64_t depth,
+                        int32_t* sums) {
+  const int64_t panel_bytes = depth * PANEL_COLUMNS;
+  zero_sums();
   for (int64_t k = 0; k < depth; k += 64, panels += 1024, rows += 64) {
     _tile_loadd(4, rows, stride);
     _tile_loadd(5, panels, 64);
@@ -54,15 +60,13 @@ inline void upper_block(const uint8_t* rows, int64_t stride, const int8_t* panel
   _tile_stored(3, sums + 48, 256);
 }
 
-// 32 rows by 32 columns: sums in tiles 0 to 3, for which as many tiles are read as multiplied.
+// 32 rows by 32 columns: sums in tiles 0 to 3, for which as many tiles are read as multiplied. Rows
+// of sums lie 64 apart.
 inline void half_block(const uint8_t* rows, int64_t stride, const int8_t* panels, int64_t depth,
                        int32_t* sums) {
   const int64_t panel_bytes = depth * PANEL_COLUMNS;
   const uint8_t* lower = rows + 16 * stride;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  zero_sums();
   for (int64_t k = 0; k < depth; k += 64, panels += 1024, rows += 64, lower += 64) {
     _tile_loadd(4, rows, stride);
     _tile_loadd(6, panels, 64);
@@ -82,8 +86,6 @@ inline void half_block(const uint8_t* rows, int64_t stride, const int8_t* panels
 // sums [num_rows][64], written for 16 or 32 rows; as many rows of integers are read.
 inline void block(const uint8_t* rows, int64_t stride, const int8_t* panels, int64_t depth,
                   int64_t num_rows, int32_t* sums) {
-  // gcc does not know that loading a tile reads memory
-  __asm__ volatile("" ::: "memory");
   if (num_rows <= 16) {
     upper_block(rows, stride, panels, depth, sums);
   } else {

@@ -1,4 +1,4 @@
-"""What numba compiles, when it is first asked for: a second or two, and then from its cache.
+"""Comparison by functions that numba compiles when they are first used, and then caches.
 
 Two tokens of a document are compared with four of the query at a time: each int8 is converted once
 for the four, and each number of the query is read once for the two. Larger tiles and products of
@@ -10,30 +10,70 @@ threading layer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-TOKENS_AT_ONCE = 4  # of the query; it has a multiple of them
+from edgerank.packing import Ids
+from edgerank.ranking import Scores
+from edgerank.store.features import Query, StoreRule
+from edgerank.store.segments import Segment
+
+TOKENS_AT_ONCE = 4  # of the query, which is filled up to a multiple of them
 FAST = {"reassoc", "contract", "nsz"}  # sums in any order; infinities and NaN stay what they are
 
 
-@dataclass(frozen=True)
-class Functions:
-    """The compiled functions."""
+def nearest(
+    rule: StoreRule,
+    segment: Segment,
+    starts: Ids,
+    ends: Ids,
+    query: Query,
+    out_nearest: Scores,
+    out_exact: Scores,
+) -> Callable[[int, int], None]:
+    """See `edgerank.store.comparing.Backend`."""
+    missing = -len(query.shares) % TOKENS_AT_ONCE
+    vectors = np.pad(query.vectors, ((0, missing), (0, 0)))
+    shares = np.pad(query.shares, (0, missing))
+    token_ids = np.pad(query.token_ids, (0, missing), constant_values=-1).astype(np.int32)
+    compiled = _compiled(_nearest)
 
-    nearest: Callable[..., None]
-    pooled: Callable[..., None]
+    def run(first: int, last: int) -> None:
+        compiled(
+            segment.vectors,
+            segment.scales,
+            segment.token_ids,
+            starts,
+            ends,
+            vectors,
+            shares,
+            token_ids,
+            rule.has_token_ids,
+            np.float32(rule.saturation[0]),
+            np.float32(rule.saturation[1]),
+            np.float32(rule.nearest_of_none),
+            out_nearest,
+            out_exact,
+            first,
+            last,
+        )
+
+    return run
+
+
+def pooled(segment: Segment, places: Ids, query: Query, out: Scores) -> Callable[[int, int], None]:
+    """See `edgerank.store.comparing.Backend`."""
+    compiled = _compiled(_pooled)
+
+    def run(first: int, last: int) -> None:
+        compiled(segment.pooled, segment.pooled_scales, places, query.pooled, out, first, last)
+
+    return run
 
 
 @cache
-def functions() -> Functions:
-    """Compile, or load what was compiled before."""
-    return Functions(_compiled(nearest), _compiled(pooled))
-
-
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     import numba
 
@@ -45,7 +85,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     return compiled
 
 
-def nearest(
+def _nearest(
     vectors: Any,  # int8 [T, D]
     scales: Any,  # float32 [T]
     token_ids: Any,  # int32 [T], or [0]
@@ -105,7 +145,7 @@ def nearest(
         out_exact[part] = exact
 
 
-def pooled(
+def _pooled(
     vectors: Any,  # int16 [P, D]
     scales: Any,  # float32 [P]
     places: Any,  # int64 [parts]
