@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int64_t QUERY_STEP = 16;     // tokens are filled up with zeros to a multiple of it
+constexpr int64_t QUERY_STEP = WIDTH;  // tokens are filled up with zeros to a multiple of it
 constexpr int64_t COMPARED_ROWS = 48;  // at once: as floats they stay in the first-level cache
 
 class QueryTokens {
@@ -60,10 +60,10 @@ class QueryTokens {
   void multiply(int64_t count) {
     const int64_t width = task_.width;
     const ProductTile<float> tile{rows_, width, query_, padded_, width, products_, padded_};
-    if (padded_ == WIDTH) {  // as many sums as two vectors of columns have
-      cover_rows<1, ProductTile<float>, 2 * FLOAT_ROWS>(0, count, 0, tile);
-    } else {
-      cover(count, 0, padded_, tile);
+    const int64_t pairs = padded_ / (2 * WIDTH) * 2 * WIDTH;
+    cover(count, 0, pairs, tile);
+    if (pairs < padded_) {  // of one vector there are as many sums as of two, from more rows
+      cover_rows<1, ProductTile<float>, 2 * FLOAT_ROWS>(0, count, pairs, tile);
     }
   }
 
