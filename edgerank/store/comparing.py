@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from edgerank.errors import InputError
-from edgerank.kernels import choose_kernels
+from edgerank.kernels import Kernels, choose_kernels
 from edgerank.packing import Ids
 from edgerank.ranking import Scores
 from edgerank.store import by_kernels, by_numba, by_numpy
@@ -77,8 +77,7 @@ def choose_backend(name: str | None = None) -> Backend:
     if name in (AUTO, KERNELS):
         kernels = choose_kernels()
         if kernels.are_compiled:
-            nearest, pooled = (partial(f, kernels) for f in (by_kernels.nearest, by_kernels.pooled))
-            return Backend(KERNELS, nearest, pooled)
+            return kernels_backend(kernels)
         if name == KERNELS:
             raise InputError("backend", f"the kernels are {kernels}")
     if name in (AUTO, NUMBA):
@@ -87,6 +86,12 @@ def choose_backend(name: str | None = None) -> Backend:
         if name == NUMBA:
             raise InputError("backend", "numba is not installed: pip install 'edgerank[store]'")
     return Backend(NUMPY, by_numpy.nearest, by_numpy.pooled, is_shared=False)
+
+
+def kernels_backend(kernels: Kernels) -> Backend:
+    """Return the backend of compiled kernels."""
+    nearest, pooled = (partial(each, kernels) for each in (by_kernels.nearest, by_kernels.pooled))
+    return Backend(KERNELS, nearest, pooled)
 
 
 def _is_installed(library: str) -> bool:
