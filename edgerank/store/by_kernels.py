@@ -66,7 +66,7 @@ def nearest(
     out_nearest: Scores,
     out_exact: Scores,
 ) -> Callable[[int, int], None]:
-    """See `edgerank.store.comparing.Backend`.
+    """Return what fills the outputs: see `edgerank.store.comparing.Nearest`.
 
     :param kernels: compiled ones
     """
@@ -99,7 +99,7 @@ def nearest(
 def pooled(
     kernels: Kernels, segment: Segment, places: Ids, query: Query, out: Scores
 ) -> Callable[[int, int], None]:
-    """See `edgerank.store.comparing.Backend`.
+    """Return what fills the outputs: see `edgerank.store.comparing.Pooled`.
 
     :param kernels: compiled ones
     """

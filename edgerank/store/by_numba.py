@@ -33,7 +33,7 @@ def nearest(
     out_nearest: Scores,
     out_exact: Scores,
 ) -> Callable[[int, int], None]:
-    """See `edgerank.store.comparing.Backend`."""
+    """Return what fills the outputs: see `edgerank.store.comparing.Nearest`."""
     missing = -len(query.shares) % TOKENS_AT_ONCE
     vectors = np.pad(query.vectors, ((0, missing), (0, 0)))
     shares = np.pad(query.shares, (0, missing))
@@ -64,7 +64,7 @@ def nearest(
 
 
 def pooled(segment: Segment, places: Ids, query: Query, out: Scores) -> Callable[[int, int], None]:
-    """See `edgerank.store.comparing.Backend`."""
+    """Return what fills the outputs: see `edgerank.store.comparing.Pooled`."""
     compiled = _compiled(_pooled)
 
     def run(first: int, last: int) -> None:

@@ -25,7 +25,7 @@ def nearest(
     out_nearest: Scores,
     out_exact: Scores,
 ) -> Callable[[int, int], None]:
-    """See `edgerank.store.comparing.Backend`."""
+    """Return what fills the outputs: see `edgerank.store.comparing.Nearest`."""
     lengths = ends - starts
     none = np.float32(rule.nearest_of_none) * query.shares.sum(dtype=np.float32)
     base, slope = rule.saturation
@@ -55,7 +55,7 @@ def nearest(
 
 
 def pooled(segment: Segment, places: Ids, query: Query, out: Scores) -> Callable[[int, int], None]:
-    """See `edgerank.store.comparing.Backend`."""
+    """Return what fills the outputs: see `edgerank.store.comparing.Pooled`."""
 
     def run(first: int, last: int) -> None:
         for start in range(first, last, BLOCK_ROWS):

@@ -75,7 +75,9 @@ def colbert(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_stored_scores_are_those_of_the_model_in_the_package(backend, store, reranker):
-    """They differ by the rounding of stored vectors to int8."""
+    """They differ by the rounding of stored vectors, and with stock operators also of the model's
+    rows: there a document that is encoded beside its query gets other sums."""
+    limit = 1e-3 if reranker.kernels.are_compiled else 3e-3
     opened = DocumentStore.open(store.directory, reranker, backend=backend, verify=True)
     for normalize in (False, True):
         errors = [
@@ -83,8 +85,8 @@ def test_stored_scores_are_those_of_the_model_in_the_package(backend, store, rer
             - reranker.score(query, DOCUMENTS.values(), normalize=normalize)
             for query in QUERIES
         ]
-        assert np.abs(errors).max() < 1e-3
-        assert np.abs(errors).mean() < 1e-4
+        assert np.abs(errors).max() < limit
+        assert np.abs(errors).mean() < limit / 10
 
 
 def test_the_best_part_of_a_long_document_counts(store, reranker):

@@ -62,7 +62,7 @@ class QueryTokens {
     const ProductTile<float> tile{rows_, width, query_, padded_, width, products_, padded_};
     const int64_t pairs = padded_ / (2 * WIDTH) * 2 * WIDTH;
     cover(count, 0, pairs, tile);
-    if (pairs < padded_) {  // of one vector there are as many sums as of two, from more rows
+    if (pairs < padded_) {  // one vector is left: twice the rows keep as many sums in flight
       cover_rows<1, ProductTile<float>, 2 * FLOAT_ROWS>(0, count, pairs, tile);
     }
   }
