@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def stock(bundle: Path) -> dict[str, np.ndarray]:
     return {precision: scores(bundle, precision, "stock") for precision in ("fp32", "int8")}
 
 
+@cache
 def scores(bundle: Path, variant: str | None, kernels: str) -> np.ndarray:
     """Score in micro-batches so small that decoders cache their prefix and cut documents."""
     reranker = Reranker(bundle, variant=variant, kernels=kernels, threads=2, max_batch_tokens=64)
