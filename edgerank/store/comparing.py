@@ -70,21 +70,24 @@ def choose_backend(name: str | None = None) -> Backend:
         kernels are those of `edgerank.kernels.choose_kernels`
     :raises InputError: there is none of that name, or it cannot be used here
     """
+    place = f" in {VARIABLE}" if name is None else ""
     name = name or os.environ.get(VARIABLE) or AUTO
     if name not in (AUTO, KERNELS, NUMBA, NUMPY):
         known = ", ".join((AUTO, KERNELS, NUMBA, NUMPY))
-        raise InputError("backend", f"{name!r} is unknown; choose {known}")
+        raise InputError("backend", f"{name!r}{place} is unknown; choose {known}")
     if name in (AUTO, KERNELS):
         kernels = choose_kernels()
         if kernels.are_compiled:
             return kernels_backend(kernels)
         if name == KERNELS:
-            raise InputError("backend", f"the kernels are {kernels}")
+            reason = f"there are no compiled kernels ({kernels}); choose {NUMBA} or {NUMPY}"
+            raise InputError("backend", f"{name!r}{place} cannot be used here: {reason}")
     if name in (AUTO, NUMBA):
         if _is_installed("numba"):
             return Backend(NUMBA, by_numba.nearest, by_numba.pooled)
         if name == NUMBA:
-            raise InputError("backend", "numba is not installed: pip install 'edgerank[store]'")
+            reason = "numba is not installed: pip install 'edgerank[store]'"
+            raise InputError("backend", f"{name!r}{place} cannot be used here: {reason}")
     return Backend(NUMPY, by_numpy.nearest, by_numpy.pooled, is_shared=False)
 
 

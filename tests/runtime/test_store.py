@@ -209,11 +209,14 @@ def test_backends_rank_a_store_alike(backend, store, reranker):
             )
 
 
-def test_kernels_that_are_not_there_are_named_with_the_reason(store, reranker, monkeypatch):
+def test_a_backend_that_is_not_there_is_named_with_the_reason(store, reranker, monkeypatch):
     monkeypatch.setenv("EDGERANK_KERNELS", "stock")
     assert DocumentStore.open(store.directory, reranker).backend == "numba"
-    with pytest.raises(InputError, match="backend: the kernels are stock: asked for by EDGERANK_K"):
+    with pytest.raises(InputError, match=r"there are no compiled kernels \(stock: asked for by"):
         DocumentStore.open(store.directory, reranker, backend="kernels")
+    monkeypatch.setenv("EDGERANK_STORE", "gpu")
+    with pytest.raises(InputError, match="backend: 'gpu' in EDGERANK_STORE is unknown"):
+        DocumentStore.open(store.directory, reranker)
 
 
 WITHOUT_NUMBA = """
