@@ -29,11 +29,14 @@ from benchmarks.common.turns import alternate, median_seconds, ratio
 from benchmarks.model.store import passages_of
 from benchmarks.peers.catalogue import Environment
 from benchmarks.peers.processes import PeerError, Worker, make_environment
+from benchmarks.quality.bfloat16 import ROUNDED
 from edgerank import DocumentStore, Reranker
 from edgerank.evaluation import read_collection
 from edgerank.kernels import available, choose_kernels
 from edgerank.scoring import unit_rows
-from edgerank.store.comparing import Backend, Comparer, choose_backend, kernels_backend
+from edgerank.store.backend import Backend
+from edgerank.store.by_kernels import kernels_backend
+from edgerank.store.comparing import Comparer, choose_backend
 from edgerank.store.features import Query, store_rule
 from edgerank.store.segments import Segment
 from edgerank.store.writing import open_segments
@@ -42,7 +45,6 @@ ENVIRONMENT = Environment(
     "late-interaction", ("--no-deps", "-r benchmarks/peers/requirements/late-interaction.txt")
 )
 PEERS = "pylate", "fast-plaid", "maxsim-cpu", "qdrant-client"
-ROUNDS_ATTENTION = "avx512_bf16"  # and compares as avx512_vnni
 
 Scores = NDArray[np.float32]
 
@@ -96,7 +98,7 @@ def measure(
 
 def backends() -> dict[str, Backend]:
     """Return edgerank's own: the kernels, those of this CPU first, numba and NumPy."""
-    names = [name for name in available() if name != ROUNDS_ATTENTION]
+    names = [name for name in available() if name != ROUNDED]  # which compares as avx512_vnni
     kernels = {name: kernels_backend(choose_kernels(name)) for name in names}
     return kernels | {name: choose_backend(name) for name in ("numba", "numpy")}
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgerank.kernels import Kernels, load_library
-from edgerank.packing import Ids
-from edgerank.ranking import Scores
-from edgerank.store.features import Query, StoreRule
-from edgerank.store.segments import Segment
+from edgerank.store.backend import Backend, PooledComparison, Run, TokenComparison
 
 FLOATS = ctypes.POINTER(ctypes.c_float)
 INT8S, INT16S = ctypes.POINTER(ctypes.c_int8), ctypes.POINTER(ctypes.c_int16)
@@ -56,21 +53,13 @@ class PooledTask(ctypes.Structure):
     ]
 
 
-def nearest(
-    kernels: Kernels,
-    rule: StoreRule,
-    segment: Segment,
-    starts: Ids,
-    ends: Ids,
-    query: Query,
-    out_nearest: Scores,
-    out_exact: Scores,
-) -> Callable[[int, int], None]:
-    """Return what fills the outputs: see `edgerank.store.comparing.Nearest`.
+def kernels_backend(kernels: Kernels) -> Backend:
+    """Return the backend of compiled kernels."""
+    return Backend("kernels", partial(_compare_tokens, kernels), partial(_compare_pooled, kernels))
 
-    :param kernels: compiled ones
-    """
-    vectors = np.ascontiguousarray(query.vectors)
+
+def _compare_tokens(kernels: Kernels, comparison: TokenComparison) -> Run:
+    rule, segment, query = comparison.rule, comparison.segment, comparison.query
     query_ids = query.token_ids.astype(np.int32)
 
     def run(first: int, last: int) -> None:
@@ -78,42 +67,37 @@ def nearest(
             vectors=_pointer(segment.vectors),
             scales=_pointer(segment.scales),
             token_ids=_pointer(segment.token_ids),
-            starts=_pointer(starts),
-            ends=_pointer(ends),
-            query=_pointer(vectors),
+            starts=_pointer(comparison.starts),
+            ends=_pointer(comparison.ends),
+            query=_pointer(query.vectors),
             shares=_pointer(query.shares),
             query_ids=_pointer(query_ids) if rule.has_token_ids else None,
-            width=vectors.shape[1],
-            num_query=len(vectors),
+            width=query.vectors.shape[1],
+            num_query=len(query.vectors),
             nearest_of_none=rule.nearest_of_none,
             saturation_base=rule.saturation[0],
             saturation_slope=rule.saturation[1],
-            nearest=_pointer(out_nearest),
-            exact=_pointer(out_exact),
+            nearest=_pointer(comparison.nearest),
+            exact=_pointer(comparison.exact),
         )
-        _compare(kernels, "edgerank_nearest", task, first, last)
+        _call(kernels, "edgerank_nearest", task, first, last)
 
     return run
 
 
-def pooled(
-    kernels: Kernels, segment: Segment, places: Ids, query: Query, out: Scores
-) -> Callable[[int, int], None]:
-    """Return what fills the outputs: see `edgerank.store.comparing.Pooled`.
-
-    :param kernels: compiled ones
-    """
+def _compare_pooled(kernels: Kernels, comparison: PooledComparison) -> Run:
+    segment, query = comparison.segment, comparison.query
 
     def run(first: int, last: int) -> None:
         task = PooledTask(
             vectors=_pointer(segment.pooled),
             scales=_pointer(segment.pooled_scales),
-            places=_pointer(places),
+            places=_pointer(comparison.places),
             query=_pointer(query.pooled),
             width=len(query.pooled),
-            products=_pointer(out),
+            products=_pointer(comparison.cosines),
         )
-        _compare(kernels, "edgerank_pooled", task, first, last)
+        _call(kernels, "edgerank_pooled", task, first, last)
 
     return run
 
@@ -121,18 +105,19 @@ def pooled(
 def _pointer(array: NDArray[Any]) -> Any:
     """Return a pointer to a contiguous array, of its type: a field of another type refuses it."""
     assert array.flags.c_contiguous
-    return array.ctypes.data_as(_pointer_type(array.dtype))
+    return array.ctypes.data_as(ctypes.POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
+
+
+def _call(kernels: Kernels, name: str, task: ctypes.Structure, first: int, last: int) -> None:
+    """Call a function of the library, which lets go of Python's lock."""
+    assert kernels.library is not None
+    function = _function(kernels.library, name)
+    if not function(kernels.name.encode(), ctypes.byref(task), first, last):
+        raise MemoryError("there is no memory left to compare documents")
 
 
 @cache
-def _pointer_type(dtype: np.dtype[Any]) -> Any:
-    return ctypes.POINTER(np.ctypeslib.as_ctypes_type(dtype))
-
-
-def _compare(kernels: Kernels, name: str, task: ctypes.Structure, first: int, last: int) -> None:
-    """Call a function of the library, which lets go of Python's lock."""
-    assert kernels.library is not None
-    function = getattr(load_library(kernels.library), name)
+def _function(library: Path, name: str) -> Any:
+    function = load_library(library)[name]
     function.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    if not function(kernels.name.encode(), ctypes.byref(task), first, last):
-        raise MemoryError("there is no memory left to compare documents")
+    return function

@@ -15,25 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from edgerank.packing import Ids
-from edgerank.ranking import Scores
-from edgerank.store.features import Query, StoreRule
-from edgerank.store.segments import Segment
+from edgerank.store.backend import PooledComparison, Run, TokenComparison
 
 TOKENS_AT_ONCE = 4  # of the query, which is filled up to a multiple of them
 FAST = {"reassoc", "contract", "nsz"}  # sums in any order; infinities and NaN stay what they are
 
 
-def nearest(
-    rule: StoreRule,
-    segment: Segment,
-    starts: Ids,
-    ends: Ids,
-    query: Query,
-    out_nearest: Scores,
-    out_exact: Scores,
-) -> Callable[[int, int], None]:
-    """Return what fills the outputs: see `edgerank.store.comparing.Nearest`."""
+def compare_tokens(comparison: TokenComparison) -> Run:
+    """Compare tokens: see `Backend`."""
+    rule, segment, query = comparison.rule, comparison.segment, comparison.query
     missing = -len(query.shares) % TOKENS_AT_ONCE
     vectors = np.pad(query.vectors, ((0, missing), (0, 0)))
     shares = np.pad(query.shares, (0, missing))
@@ -45,8 +35,8 @@ def nearest(
             segment.vectors,
             segment.scales,
             segment.token_ids,
-            starts,
-            ends,
+            comparison.starts,
+            comparison.ends,
             vectors,
             shares,
             token_ids,
@@ -54,8 +44,8 @@ def nearest(
             np.float32(rule.saturation[0]),
             np.float32(rule.saturation[1]),
             np.float32(rule.nearest_of_none),
-            out_nearest,
-            out_exact,
+            comparison.nearest,
+            comparison.exact,
             first,
             last,
         )
@@ -63,12 +53,14 @@ def nearest(
     return run
 
 
-def pooled(segment: Segment, places: Ids, query: Query, out: Scores) -> Callable[[int, int], None]:
-    """Return what fills the outputs: see `edgerank.store.comparing.Pooled`."""
+def compare_pooled(comparison: PooledComparison) -> Run:
+    """Compare pooled vectors: see `Backend`."""
+    segment, places, query = comparison.segment, comparison.places, comparison.query
     compiled = _compiled(_pooled)
 
     def run(first: int, last: int) -> None:
-        compiled(segment.pooled, segment.pooled_scales, places, query.pooled, out, first, last)
+        vectors, scales = segment.pooled, segment.pooled_scales
+        compiled(vectors, scales, places, query.pooled, comparison.cosines, first, last)
 
     return run
 

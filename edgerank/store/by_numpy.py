@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgerank.packing import Ids
-from edgerank.ranking import Scores
 from edgerank.store.arrays import ranges
-from edgerank.store.features import Query, StoreRule
-from edgerank.store.segments import Segment
+from edgerank.store.backend import PooledComparison, Run, TokenComparison
 
 BLOCK_ROWS = 1 << 13  # of vectors that become float32 at a time: they stay in the caches
 
 
-def nearest(
-    rule: StoreRule,
-    segment: Segment,
-    starts: Ids,
-    ends: Ids,
-    query: Query,
-    out_nearest: Scores,
-    out_exact: Scores,
-) -> Callable[[int, int], None]:
-    """Return what fills the outputs: see `edgerank.store.comparing.Nearest`."""
+def compare_tokens(comparison: TokenComparison) -> Run:
+    """Compare tokens: see `Backend`."""
+    rule, segment, query = comparison.rule, comparison.segment, comparison.query
+    starts, ends = comparison.starts, comparison.ends
     lengths = ends - starts
     none = np.float32(rule.nearest_of_none) * query.shares.sum(dtype=np.float32)
     base, slope = rule.saturation
 
     def run(first: int, last: int) -> None:
-        out_nearest[first:last] = none
-        out_exact[first:last] = 0
+        comparison.nearest[first:last] = none
         if len(query.shares) == 0:
             return
         for block in _blocks(lengths[first:last]):
@@ -43,26 +34,28 @@ def nearest(
             bounds = np.cumsum(lengths[filled]) - lengths[filled]
             cosines = segment.vectors[rows].astype(np.float32) @ query.vectors.T
             cosines *= segment.scales[rows][:, None]
-            out_nearest[filled] = np.maximum.reduceat(cosines, bounds) @ query.shares
+            comparison.nearest[filled] = np.maximum.reduceat(cosines, bounds) @ query.shares
             if rule.has_token_ids:
                 equal = segment.token_ids[rows][:, None] == query.token_ids
                 counts = np.add.reduceat(equal, bounds, dtype=np.float32)
                 sizes = lengths[filled].astype(np.float32)
                 saturation = np.float32(base) + np.float32(slope) * sizes
-                out_exact[filled] = (counts / (counts + saturation[:, None])) @ query.shares
+                saturated = counts / (counts + saturation[:, None])
+                comparison.exact[filled] = saturated @ query.shares
 
     return run
 
 
-def pooled(segment: Segment, places: Ids, query: Query, out: Scores) -> Callable[[int, int], None]:
-    """Return what fills the outputs: see `edgerank.store.comparing.Pooled`."""
+def compare_pooled(comparison: PooledComparison) -> Run:
+    """Compare pooled vectors: see `Backend`."""
+    segment, query = comparison.segment, comparison.query
 
     def run(first: int, last: int) -> None:
         for start in range(first, last, BLOCK_ROWS):
-            end = min(start + BLOCK_ROWS, last)
-            block = places[start:end]
-            rows = segment.pooled[block].astype(np.float32)
-            out[start:end] = (rows @ query.pooled) * segment.pooled_scales[block]
+            block = slice(start, min(start + BLOCK_ROWS, last))
+            places = comparison.places[block]
+            products = segment.pooled[places].astype(np.float32) @ query.pooled
+            comparison.cosines[block] = products * segment.pooled_scales[places]
 
     return run
 

@@ -7,59 +7,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
 from edgerank.errors import InputError
-from edgerank.kernels import Kernels, choose_kernels
+from edgerank.kernels import AUTO, choose_kernels
 from edgerank.packing import Ids
 from edgerank.ranking import Scores
-from edgerank.store import by_kernels, by_numba, by_numpy
+from edgerank.store import by_numba, by_numpy
+from edgerank.store.backend import Backend, PooledComparison, Run, TokenComparison
+from edgerank.store.by_kernels import kernels_backend
 from edgerank.store.features import Features, Query, StoreRule
 from edgerank.store.segments import Segment
 
-AUTO, KERNELS, NUMBA, NUMPY = "auto", "kernels", "numba", "numpy"
+KERNELS, NUMBA, NUMPY = "kernels", "numba", "numpy"
+CHOICES = AUTO, KERNELS, NUMBA, NUMPY
 VARIABLE = "EDGERANK_STORE"
 MIN_TASK_ROWS = 1 << 12  # of vectors; less is not worth another thread
-
-Run = Callable[[int, int], None]  # compares parts from the first to before the second
-
-
-class Nearest(Protocol):
-    """Fills the arrays float32 [parts] with the features "nearest" and "exact"."""
-
-    def __call__(
-        self,
-        rule: StoreRule,
-        segment: Segment,
-        starts: Ids,  # int64 [parts], of tokens
-        ends: Ids,
-        query: Query,
-        out_nearest: Scores,
-        out_exact: Scores,
-    ) -> Run: ...
-
-
-class Pooled(Protocol):
-    """Fills the array float32 [parts] with the cosines of pooled vectors, int64 ``places``."""
-
-    def __call__(self, segment: Segment, places: Ids, query: Query, out: Scores) -> Run: ...
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What compares vectors."""
-
-    name: str
-    nearest: Nearest
-    pooled: Pooled
-    is_shared: bool = True  # among threads; NumPy's BLAS has its own
 
 
 def choose_backend(name: str | None = None) -> Backend:
@@ -72,9 +38,8 @@ def choose_backend(name: str | None = None) -> Backend:
     """
     place = f" in {VARIABLE}" if name is None else ""
     name = name or os.environ.get(VARIABLE) or AUTO
-    if name not in (AUTO, KERNELS, NUMBA, NUMPY):
-        known = ", ".join((AUTO, KERNELS, NUMBA, NUMPY))
-        raise InputError("backend", f"{name!r}{place} is unknown; choose {known}")
+    if name not in CHOICES:
+        raise InputError("backend", f"{name!r}{place} is unknown; choose {', '.join(CHOICES)}")
     if name in (AUTO, KERNELS):
         kernels = choose_kernels()
         if kernels.are_compiled:
@@ -84,17 +49,11 @@ def choose_backend(name: str | None = None) -> Backend:
             raise InputError("backend", f"{name!r}{place} cannot be used here: {reason}")
     if name in (AUTO, NUMBA):
         if _is_installed("numba"):
-            return Backend(NUMBA, by_numba.nearest, by_numba.pooled)
+            return Backend(NUMBA, by_numba.compare_tokens, by_numba.compare_pooled)
         if name == NUMBA:
             reason = "numba is not installed: pip install 'edgerank[store]'"
             raise InputError("backend", f"{name!r}{place} cannot be used here: {reason}")
-    return Backend(NUMPY, by_numpy.nearest, by_numpy.pooled, is_shared=False)
-
-
-def kernels_backend(kernels: Kernels) -> Backend:
-    """Return the backend of compiled kernels."""
-    nearest, pooled = (partial(each, kernels) for each in (by_kernels.nearest, by_kernels.pooled))
-    return Backend(KERNELS, nearest, pooled)
+    return Backend(NUMPY, by_numpy.compare_tokens, by_numpy.compare_pooled, is_shared=False)
 
 
 def _is_installed(library: str) -> bool:
@@ -122,16 +81,15 @@ class Comparer:
         cosine = self.pooled(segment, query, parts)
         if self._rule.has_tokens:
             starts, ends = segment.part_tokens[parts], segment.part_tokens[parts + 1]
-            compare = self.backend.nearest
-            run = compare(self._rule, segment, starts, ends, query, nearest, exact)
-            self._share(run, ends - starts)
+            comparison = TokenComparison(self._rule, segment, starts, ends, query, nearest, exact)
+            self._share(self.backend.compare_tokens(comparison), ends - starts)
         return Features(cosine, nearest, exact)
 
     def pooled(self, segment: Segment, query: Query, parts: Ids | None = None) -> Scores:
         """Compare a query's pooled vector with those of some parts, or of all: float32 [parts]."""
         places = np.arange(len(segment.pooled)) if parts is None else parts
         found = np.empty(len(places), np.float32)
-        run = self.backend.pooled(segment, places, query, found)
+        run = self.backend.compare_pooled(PooledComparison(segment, places, query, found))
         self._share(run, np.ones(len(places), np.int64))
         return found
 

@@ -40,7 +40,7 @@ void test_all(const Kernels& kernels, const char* how) {
   const uint64_t of_attention = take_digest();
   std::printf(", positions");
   test_positions(kernels);
-  take_digest();
+  take_digest();  // of positions
   std::printf(", nearest");
   test_nearest(kernels);
   const uint64_t of_nearest = take_digest();

@@ -1,9 +1,10 @@
 // A query's tokens as floats, and the tokens of documents likewise, some rows at a time.
-// Included after a simd_*.h.
+// Included after a simd_*.h and a tile_*.h.
 #pragma once
 
 #include "float_tile.h"
 #include "kernels.h"
+#include "rows.h"
 #include "workspace.h"
 
 namespace {
@@ -52,9 +53,11 @@ class QueryTokens {
 
  private:
   void load_rows(const int8_t* vectors, int64_t count) {
-    int64_t k = 0;
-    for (; k + WIDTH <= count; k += WIDTH) store(rows_ + k, load(vectors + k));
-    for (; k < count; ++k) rows_[k] = vectors[k];
+    for_each_vector(
+        count, [&](int64_t k) { store(rows_ + k, load(vectors + k)); },
+        [&](int64_t k, int64_t rest) {
+          for (int64_t i = k; i < k + rest; ++i) rows_[i] = vectors[i];
+        });
   }
 
   void multiply(int64_t count) {

@@ -188,7 +188,7 @@ struct AttentionTask {
 };
 
 // Parts of stored documents, each of consecutive tokens, and a query that is compared with them.
-// edgerank/store/by_kernels.py has the same layout.
+// edgerank/store/by_kernels.py has the same structure.
 struct NearestTask {
   const int8_t* vectors = nullptr;  // of the documents' tokens: [tokens][width]
   const float* scales = nullptr;    // of the vectors
